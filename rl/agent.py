@@ -1,0 +1,84 @@
+"""The agent: what every algorithm is to the loop, which knows no more of it than this."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.clock import Clock
+from rl.state import Stateful, Streams
+
+Recurrent = NDArray[np.float32] | None  # [N, H], zero where an episode begins; None while nothing is recurrent
+
+
+@dataclass
+class Rollout:
+    """T steps of N environments. The arrays are used again by the next rollout: copy what must outlive `learn`."""
+
+    obs: NDArray[Any]  # [T + 1, N, *obs_shape]; the last row is where the next rollout begins
+    action: NDArray[Any]  # [T, N, *action_shape], before any clipping to the environment's bounds
+    reward: NDArray[np.float32]  # [T, N]
+    terminated: NDArray[np.bool_]  # [T, N]; worth 0 afterwards
+    truncated: NDArray[np.bool_]  # [T, N]; the value of next_obs stands for the rest
+    state: Recurrent = None  # [N, H] at the start
+    final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)  # (t, n, obs) where an episode ended
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """[T, N]: terminated or truncated."""
+        return self.terminated | self.truncated
+
+    @property
+    def next_obs(self) -> NDArray[Any]:
+        """[T, N, *obs_shape]: the true successors, never an observation after a reset."""
+        result = self.obs[1:].copy()
+        for t, n, obs in self.final_obs:
+            result[t, n] = obs
+        return result
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an agent is told about the run it is built for, besides its own keys."""
+
+    obs_space: gym.spaces.Box
+    action_space: gym.Space
+    num_envs: int
+    clock: Clock
+    streams: Streams
+    device: str
+    compile: bool
+
+
+class Agent(ABC):
+    """An algorithm. A subclass sets these in its constructor and implements `act` and `learn`."""
+
+    rollout_length: int  # T, steps of every env in one iteration
+    columns: Sequence[str] = ()  # what `learn` reports
+    parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds
+    playing: Sequence[str] = ()  # the names of the parts that playing needs: what a best file holds
+    action_shape: tuple[int, ...]  # of one action as `act` gives it
+    action_dtype: type[np.generic]
+
+    @abstractmethod
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
+        """Actions [N, *action_shape] for observations [N, *obs_shape], and the recurrent state after them.
+
+        With `explore` they are drawn with `rng`; without, they are what the policy thinks best.
+        """
+
+    @abstractmethod
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Make every update that this experience earns, counting them on the clock; return what to report."""
+
+    def initial_state(self, num_envs: int) -> Recurrent:
+        """The recurrent state [N, H] where episodes begin."""
+        return None

@@ -1,0 +1,126 @@
+"""Building a run's parts from its configuration: the one place that sees both."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from rl.agent import Agent, Setting
+from rl.clock import Clock
+from rl.collector import Collector
+from rl.config import ConfigError, EnvConfig, RunConfig
+from rl.envs import EnvFactory, check_env, make_factory, make_vector
+from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
+
+
+@dataclass
+class Parts:
+    """What trains: everything that a run needs besides its folder."""
+
+    config: RunConfig
+    clock: Clock
+    streams: Streams
+    agent: Agent
+    collector: Collector
+    make_env: EnvFactory
+    global_random: GlobalRandom
+    callbacks: list[Any] = field(default_factory=list)
+
+    @property
+    def stateful(self) -> dict[str, Stateful]:
+        """All that changes in training but for what is measured of it, in the order in which it is loaded.
+
+        The global generators come last: bringing the environments back may draw from them.
+        """
+        agent = {f"agent.{name}": part for name, part in self.agent.parts.items()}
+        callbacks = {f"callback.{n}": c for n, c in enumerate(self.callbacks) if hasattr(c, "state_dict")}
+        listed = {"clock": self.clock, "streams": self.streams, **agent, "collector": self.collector, **callbacks}
+        return {**listed, "global_random": self.global_random}
+
+    def playing_state(self) -> dict[str, Any]:
+        """What playing needs: the weights, and what normalises for them."""
+        return {name: self.agent.parts[name].state_dict() for name in self.agent.playing}
+
+
+def build(config: RunConfig) -> Parts:
+    """All parts, seeded, before the first frame. ConfigError says which of the configuration's wishes cannot be met."""
+    set_up_torch(config)
+    clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
+    make_env = build_env_factory(config.env)
+    callbacks = [instantiate(callback)() for callback in config.callbacks]
+    probe = make_probe(make_env, config.env)
+    agent = build_agent(config, probe.observation_space, probe.action_space, clock, streams)
+    probe.close()
+    global_random.seed(derive_seed(config.seed, "global"))
+    try:
+        check_parts({f"the algorithm's part {name}": part for name, part in agent.parts.items()})
+    except TypeError as error:
+        raise ConfigError(str(error)) from error
+    envs = make_vector(make_env, config.env.num_envs, config.env.vectorization, derive_seed(config.seed, "env"))
+    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max)
+    return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks)
+
+
+def build_agent(config: RunConfig, obs_space: gym.Space, action_space: gym.Space, clock: Clock, streams: Streams) -> Agent:
+    """The algorithm with its networks, their weights drawn from the stream `init`. ConfigError if it cannot be."""
+    assert isinstance(obs_space, gym.spaces.Box)
+    setting = Setting(obs_space, action_space, config.env.num_envs, clock, streams, config.device, config.compile)
+    torch.manual_seed(derive_seed(config.seed, "init"))
+    try:
+        return instantiate(config.algo)(setting)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"algo={_entries(config.algo)['_target_']}: {error}") from error
+
+
+def build_env_factory(config: EnvConfig) -> EnvFactory:
+    """What makes one env of the entry, with its wrappers."""
+    return make_factory(config.id, config.kwargs, [instantiate(wrapper) for wrapper in config.wrappers])
+
+
+def make_probe(make_env: EnvFactory, config: EnvConfig) -> gym.Env:
+    """One env to learn the spaces from. ConfigError if it cannot be made, or not be trained on."""
+    try:
+        env = make_env()
+        check_env(env)
+    except (gym.error.Error, ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"env.id={config.id}: {error}") from error
+    return env
+
+
+def instantiate(part: Any) -> functools.partial[Any]:
+    """The class or function that `_target_` names, with the entry's arguments; nested entries likewise."""
+    arguments = dict(_entries(part))
+    target = arguments.pop("_target_")
+    nested = {name: instantiate(value) for name, value in arguments.items() if "_target_" in _entries(value)}
+    return functools.partial(_locate(target), **{**arguments, **nested})
+
+
+def _entries(part: Any) -> dict[str, Any]:
+    if isinstance(part, dict):
+        return part
+    return vars(part) if hasattr(part, "__dataclass_fields__") else {}
+
+
+def _locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"_target_={target}: {error}") from error
+
+
+def set_up_torch(config: RunConfig) -> None:
+    """Threads, device and determinism. ConfigError if there is no such device."""
+    torch.set_num_threads(config.threads)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no CUDA device here; type device=cpu")
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(config.deterministic)

@@ -1,0 +1,320 @@
+"""Checkpoints on disk: written so that a kill at any moment leaves a whole one, read so that damage is found.
+
+A checkpoint is a data file `ckpt-<frames>.pt` and a manifest `ckpt-<frames>.json`, which is renamed into place last:
+that commits it. The manifest names every file that the checkpoint needs, with its hash. Nothing committed is ever
+overwritten, and a file is deleted only after a commit whose kept manifests no longer name it.
+
+Reading manifests does not import torch, so that finding a run stays fast.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rl import files
+
+log = logging.getLogger(__name__)
+
+_MANIFEST = re.compile(r"ckpt-(\d+)\.json")
+_OURS = re.compile(r"ckpt-(best-)?\d+\.(pt|json)")
+SET_ASIDE = ".set-aside"
+LINK = "ckpt-best"
+
+
+class DamagedError(Exception):
+    """A checkpoint, or all checkpoints of a run, cannot be used; says why."""
+
+
+class LockedError(Exception):
+    """Another live process works on the run; says which."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation so far, and the file with the weights that made it."""
+
+    file: str
+    frames: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one checkpoint consists of."""
+
+    frames: int
+    saved_at: float  # seconds since the epoch; never less than the checkpoint's before
+    wall_s: float  # of all sessions up to here
+    data: str  # the file with the state
+    files: dict[str, dict[str, Any]]  # name -> {size, sha256} of every file it needs
+    offsets: dict[str, int]  # bytes of each CSV file
+    best: Best | None
+    replay: list[str] = field(default_factory=list)  # chunks of the replay memory
+
+    def to_bytes(self) -> bytes:
+        """JSON that carries its own hash."""
+        content = asdict(self)
+        return json.dumps(content | {"sha256": _hash_json(content)}, indent=1).encode()
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """DamagedError if it is not whole."""
+        try:
+            content = json.loads(path.read_bytes())
+            claimed = content.pop("sha256")
+            if claimed != _hash_json(content):
+                raise ValueError("its hash does not match")
+            best = content.pop("best")
+            return cls(**content, best=best and Best(**best))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{path.name}: {error}") from error
+
+
+def _hash_json(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """A file that the manifest names. DamagedError if it is not as it was written."""
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise DamagedError(f"{name}: {error.strerror}") from error
+    if _describe(data) != manifest.files[name]:
+        raise DamagedError(f"{name}: its content is not what was written")
+    return data
+
+
+def manifests(folder: Path) -> tuple[list[Manifest], list[str]]:
+    """The manifests in `folder` that are whole and whose files have their sizes, newest first, and what is wrong with the others."""
+    whole, problems = [], []
+    names = os.listdir(folder) if folder.is_dir() else []
+    for name in names:
+        if not _MANIFEST.fullmatch(name):
+            continue
+        try:
+            manifest = Manifest.read(folder / name)
+            for file, description in manifest.files.items():
+                if not (folder / file).is_file() or (folder / file).stat().st_size != description["size"]:
+                    raise DamagedError(f"{name}: {file} is missing or has another size")
+            whole.append(manifest)
+        except DamagedError as error:
+            problems.append(str(error))
+    return sorted(whole, key=lambda m: m.frames, reverse=True), sorted(problems)
+
+
+def newest(folder: Path) -> tuple[Manifest | None, list[str]]:
+    """The newest checkpoint all of whose files are verified, and what is wrong with newer ones; None if there is none."""
+    whole, problems = manifests(folder)
+    for manifest in whole:
+        try:
+            for name in manifest.files:
+                read_verified(folder, manifest, name)
+            return manifest, problems
+        except DamagedError as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def was_committed(run: Path) -> bool:
+    """Whether a checkpoint was ever committed in a run's folder, be it damaged or gone by now."""
+    names = [*_listdir(run / "ckpt"), *_listdir(run / "ckpt" / SET_ASIDE)]
+    later = any(_OURS.fullmatch(name) and name not in ("ckpt-0.pt", "ckpt-0.json") for name in names)
+    rows = [path for path in (run / "metrics.csv", run / "eval.csv") if path.is_file() and path.read_bytes().count(b"\n") > 1]
+    return later or "ckpt-0.json" in names or bool(rows) or (run / "result.json").exists()
+
+
+def _listdir(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def load(data: bytes, device: str) -> dict[str, Any]:
+    """The state in a data file; no pickle code is run."""
+    import torch
+
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+class Checkpoints:
+    """The checkpoints of one run, while it trains."""
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self.run, self.folder, self.keep = run, run / "ckpt", keep
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.kept: list[Manifest] = []  # newest first
+        self.best: Best | None = None  # as of now, maybe not committed yet
+        self._best_description: dict[str, Any] = {}
+
+    def resume_from(self, manifest: Manifest) -> None:
+        """Go on after this checkpoint: whatever is newer or damaged is moved away, to be deleted after the next commit."""
+        whole, _ = manifests(self.folder)
+        self.kept = [m for m in whole if m.frames <= manifest.frames]
+        self.best = manifest.best
+        if self.best:
+            self._best_description = manifest.files[self.best.file]
+        self._set_aside()
+        self._link_best()
+
+    def start_over(self) -> None:
+        """Move away what an earlier start left before it committed anything."""
+        self._set_aside()
+
+    def _set_aside(self) -> None:
+        aside = self.folder / SET_ASIDE
+        for name in sorted(self._strangers()):
+            aside.mkdir(exist_ok=True)
+            os.replace(self.folder / name, aside / name)
+        files.sync_folder(self.folder)
+
+    def _strangers(self) -> set[str]:
+        """Checkpoint files that no kept manifest needs."""
+        needed = {name for m in self.kept for name in (*m.files, f"ckpt-{m.frames}.json")}
+        return {name for name in os.listdir(self.folder) if _OURS.fullmatch(name)} - needed
+
+    @property
+    def saved_frames(self) -> int | None:
+        """The frames of the newest checkpoint."""
+        return self.kept[0].frames if self.kept else None
+
+    def save_best(self, state: dict[str, Any], frames: int, score: float) -> None:
+        """Write the weights of the best evaluation so far; the next `save` commits them."""
+        data = _serialize(state)
+        name = f"ckpt-best-{frames}.pt"
+        files.write_new(self.folder / name, data)
+        if self.best and not any(self.best.file in m.files for m in self.kept):
+            os.unlink(self.folder / self.best.file)  # was never committed, and is no longer the best
+        self.best, self._best_description = Best(name, frames, score), _describe(data)
+
+    def save(self, state: dict[str, Any], *, frames: int, wall_s: float, tables: list[Path]) -> None:
+        """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last one stands."""
+        for table in tables:
+            files.sync(table)
+        data = _serialize(state)
+        name = f"ckpt-{frames}.pt"
+        files.write_new(self.folder / name, data)
+        described = {name: _describe(data)}
+        if self.best:
+            described[self.best.file] = self._best_description
+        manifest = Manifest(
+            frames=frames,
+            saved_at=max(time.time(), self.kept[0].saved_at if self.kept else 0.0),
+            wall_s=wall_s,
+            data=name,
+            files=described,
+            offsets={table.name: table.stat().st_size for table in tables},
+            best=self.best,
+        )
+        files.write_atomic(self.folder / f"ckpt-{frames}.json", manifest.to_bytes())
+        self.kept = [manifest, *self.kept][: self.keep]
+        self._prune()
+
+    def _prune(self) -> None:
+        self._link_best()
+        for name in sorted(self._strangers()):  # a manifest's name sorts before its data file's
+            os.unlink(self.folder / name)
+        if (self.folder / SET_ASIDE).exists():
+            shutil.rmtree(self.folder / SET_ASIDE)
+
+    def _link_best(self) -> None:
+        link = self.folder / LINK
+        committed = self.kept[0].best if self.kept else None
+        if committed and (not link.is_symlink() or os.readlink(link) != committed.file):
+            files.point_link(link, committed.file)
+        elif not committed and link.is_symlink():
+            os.unlink(link)
+
+    def load_best(self, device: str) -> dict[str, Any] | None:
+        """The state of the best weights, or None. DamagedError if its file is not as it was written."""
+        if self.best is None:
+            return None
+        data = (self.folder / self.best.file).read_bytes()
+        if _describe(data) != self._best_description:
+            raise DamagedError(f"{self.best.file}: its content is not what was written")
+        return load(data, device)
+
+
+def _serialize(state: dict[str, Any]) -> bytes:
+    """Bytes of a state, the same for equal states; through memory, so that a full disk is a plain OSError later."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(_own(state), buffer)
+    return buffer.getvalue()
+
+
+def _own(value: Any) -> Any:
+    """A copy in which no tensor is a view: a view would save the whole memory behind it."""
+    if isinstance(value, dict):
+        return {key: _own(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_own(part) for part in value)
+    return value.detach().clone() if hasattr(value, "detach") else value
+
+
+# --------------------------------------------------------------------------------------------------------- lock
+
+
+class RunLock:
+    """Held while a process works on a run's folder; freed when it ends, however it ends.
+
+    POSIX frees it too when this process closes any other handle of the same file: open `.lock` nowhere else.
+    """
+
+    def __init__(self, run: Path) -> None:
+        """LockedError if another live process holds it. The file's content is left as it is, see `announce`."""
+        self._path = run / ".lock"
+        self._new = not self._path.exists()
+        self._file = open(self._path, "a+")  # noqa: SIM115  it stays open as long as the lock is held
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise LockedError(f"{run} is being worked on by {holder}") from None
+
+    def announce(self) -> None:
+        """Write who holds it, for the message that others get."""
+        self._new = False
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Give it up; what was never announced leaves no trace."""
+        if self._new:
+            os.unlink(self._path)
+        self._file.close()
+
+
+def is_locked(run: Path) -> bool:
+    """Whether another live process works on the run. Not to be asked of a run that this process has locked."""
+    try:
+        with open(run / ".lock", "r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,132 @@
+"""Environments: made from their config entry, seeded episode by episode, stepped N together."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import random
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
+from numpy.typing import NDArray
+
+from rl.state import derive_seed
+
+EnvFactory = Callable[..., gym.Env]  # called with render_mode=...; gives the env with its configured wrappers
+_FORGETFUL = (NormalizeObservation, NormalizeReward)  # learn across episodes and cannot be saved
+
+
+class Episodes(gym.Wrapper):
+    """The outermost wrapper: the n-th episode is seeded from (seed, env index, n), whatever happened in those before.
+
+    So an env in the middle of an episode is brought back by playing the episode's actions again. Actions in a Box are
+    clipped to its bounds here, so that what is recorded is what the agent gave.
+    """
+
+    def __init__(self, env: gym.Env, seed: int, index: int) -> None:
+        super().__init__(env)
+        self.seed, self.index, self.episode = seed, index, -1
+        if isinstance(env.action_space, gym.spaces.Box):
+            self._low, self._high = env.action_space.low, env.action_space.high
+        else:
+            self.step = env.step  # type: ignore[method-assign]  # one call less on every step
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """The env's step, with the action clipped to the bounds of its Box."""
+        return self.env.step(np.clip(action, self._low, self._high))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin the next episode, with the seed that belongs to it (`seed` is not used)."""
+        self.episode += 1
+        episode_seed = derive_seed(self.seed, self.index, self.episode)
+        if multiprocessing.parent_process() is not None:  # a worker's global generators are in no checkpoint
+            random.seed(episode_seed)
+            np.random.seed(episode_seed)
+        return self.env.reset(seed=episode_seed, options=options)
+
+    def begin_episode(self, index: int, episode: int) -> Any:
+        """Begin this episode, if this is the env of that index; its first observation."""
+        if index != self.index:
+            return None
+        self.episode = episode - 1
+        return self.reset()[0]
+
+    def play_tape(self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]]) -> tuple[Any, float, str]:
+        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went wrong or ''."""
+        obs = self.begin_episode(self.index, episodes[self.index])
+        total = 0.0
+        for played, action in enumerate(tapes[self.index], 1):
+            obs, reward, terminated, truncated, _ = self.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                return obs, total, f"its episode ended at step {played}"
+        return obs, total, ""
+
+
+def make_factory(env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callable[[gym.Env], gym.Env]]) -> EnvFactory:
+    """What makes one env of the entry. `wrappers` are applied in order, innermost first."""
+
+    def make(render_mode: str | None = None) -> gym.Env:
+        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return make
+
+
+def check_env(env: gym.Env) -> None:
+    """ValueError, with what to do, for an env that cannot be trained on or not be resumed exactly."""
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(
+            f"the observation space {space} is not a Box; add a wrapper that makes it one:"
+            " env.wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"
+        )
+    layer: gym.Env = env
+    while isinstance(layer, gym.Wrapper):
+        if isinstance(layer, _FORGETFUL) and not hasattr(layer, "state_dict"):
+            raise ValueError(f"the wrapper {type(layer).__name__} learns across episodes but has no state_dict, so it would be lost on a resume")
+        layer = layer.env
+
+
+def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> gym.vector.VectorEnv:
+    """N envs whose every step gives N real transitions: an ended episode's env is reset in the same step.
+
+    `final_obs` in the infos holds the true successors of ended episodes, `_final_obs` says of which envs.
+    """
+
+    def maker(index: int) -> Callable[[], gym.Env]:
+        def make() -> gym.Env:
+            if multiprocessing.parent_process() is not None:
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+                    signal.signal(number, signal.SIG_IGN)  # the parent saves first, then closes its workers
+            return Episodes(factory(), seed, index)
+
+        return make
+
+    makers = [maker(index) for index in range(num_envs)]
+    if vectorization == "async":
+        return AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def float32_or_uint8(space: gym.Space) -> np.dtype[Any]:
+    """How observations are stored: bytes stay bytes, all else is float32."""
+    return np.dtype(np.uint8) if space.dtype == np.uint8 else np.dtype(np.float32)
+
+
+@contextlib.contextmanager
+def closing(env: Any) -> Any:
+    """Close an env when done with it; after an error, without waiting for its workers."""
+    try:
+        yield env
+    except BaseException:
+        env.close(**({"terminate": True} if isinstance(env, AsyncVectorEnv) else {}))
+        raise
+    env.close()

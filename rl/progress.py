@@ -1,0 +1,106 @@
+"""What a user sees while a run trains: a progress line on a terminal, a plain line per log interval elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+from rl.clock import Clock
+from rl.config import RunConfig
+from rl.counts import format_count
+from rl.metrics import Metrics
+
+log = logging.getLogger("encore")
+_REDRAW_S = 0.2
+
+
+class Progress:
+    """A context in which training reports."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.frames = config.frames
+        self.line: Any = None
+        self._drawn_at = 0.0
+        self._begin: tuple[float, int] | None = None
+        if config.progress and sys.stdout.isatty():
+            self.line = _Line()
+
+    def __enter__(self) -> Progress:
+        if self.line:
+            self.line.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.line:
+            self.line.close()
+
+    def update(self, clock: Clock, metrics: Metrics) -> None:
+        """Redraw the line, a few times a second."""
+        now = time.monotonic()
+        if self._begin is None:
+            self._begin = now, clock.frames
+        if self.line is None or now - self._drawn_at < _REDRAW_S:
+            return
+        self._drawn_at = now
+        fps = (clock.frames - self._begin[1]) / max(now - self._begin[0], 1e-9)
+        self.line.draw(clock.frames, self.frames, fps, metrics.total_reward_ma)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """A row was added to metrics.csv."""
+        if self.line is None:
+            average, fps = row["total_reward_ma"], row["fps"]
+            eta_s = (self.frames - row["frames"]) / max(fps, 1e-9)
+            log.info("frames %s of %s, fps %.0f, total_reward_ma %s, eta %s", format_count(row["frames"]), format_count(self.frames), fps, _number(average), _duration(eta_s))  # fmt: skip
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """A row was added to eval.csv."""
+        log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", format_count(row["frames"]), row["total_reward"], row["total_reward_ma"])
+
+
+class _Line:
+    """rich's progress line, with the log printed above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.logging import RichHandler
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        console = Console()
+        columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=24))
+        self.bar = Bar(*columns, console=console, auto_refresh=False, transient=True)
+        self.task = self.bar.add_task("train", text="starting")
+        self.handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None)
+        self.replaced: list[logging.Handler] = []
+
+    def open(self) -> None:
+        root = logging.getLogger()
+        self.replaced = [h for h in root.handlers if type(h) is logging.StreamHandler]
+        for handler in self.replaced:
+            root.removeHandler(handler)
+        root.addHandler(self.handler)
+        self.bar.start()
+
+    def close(self) -> None:
+        self.bar.stop()
+        root = logging.getLogger()
+        root.removeHandler(self.handler)
+        for handler in self.replaced:
+            root.addHandler(handler)
+
+    def draw(self, frames: int, of: int, fps: float, average: float | None) -> None:
+        text = f"frames {format_count(frames)}/{format_count(of)}  fps {fps:.0f}  total_reward_ma {_number(average)}  eta {_duration((of - frames) / max(fps, 1e-9))}"
+        self.bar.update(self.task, completed=frames, total=of, text=text)
+        self.bar.refresh()
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(max(int(seconds), 0), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}"

@@ -1,0 +1,95 @@
+"""What a run must remember, and where its randomness comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a run that changes in training and is not recomputed."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that must be remembered, in types that load with `weights_only=True`."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Become the part that gave `state`."""
+
+
+def check_parts(parts: Mapping[str, object]) -> None:
+    """TypeError naming the first part whose state cannot be saved."""
+    for name, part in parts.items():
+        if not isinstance(part, Stateful):
+            raise TypeError(f"{name} ({type(part).__name__}) has no state_dict and load_state_dict, so a run with it could not be resumed")
+
+
+def derive_seed(seed: int, *path: str | int) -> int:
+    """A 32-bit seed for one purpose, statistically independent of every other path's."""
+    words = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
+    return int(np.random.SeedSequence(seed, spawn_key=words).generate_state(1)[0])
+
+
+class Streams:
+    """One generator for each purpose, so that drawing more for one leaves the others as they were."""
+
+    NAMES = ("action", "minibatch", "replay")
+
+    def __init__(self, seed: int) -> None:
+        self.action, self.minibatch, self.replay = (
+            np.random.Generator(np.random.PCG64(derive_seed(seed, "stream", name))) for name in self.NAMES
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Each generator's state."""
+        return {name: getattr(self, name).bit_generator.state for name in self.NAMES}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set each generator's state."""
+        for name in self.NAMES:
+            getattr(self, name).bit_generator.state = state[name]
+
+
+class GlobalRandom:
+    """The global generators of Python, NumPy and torch: ours draw from none of them, users' environments may."""
+
+    def seed(self, seed: int) -> None:
+        """Seed all of them."""
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Their states; CUDA's only where CUDA is in use."""
+        _, keys, *rest = np.random.get_state(legacy=True)
+        return {
+            "python": random.getstate(),
+            "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set their states."""
+        random.setstate(state["python"])
+        keys, *rest = state["numpy"]
+        np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"])
+        if state["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+    @contextlib.contextmanager
+    def apart(self, seed: int) -> Iterator[None]:
+        """Seed them for a while, and put them back as they were: evaluation leaves training untouched."""
+        before = self.state_dict()
+        self.seed(seed)
+        try:
+            yield
+        finally:
+            self.load_state_dict(before)

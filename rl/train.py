@@ -1,0 +1,347 @@
+"""train.py: a command line becomes a run, or goes on with one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rl import compose, files, resume
+from rl.checkpoint import Checkpoints, DamagedError, LockedError, load, read_verified
+from rl.config import ConfigError
+from rl.counts import format_count
+from rl.help import show_help
+from rl.resume import Finished, Plan, Refused
+
+if TYPE_CHECKING:  # these import torch; a command line is judged without it
+    from rl.build import Parts
+    from rl.progress import Progress
+
+log = logging.getLogger("encore")
+
+FINISHED, FAILED, REFUSED, TO_BE_CONTINUED, INTERRUPTED = 0, 1, 2, 75, 130
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SCORE_EPISODES = 100
+
+
+class Stop:
+    """The request to stop that a signal makes: the iteration is finished and saved first."""
+
+    def __init__(self) -> None:
+        self.requested: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._handle) for number in _STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return bool(self.requested)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT) and number in self.requested:
+            os._exit(INTERRUPTED if number == signal.SIGINT else 128 + number)
+        self.requested.append(number)
+
+    def pass_on(self) -> None:
+        """Call the handlers that were there before ours: a launcher's requeues the job."""
+        for number in self.requested:
+            handler = self._before[number]
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(number, None)
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, else 75."""
+        return INTERRUPTED if signal.SIGINT in self.requested else TO_BE_CONTINUED
+
+
+class Run:
+    """A run in its folder: the parts that train, and the files that tell of it."""
+
+    def __init__(self, plan: Plan, parts: Parts) -> None:
+        from rl.metrics import EVAL_COLUMNS, Metrics, Table
+
+        self.plan, self.parts, self.config, self.folder = plan, parts, plan.config, plan.folder
+        self.clock, self.agent, self.collector = parts.clock, parts.agent, parts.collector
+        self.metrics = Metrics(self.folder / "metrics.csv", self.agent.columns)
+        self.evaluations = Table(self.folder / "eval.csv", EVAL_COLUMNS)
+        self.tables = [self.metrics.table.path, self.evaluations.path]
+        self.checkpoints = Checkpoints(self.folder, self.config.ckpt.keep)
+        self.stateful = {"metrics": self.metrics, **parts.stateful}
+        self._saved_at = time.monotonic()
+
+    def begin(self, command: str) -> None:
+        """Be at frame 0, or at the checkpoint, with everything newer than it gone."""
+        manifest = self.plan.manifest
+        if manifest is None:
+            self.checkpoints.start_over()
+            self.metrics.table.start()
+            self.evaluations.start()
+            self.collector.start()
+            resume.write_history(self.plan, frames=0, command=command, not_exact=[])
+            self.save()
+        else:
+            self.checkpoints.resume_from(manifest)
+            for name, size in manifest.offsets.items():
+                files.cut(self.folder / name, size)
+            state = load(read_verified(self.checkpoints.folder, manifest, manifest.data), self.config.device)
+            self._load(state)
+            self.clock.wall_before_s = manifest.wall_s
+            for problem in self.collector.not_exact:
+                log.warning("NOT EXACT from frame %d: %s; it begins a new episode", self.clock.frames, problem)
+            resume.write_history(self.plan, frames=self.clock.frames, command=command, not_exact=self.collector.not_exact)
+            (self.folder / resume.RESULT).unlink(missing_ok=True)
+        self.metrics.start_session(self.clock)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
+        if missing or unknown:
+            raise DamagedError(f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know")
+        for name, part in self.stateful.items():
+            part.load_state_dict(state[name])
+
+    def save(self) -> None:
+        """Commit a checkpoint of this moment, unless there is one."""
+        self._saved_at = time.monotonic()
+        if self.checkpoints.saved_frames == self.clock.frames:
+            return
+        state = {name: part.state_dict() for name, part in self.stateful.items()}
+        self.checkpoints.save(state, frames=self.clock.frames, wall_s=self.clock.wall_s, tables=self.tables)
+
+    @property
+    def minutes_passed(self) -> bool:
+        """Whether `ckpt.minutes` have gone by since the last checkpoint."""
+        minutes = self.config.ckpt.minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def evaluate(self) -> dict[str, Any]:
+        """Add a row to eval.csv, and keep the weights if they are the best."""
+        from rl.evaluate import play
+        from rl.metrics import moving_average
+        from rl.state import derive_seed
+
+        clock, by = self.clock, self.config.ckpt.best_by
+        seed = derive_seed(self.config.seed, "eval", clock.frames)
+        scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed)
+        row: dict[str, Any] = {"frames": clock.frames, "updates": clock.updates, "wall_s": clock.wall_s, **scores.summary()}
+        row["total_reward_ma"] = moving_average(self.evaluations.rows(), row["total_reward"], len(scores.returns))
+        self.evaluations.append(row)
+        best = self.checkpoints.best
+        if best is None or row[by] >= best.score:
+            self.checkpoints.save_best(self.parts.playing_state(), clock.frames, row[by])
+        return row
+
+    @property
+    def stopped_at(self) -> float | None:
+        """The total_reward_ma that ends the run early, once 100 episodes reach `stop_at`."""
+        full = len(self.metrics.recent) == self.metrics.recent.maxlen
+        average, enough = self.metrics.total_reward_ma, self.config.stop_at
+        return average if enough is not None and full and average is not None and average >= enough else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the clock has reached `frames`, or the score `stop_at`."""
+        return self.clock.frames >= self.config.frames or self.stopped_at is not None
+
+    def score(self, stop: Stop) -> dict[str, Any]:
+        """Play 100 fresh episodes with the last and with the best weights, and write result.json."""
+        from rl.build import build_agent
+        from rl.evaluate import play
+        from rl.state import Streams, derive_seed
+
+        seed = derive_seed(self.config.seed, "score")
+        agents = {"last": (self.agent, self.clock.frames)}
+        best = self.checkpoints.load_best(self.config.device)
+        if best is not None and self.checkpoints.best is not None:
+            envs = self.collector.envs
+            space, actions = envs.single_observation_space, envs.single_action_space
+            agent = build_agent(self.config, space, actions, self.clock, Streams(self.config.seed))
+            for name, state in best.items():
+                agent.parts[name].load_state_dict(state)
+            agents["best"] = (agent, self.checkpoints.best.frames)
+        result: dict[str, Any] = {
+            "frames": self.clock.frames,
+            "episodes": self.clock.episodes,
+            "updates": self.clock.updates,
+            "wall_s": self.clock.wall_s,
+            "stopped_at": self.stopped_at,
+        }
+        for name, (agent, frames) in agents.items():
+            scores = play(agent, self.parts.make_env, SCORE_EPISODES, seed, stop=lambda: bool(stop))
+            result[name] = {"weights_of_frame": frames, **scores.summary()}
+        files.write_atomic(self.folder / resume.RESULT, json.dumps(result, indent=1).encode())
+        return result
+
+
+def train(run: Run, stop: Stop, progress: Progress) -> None:
+    """The loop. It speaks to every algorithm in the same two verbs, collect and learn."""
+    cfg, clock, agent, collector, metrics = run.config, run.clock, run.agent, run.collector, run.metrics
+    while not run.finished and not stop:
+        rollout = collector.collect(agent)
+        metrics.add_episodes(collector.ended_returns, collector.ended_lengths)
+        metrics.add(agent.learn(rollout))
+        if clock.due(cfg.log_every):
+            progress.row(metrics.write(clock))
+        if clock.due(cfg.eval.every):
+            progress.evaluation(run.evaluate())
+        for callback in run.parts.callbacks:
+            callback(run)
+        if clock.due(cfg.ckpt.every) or run.minutes_passed:
+            run.save()
+        progress.update(clock, metrics)
+    run.save()
+
+
+def perform(plan: Plan, parts: Parts, command: str) -> float | None:
+    """Train a planned run to its end; its best evaluation score. SystemExit with the exit code if it does not get there."""
+    from rl.envs import closing
+    from rl.evaluate import Interrupted
+    from rl.progress import Progress
+
+    resume_command = f"python train.py resume={plan.folder}"
+    try:
+        with closing(parts.collector.envs), Stop() as stop, Progress(plan.config) as progress:
+            for warning in plan.warnings:
+                log.warning(warning)
+            run = Run(plan, parts)
+            run.begin(command)
+            _announce(run)
+            train(run, stop, progress)
+            result = None
+            if run.finished:
+                try:
+                    result = run.score(stop)
+                except Interrupted:
+                    pass  # the checkpoint stands; the next session scores
+        if result is None:
+            log.info("stopped by %s at frame %s, saved; go on with: %s", signal.Signals(stop.requested[0]).name, format_count(run.clock.frames), resume_command)
+            stop.pass_on()
+            raise SystemExit(stop.exit_code)
+        _report(run, result)
+    except OSError as error:
+        log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", error.filename or plan.folder, error.strerror, resume_command)
+        raise SystemExit(FAILED) from error
+    except Exception:
+        log.exception("failed; the last checkpoint stands: %s", resume_command)
+        raise SystemExit(FAILED) from None
+    return run.checkpoints.best.score if run.checkpoints.best else None
+
+
+def _announce(run: Run) -> None:
+    config, manifest = run.config, run.plan.manifest
+    what = f"{run.folder}: {format_count(config.frames)} frames of {config.env.id}, seed {config.seed}"
+    log.info(f"going on at frame {format_count(manifest.frames)} with {what}" if manifest else what)
+    if run.plan.changes:
+        log.info("accepted changes:\n%s", resume.change_table(run.plan.changes))
+
+
+def _report(run: Run, result: dict[str, Any]) -> None:
+    for name in ("last", "best"):
+        if name in result:
+            score = result[name]
+            log.info(
+                "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over %d fresh episodes",
+                *(name, format_count(score["weights_of_frame"]), score["total_reward"], score["total_reward_std"]),
+                *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
+            )
+    log.info("the run is in %s\nwatch it:     python enjoy.py run=%s\ntrain it on:  python train.py resume=%s frames=%s", run.folder, run.folder, run.folder, format_count(2 * run.config.frames))  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+_prepared: dict[Path, tuple[Plan, Parts]] = {}  # what main judged, for the job that Hydra then calls
+
+
+def job(_: DictConfig) -> float | None:
+    """What Hydra calls, in the folder it made: for a single run after `main` prepared it, for a sweep's job afresh."""
+    from rl.build import build
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if folder not in _prepared:
+        try:
+            plan = resume.plan_job(folder, list(HydraConfig.get().overrides.task))
+        except Finished as message:
+            log.info(str(message))
+            return None
+        _prepared[folder] = plan, build(plan.config)
+        plan.take_folder()
+    plan, parts = _prepared[folder]
+    return perform(plan, parts, " ".join(sys.argv if not _command else _command))
+
+
+_command: list[str] = []  # as it was typed, before it is rewritten for Hydra
+
+
+def main() -> None:
+    """Refuse what cannot be, before anything is made; then let Hydra make the folder and call `job`."""
+    from hydra._internal.utils import get_args_parser
+
+    args = get_args_parser().parse_args()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if args.help:
+        print(show_help("train.py", args.config_dir))
+        return
+    if not (args.shell_completion or args.cfg or args.info or args.hydra_help):
+        _command[:] = sys.argv
+        refuse_or(lambda: _prepare(args))
+    hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
+
+
+def refuse_or(action: Callable[[], None]) -> None:
+    """Do it, or say on stderr why not, and leave with exit code 2 (0 if there is nothing left to do)."""
+    try:
+        action()
+    except Finished as message:
+        print(message)
+        raise SystemExit(FINISHED) from None
+    except (ConfigError, Refused, LockedError, DamagedError) as message:
+        print(message, file=sys.stderr)
+        raise SystemExit(REFUSED) from None
+
+
+def _prepare(args: Any) -> None:
+    """Judge the command line, and rewrite it into what Hydra is to do."""
+    if args.multirun:
+        _check_sweep(args)
+        return
+    plan = resume.plan(args.overrides, args.config_dir)
+    from rl.build import build
+
+    parts = build(plan.config)
+    plan.take_folder()
+    _prepared[plan.folder.absolute()] = plan, parts
+    place = [f"hydra.run.dir={compose.quote(str(plan.folder.absolute()))}"]
+    own = compose.drop(args.overrides, "hydra.run.dir")
+    if plan.manifest:  # the folder's .hydra stays as Hydra wrote it at the start
+        own = [o.input_line or "" for o in compose.parse(own) if o.key_or_group.startswith("hydra")]
+        place.append("hydra.output_subdir=null")
+    flags = ["--config-dir", args.config_dir] if args.config_dir else []
+    sys.argv = [sys.argv[0], *flags, *own, *place]
+
+
+def _check_sweep(args: Any) -> None:
+    """Every job's configuration, before any job starts."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    from rl.config import RunConfig
+
+    if compose.value_of(args.overrides, "resume"):
+        raise Refused("resume= takes one run at a time: name the folder of a sweep's job, without -m")
+    for overrides in BasicSweeper.split_arguments(compose.parse(args.overrides), None)[0]:
+        compose.compose(overrides, RunConfig, config_dir=args.config_dir)
