@@ -64,12 +64,10 @@ class Agent(ABC):
     parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds
     playing: Sequence[str] = ()  # the names of the parts that playing needs: what a best file holds
     action_shape: tuple[int, ...]  # of one action as `act` gives it
-    action_dtype: type[np.generic]
+    action_dtype: Any
 
     @abstractmethod
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
         """Actions [N, *action_shape] for observations [N, *obs_shape], and the recurrent state after them.
 
         With `explore` they are drawn with `rng`; without, they are what the policy thinks best.

@@ -6,14 +6,13 @@ import logging
 from collections import deque
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rl.agent import Agent, Rollout
 from rl.clock import Clock
-from rl.envs import float32_or_uint8
+from rl.envs import VectorEnv, float32_or_uint8
 from rl.state import Streams
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Collector:
     gives its seed, and its actions since; loading plays them back and compares what comes out.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int) -> None:
+    def __init__(self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int) -> None:
         n, t = envs.num_envs, agent.rollout_length
         space = envs.single_observation_space
         self.envs, self.streams, self.clock, self.tape_max = envs, streams, clock, tape_max

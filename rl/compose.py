@@ -57,7 +57,8 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from error
-    assert isinstance(values, dict) and isinstance(choices, dict)
+    assert isinstance(values, dict)
+    assert isinstance(choices, dict)
     typed = {str(name): value for name, value in values.items()}
     return Composed(typed, {g: choices.get(g) for g in GROUPS}, read_config(typed, schema), run_dir)
 
@@ -90,7 +91,8 @@ def merge(*lines: Iterable[str]) -> list[str]:
 def drop(overrides: Iterable[str], *names: str) -> list[str]:
     """The overrides but for these keys; a name that ends in a dot stands for all below it."""
     below = tuple(name for name in names if name.endswith("."))
-    return [o.input_line or "" for o in parse(list(overrides)) if not (o.key_or_group in names or o.key_or_group.startswith(below or ("\0",)))]
+    kept = [o for o in parse(list(overrides)) if o.key_or_group not in names and not o.key_or_group.startswith(below)]
+    return [override.input_line or "" for override in kept]
 
 
 def value_of(overrides: Iterable[str], name: str) -> Any:

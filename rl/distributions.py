@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 class Distribution(Protocol):
@@ -23,12 +23,12 @@ class Distribution(Protocol):
     num_params: int
     num_means: int  # how many of the params depend on the observation
     action_shape: tuple[int, ...]
-    action_dtype: type[np.generic]
+    action_dtype: Any
 
-    def sample(self, params: Array, rng: np.random.Generator) -> NDArray[np.generic]:
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
         """Actions [N, ...] drawn from params [N, num_params]."""
 
-    def mode(self, params: Array) -> NDArray[np.generic]:
+    def mode(self, params: Array) -> Array:
         """The most likely actions [N, ...]."""
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class Categorical:
         self.num_params = self.num_means = num_actions
         self.start = start  # Discrete spaces may count from another number than 0
 
-    def sample(self, params: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
         """By the Gumbel-max trick: argmax of params + Gumbel noise."""
         return (params + rng.gumbel(size=params.shape)).argmax(-1) + self.start
 
-    def mode(self, params: Array) -> NDArray[np.int64]:
+    def mode(self, params: Array) -> Array:
         """The most likely actions [N]."""
         return params.argmax(-1) + self.start
 
@@ -79,13 +79,13 @@ class DiagonalGaussian:
         self.num_means = math.prod(action_shape)
         self.num_params = 2 * self.num_means
 
-    def sample(self, params: Array, rng: np.random.Generator) -> NDArray[np.float32]:
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
         """Mean + standard deviation * normal noise, [N, *action_shape]."""
         mean, log_std = params[:, : self.num_means], params[:, self.num_means :]
         noise = rng.standard_normal(mean.shape, np.float32)
         return (mean + np.exp(log_std) * noise).reshape(-1, *self.action_shape)
 
-    def mode(self, params: Array) -> NDArray[np.float32]:
+    def mode(self, params: Array) -> Array:
         """The means, [N, *action_shape]."""
         return params[:, : self.num_means].reshape(-1, *self.action_shape)
 

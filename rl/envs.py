@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rl.state import derive_seed
 
+VectorEnv = SyncVectorEnv | AsyncVectorEnv
 EnvFactory = Callable[..., gym.Env]  # called with render_mode=...; gives the env with its configured wrappers
 _FORGETFUL = (NormalizeObservation, NormalizeReward)  # learn across episodes and cannot be saved
 
@@ -91,11 +92,12 @@ def check_env(env: gym.Env) -> None:
     layer: gym.Env = env
     while isinstance(layer, gym.Wrapper):
         if isinstance(layer, _FORGETFUL) and not hasattr(layer, "state_dict"):
-            raise ValueError(f"the wrapper {type(layer).__name__} learns across episodes but has no state_dict, so it would be lost on a resume")
+            name = type(layer).__name__
+            raise ValueError(f"the wrapper {name} learns across episodes but has no state_dict, so it would be lost on a resume")
         layer = layer.env
 
 
-def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> gym.vector.VectorEnv:
+def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> VectorEnv:
     """N envs whose every step gives N real transitions: an ended episode's env is reset in the same step.
 
     `final_obs` in the infos holds the true successors of ended episodes, `_final_obs` says of which envs.

@@ -35,24 +35,22 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = activation
         sizes = [math.prod(obs_shape), *hidden, num_outputs]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
-        self.act = _ACTIVATIONS[activation]()
+        layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        self.layers = nn.Sequential(*itertools.chain(*((layer, _ACTIVATIONS[activation]()) for layer in layers[:-1])), layers[-1])
         if init == "orthogonal":
-            for linear in self.linears:
-                nn.init.orthogonal_(linear.weight, out_gain if linear is self.linears[-1] else math.sqrt(2))
+            for linear in layers:
+                nn.init.orthogonal_(linear.weight, out_gain if linear is layers[-1] else math.sqrt(2))
                 nn.init.zeros_(linear.bias)
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs]."""
-        x = obs.flatten(1)
-        *inner, last = self.linears
-        for linear in inner:
-            x = self.act(linear(x))
-        return last(x)
+        result: Tensor = self.layers(obs.flatten(1))
+        return result
 
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
-        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self.linears]
+        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
         *inner, (last_weight, last_bias) = layers
         relu = self.activation == "relu"
 

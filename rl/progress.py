@@ -50,13 +50,12 @@ class Progress:
     def row(self, row: dict[str, Any]) -> None:
         """A row was added to metrics.csv."""
         if self.line is None:
-            average, fps = row["total_reward_ma"], row["fps"]
-            eta_s = (self.frames - row["frames"]) / max(fps, 1e-9)
-            log.info("frames %s of %s, fps %.0f, total_reward_ma %s, eta %s", format_count(row["frames"]), format_count(self.frames), fps, _number(average), _duration(eta_s))  # fmt: skip
+            log.info(_text(row["frames"], self.frames, row["fps"], row["total_reward_ma"]))
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """A row was added to eval.csv."""
-        log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", format_count(row["frames"]), row["total_reward"], row["total_reward_ma"])
+        frames, mean, average = format_count(row["frames"]), row["total_reward"], row["total_reward_ma"]
+        log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", frames, mean, average)
 
 
 class _Line:
@@ -91,16 +90,12 @@ class _Line:
             root.addHandler(handler)
 
     def draw(self, frames: int, of: int, fps: float, average: float | None) -> None:
-        text = f"frames {format_count(frames)}/{format_count(of)}  fps {fps:.0f}  total_reward_ma {_number(average)}  eta {_duration((of - frames) / max(fps, 1e-9))}"
-        self.bar.update(self.task, completed=frames, total=of, text=text)
+        self.bar.update(self.task, completed=frames, total=of, text=_text(frames, of, fps, average))
         self.bar.refresh()
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, s = divmod(max(int(seconds), 0), 60)
+def _text(frames: int, of: int, fps: float, average: float | None) -> str:
+    minutes, s = divmod(max(int((of - frames) / max(fps, 1e-9)), 0), 60)
     hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}"
+    reward = "-" if average is None else f"{average:.1f}"
+    return f"frames {format_count(frames)} of {format_count(of)}, fps {fps:.0f}, total_reward_ma {reward}, eta {hours}:{m:02d}:{s:02d}"

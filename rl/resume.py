@@ -15,7 +15,7 @@ from typing import Any
 
 from rl import checkpoint, files
 from rl.checkpoint import Manifest, RunLock
-from rl.compose import Composed, compose, drop, from_yaml, merge, parse, quote, to_yaml, value_of
+from rl.compose import Composed, compose, drop, from_yaml, merge, parse, to_yaml, value_of
 from rl.config import MISSING, Change, ConfigError, RunConfig, compare, read_config
 from rl.counts import format_count
 
@@ -112,14 +112,20 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     saved = history[-1]["overrides"] if history else []
     overrides = drop(merge(saved, new), "hydra.", "base")
     base = value_of(new, "base")
-    composed = _compose_on_run(folder, new, config_dir) if base == "run" else compose([*overrides, *_hydra_only(new)], RunConfig, config_dir=config_dir)
+    if base == "run":
+        composed = _compose_on_run(folder, new)
+    else:
+        composed = compose([*overrides, *_hydra_only(new)], RunConfig, config_dir=config_dir)
     if not checkpoint.was_committed(folder):
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         return Plan(folder, composed, overrides, warnings=[warning])
     manifest, problems = checkpoint.newest(folder / "ckpt")
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
-        raise Refused(f"{folder}: no checkpoint is whole, and the run is not started from scratch in silence:\n{damage}\nto start a new run, leave resume= away")
+        raise Refused(
+            f"{folder}: no checkpoint is whole, and the run is not started from scratch in silence:\n{damage}\n"
+            "to start a new run, leave resume= away"
+        )
     warnings = [f"DAMAGED CHECKPOINT: {problem}" for problem in problems]
     if problems:
         warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
@@ -132,7 +138,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
-def _compose_on_run(folder: Path, new: list[str], config_dir: str | None) -> Composed:
+def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -158,10 +164,14 @@ def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> 
         return
     result = json.loads((folder / RESULT).read_text())
     if manifest.frames >= config.frames:
-        more = format_count(2 * config.frames)
-        raise Finished(f"{folder} is finished: {format_count(manifest.frames)} frames of {format_count(config.frames)}.\nto train on: python train.py resume={folder} frames={more}")
+        raise Finished(
+            f"{folder} is finished: {format_count(manifest.frames)} frames of {format_count(config.frames)}.\n"
+            f"to train it on:  python train.py resume={folder} frames={format_count(2 * config.frames)}"
+        )
     if config.stop_at is not None and result["stopped_at"] is not None and result["stopped_at"] >= config.stop_at:
-        raise Finished(f"{folder} is finished: it reached stop_at={config.stop_at:g}.\nto train on: python train.py resume={folder} stop_at=null")
+        raise Finished(
+            f"{folder} is finished: it reached stop_at={config.stop_at:g}.\nto train it on:  python train.py resume={folder} stop_at=null"
+        )
 
 
 def _refusal(folder: Path, manifest: Manifest, refused: list[Change]) -> str:
@@ -195,8 +205,8 @@ def _short(value: Any) -> str:
 def _find(resume: str, overrides: list[str]) -> Path:
     if resume != "latest":
         folder = Path(resume)
-        if not folder.is_dir() or not ((folder / "ckpt").is_dir() or (folder / HISTORY).exists() or (folder / ".hydra").is_dir()):
-            raise Refused(f"resume={resume}: no run is there; type resume=latest or a folder such as outputs/reinforce_cartpole/2026-11-22_11-04-05")
+        if not any((folder / name).exists() for name in ("ckpt", HISTORY, ".hydra")):
+            raise Refused(f"resume={resume}: no run is there; type resume=latest, or a run's folder under outputs/")
         return folder
     return latest(Path(value_of(overrides, "outputs") or "outputs"), overrides)
 
@@ -211,7 +221,9 @@ def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
             candidates.append((whole[0].saved_at, str(folder), folder))
     if not candidates:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
-        raise Refused(f"no run{asked} has a checkpoint under {outputs.absolute()}; type resume=<a run's folder>, or leave resume= away to start one")
+        raise Refused(
+            f"no run{asked} has a checkpoint under {outputs.absolute()}; type resume=<a run's folder>, or leave resume= away to start one"
+        )
     return max(candidates)[2]
 
 
@@ -291,6 +303,3 @@ def _other_world(history: list[dict[str, Any]], config: RunConfig) -> list[str]:
         return []
     what = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in names)
     return [f"{what}: results may differ in the last bits from here on"]
-
-
-__all__ = ["Finished", "Plan", "Refused", "latest", "plan", "plan_job", "quote", "read_history", "run_folders", "write_history"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -225,17 +226,17 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             train(run, stop, progress)
             result = None
             if run.finished:
-                try:
+                with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
                     result = run.score(stop)
-                except Interrupted:
-                    pass  # the checkpoint stands; the next session scores
         if result is None:
-            log.info("stopped by %s at frame %s, saved; go on with: %s", signal.Signals(stop.requested[0]).name, format_count(run.clock.frames), resume_command)
+            name, frames = signal.Signals(stop.requested[0]).name, format_count(run.clock.frames)
+            log.info("stopped by %s at frame %s, saved; go on with: %s", name, frames, resume_command)
             stop.pass_on()
             raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
-        log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", error.filename or plan.folder, error.strerror, resume_command)
+        where, why = error.filename or plan.folder, error.strerror
+        log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
@@ -260,7 +261,10 @@ def _report(run: Run, result: dict[str, Any]) -> None:
                 *(name, format_count(score["weights_of_frame"]), score["total_reward"], score["total_reward_std"]),
                 *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
             )
-    log.info("the run is in %s\nwatch it:     python enjoy.py run=%s\ntrain it on:  python train.py resume=%s frames=%s", run.folder, run.folder, run.folder, format_count(2 * run.config.frames))  # fmt: skip
+    more = format_count(2 * run.config.frames)
+    log.info("the run is in %s", run.folder)
+    log.info("watch it:     python enjoy.py run=%s", run.folder)
+    log.info("train it on:  python train.py resume=%s frames=%s", run.folder, more)
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -282,7 +286,7 @@ def job(_: DictConfig) -> float | None:
         _prepared[folder] = plan, build(plan.config)
         plan.take_folder()
     plan, parts = _prepared[folder]
-    return perform(plan, parts, " ".join(sys.argv if not _command else _command))
+    return perform(plan, parts, " ".join(_command or sys.argv))
 
 
 _command: list[str] = []  # as it was typed, before it is rewritten for Hydra
@@ -294,6 +298,7 @@ def main() -> None:
 
     args = get_args_parser().parse_args()
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # acting in NumPy: products too small to share, and the same bits everywhere
     if args.help:
         print(show_help("train.py", args.config_dir))
         return

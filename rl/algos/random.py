@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,14 +16,17 @@ class Random(Agent):
 
     def __init__(self, setting: Setting, *, rollout_length: int) -> None:
         self.rollout_length = rollout_length
-        self.space = setting.action_space
-        self.action_shape, self.action_dtype = self.space.shape or (), self.space.dtype.type
+        space = setting.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            self.bounds: tuple[Any, Any] = space.start, space.start + space.n
+        elif isinstance(space, gym.spaces.Box) and space.is_bounded():
+            self.bounds = space.low, space.high
+        else:
+            raise ValueError(f"no uniform draw from the action space {space}: a Discrete space and a bounded Box have one")
+        self.action_shape, self.action_dtype = space.shape, space.dtype
         self.parts = {}
-        self.bounds = (self.space.low, self.space.high) if hasattr(self.space, "low") else (self.space.start, self.space.start + self.space.n)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
         """Random actions, with or without `explore`."""
         draw = rng.integers if np.issubdtype(self.action_dtype, np.integer) else rng.uniform
         return draw(*self.bounds, size=(len(obs), *self.action_shape)).astype(self.action_dtype), state

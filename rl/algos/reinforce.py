@@ -65,9 +65,7 @@ class Reinforce(Agent):
         if self.value is not None:
             self.parts["value"] = self.value
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
