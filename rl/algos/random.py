@@ -23,7 +23,7 @@ class Random(Agent):
             self.bounds = space.low, space.high
         else:
             raise ValueError(f"no uniform draw from the action space {space}: a Discrete space and a bounded Box have one")
-        self.action_shape, self.action_dtype = space.shape, space.dtype
+        self.action_shape, self.action_dtype = space.shape or (), space.dtype
         self.parts = {}
 
     def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
