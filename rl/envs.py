@@ -32,14 +32,16 @@ class Episodes(gym.Wrapper):
     def __init__(self, env: gym.Env, seed: int, index: int) -> None:
         super().__init__(env)
         self.seed, self.index, self.episode = seed, index, -1
-        if isinstance(env.action_space, gym.spaces.Box):
-            self._low, self._high = env.action_space.low, env.action_space.high
-        else:
-            self.step = env.step  # type: ignore[method-assign]  # one call less on every step
+        space = env.action_space
+        self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """The env's step, with the action clipped to the bounds of its Box."""
-        return self.env.step(np.clip(action, self._low, self._high))
+        """The env's step, with the action clipped to the bounds of its Box.
+
+        An episode's last observation is copied: some envs write the next episode's first one over it.
+        """
+        obs, reward, terminated, truncated, info = self.env.step(np.clip(action, *self._bounds) if self._bounds else action)
+        return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin the next episode, with the seed that belongs to it (`seed` is not used)."""

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
 def write_new(path: Path, data: bytes) -> None:
     """Write a file that must not exist yet (FileExistsError otherwise) and fsync it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor, _or_else_removed(path):
         _write_all(descriptor, data)
         os.fsync(descriptor)
-    except OSError:
-        with contextlib.suppress(OSError):  # the first error is the one to report
-            os.unlink(path)
-        raise
-    finally:
-        os.close(descriptor)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -30,43 +24,30 @@ def write_atomic(path: Path, data: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     write_new(temporary, data)
-    try:
+    with _or_else_removed(temporary):
         os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
     sync_folder(path.parent)
 
 
 def append(path: Path, data: bytes) -> None:
     """Add to the end of a file, making it if needed; not yet durable, see `sync`."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
+    with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
         _write_all(descriptor, data)
-    finally:
-        os.close(descriptor)
 
 
 def cut(path: Path, size: int) -> None:
     """Drop what lies beyond `size` bytes. ValueError if the file is shorter than that."""
-    descriptor = os.open(path, os.O_WRONLY)
-    try:
+    with _opened(path, os.O_WRONLY) as descriptor:
         if os.fstat(descriptor).st_size < size:
             raise ValueError(f"{path} holds {os.fstat(descriptor).st_size} bytes; its checkpoint counts on {size}")
         os.ftruncate(descriptor, size)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync(path: Path) -> None:
     """Make what was appended to a file durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with _opened(path, os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 sync_folder = sync  # a folder's names are made durable by the same call
@@ -78,7 +59,32 @@ def point_link(link: Path, target: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     os.symlink(target, temporary)
-    os.replace(temporary, link)
+    with _or_else_removed(temporary):
+        os.replace(temporary, link)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of the file; an error from it names the file, which the system's own does not."""
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        yield descriptor
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _or_else_removed(path: Path) -> Iterator[None]:
+    """Remove a file that was not finished, where the disk still lets us."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            os.unlink(path)
+        raise
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

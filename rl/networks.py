@@ -44,7 +44,7 @@ class MLP(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs]."""
-        result: Tensor = self.layers(obs.flatten(1))
+        result: Tensor = self.layers(obs.flatten(1).float())  # observations may be bytes
         return result
 
     def numpy_forward(self) -> Callable[[Array], Array]:
@@ -55,7 +55,7 @@ class MLP(nn.Module):
         relu = self.activation == "relu"
 
         def forward(obs: Array) -> Array:
-            x = obs.reshape(len(obs), -1)
+            x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
             for weight, bias in inner:
                 x = x @ weight + bias
                 x = np.maximum(x, 0, out=x) if relu else np.tanh(x, out=x)

@@ -235,7 +235,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
-        where, why = error.filename or plan.folder, error.strerror
+        where, why = error.filename or plan.folder, error.strerror or error
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
     except Exception:

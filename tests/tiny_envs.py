@@ -1,0 +1,120 @@
+"""Environments of a few lines, each with one trait that a test needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class Identity(gym.Env):
+    """Reward 1 for the action that equals the observed bit; 10 steps."""
+
+    def __init__(self, render_mode: str | None = None, continuous: bool = False) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.continuous = continuous
+        self.action_space = gym.spaces.Box(-2, 2, (1,), np.float32) if continuous else gym.spaces.Discrete(2)
+
+    def _observe(self) -> Any:
+        self.bit = int(self.np_random.integers(2))
+        return np.array([2 * self.bit - 1], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        reward = -abs(float(action[0]) - (2 * self.bit - 1)) if self.continuous else float(int(action) == self.bit)
+        return self._observe(), reward, self.steps >= 10, False, {}
+
+
+class Endless(gym.Env):
+    """Reward 1 at every step, for ever; `lying` reports the end of 20 steps as a termination."""
+
+    def __init__(self, render_mode: str | None = None, lying: bool = False) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.lying = lying
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        over = self.steps >= 20
+        return np.ones(1, np.float32), 1.0, over and self.lying, over and not self.lying, {}
+
+
+class Counting(gym.Env):
+    """Observes the step's number; ends after `length` steps, the third time it is made at most `limit` of them."""
+
+    def __init__(self, render_mode: str | None = None, length: int = 5, truncate: bool = False, in_place: bool = False) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(2)
+        self.length, self.truncate, self.in_place = length, truncate, in_place
+        self.obs = np.zeros(2, np.float32)
+        self.episode = -1
+
+    def _observe(self) -> Any:
+        self.obs[:] = self.episode, self.steps
+        return self.obs if self.in_place else self.obs.copy()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.episode, self.steps = self.episode + 1, 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        over = self.steps >= self.length
+        return self._observe(), float(self.steps), over and not self.truncate, over and self.truncate, {}
+
+
+class LuckyEnd(Counting):
+    """The reward of an episode's last step comes from NumPy's global generator."""
+
+    def _observe(self) -> Any:
+        return np.array([0, self.steps], np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, _, terminated, truncated, info = super().step(action)
+        return obs, float(np.random.random()) if terminated else 1.0, terminated, truncated, info
+
+
+class Forgetful(Counting):
+    """Cannot be replayed: what it observes depends on how often it was ever reset."""
+
+
+class Bytes(Identity):
+    """The identity with observations in uint8."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(0, 255, (3,), np.uint8)
+
+    def _observe(self) -> Any:
+        bit = super()._observe()
+        return np.array([200 if bit[0] > 0 else 0, 100, 50], np.uint8)
+
+
+class Broken(Identity):
+    """Raises what it is told to, at the step it is told to."""
+
+    def __init__(self, render_mode: str | None = None, at: int = 40) -> None:
+        super().__init__()
+        self.left = at
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the simulator is gone")
+        return super().step(action)
+
+
+for _class in (Identity, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken):
+    gym.register(f"{_class.__name__}-v0", _class)
