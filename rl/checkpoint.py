@@ -226,13 +226,19 @@ class Checkpoints:
             best=self.best,
         )
         files.write_atomic(self.folder / f"ckpt-{frames}.json", manifest.to_bytes())
-        self.kept = [manifest, *self.kept][: self.keep]
-        self._prune()
+        self.kept = [manifest, *self.kept]
+        self.prune()
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Delete all that the newest `keep` checkpoints do not need. After a commit alone; a run that ends looks again for
+        what a kill in here left.
+        """
+        self.kept = self.kept[: self.keep]
         self._link_best()
         for name in sorted(self._strangers()):  # a manifest's name sorts before its data file's
             os.unlink(self.folder / name)
+        for temporary in self.folder.glob(".ckpt-*.tmp"):
+            os.unlink(temporary)
         if (self.folder / SET_ASIDE).exists():
             shutil.rmtree(self.folder / SET_ASIDE)
 

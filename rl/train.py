@@ -226,6 +226,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             train(run, stop, progress)
             result = None
             if run.finished:
+                run.checkpoints.prune()
                 with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
                     result = run.score(stop)
         if result is None:

@@ -32,7 +32,10 @@ OF_TIME = ("wall_s", "fps")  # columns that measure the machine
 
 def go(folder: Path, *overrides: str) -> int:
     """What `python train.py hydra.run.dir=<folder> ...` does, without Hydra and in this process; the exit code."""
-    plan = resume.plan([*overrides, f"hydra.run.dir={folder}"])
+    try:
+        plan = resume.plan([*overrides, f"hydra.run.dir={folder}"])
+    except resume.Finished:
+        return 0
     parts = build(plan.config)
     plan.take_folder()
     try:
@@ -96,11 +99,13 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
                 descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(descriptor, 1)
                 os.dup2(descriptor, 2)
-                logging.basicConfig(stream=open(2, "w", closefd=False), level=logging.INFO, format="%(message)s", force=True)
+            sys.stderr = os.fdopen(2, "w", closefd=False)
+            logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
             code = int(action() or 0)
-        except BaseException:
-            traceback.print_exc(file=open(2, "w", closefd=False))
+        except BaseException:  # noqa: BLE001  whatever it was, this process must not go on with the tests
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
