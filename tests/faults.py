@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +13,75 @@ CALLS = ("open", "write", "fsync", "replace", "unlink", "symlink", "ftruncate", 
 NEEDS_SPACE = ("open", "write", "half a write", "fsync", "symlink", "mkdir")
 DIED = 77  # the exit code of a child that was made to die
 
+Event = Callable[[str, int, Any], None]  # called with the event's name, its number and the call's first argument
+
 
 def die_at(number: int) -> None:
     """This process dies at its event `number`, before that call is made; or, as an event of its own, half way in a write."""
 
-    def strike(event: str, n: int, begin: Callable[[], Any], args: tuple[Any, ...]) -> None:
+    def event(name: str, n: int, target: Any) -> None:
         if n == number:
-            begin()
             os._exit(DIED)
 
-    _install(strike)
+    _before_every_change(event)
 
 
 def fail_at(number: int, code: int, *, lasting: bool) -> None:
     """The event `number` fails with an error, and with `lasting` so does all later that needs space."""
 
-    def strike(event: str, n: int, begin: Callable[[], Any], args: tuple[Any, ...]) -> None:
-        if n == number or lasting and n > number and event in NEEDS_SPACE:
-            begin()
-            raise OSError(code, os.strerror(code), *(str(path) for path in args[:1] if isinstance(path, str | Path)))
+    def event(name: str, n: int, target: Any) -> None:
+        if n == number or lasting and n > number and name in NEEDS_SPACE:
+            raise OSError(code, os.strerror(code), *(str(path) for path in [target] if isinstance(path, str | Path)))
 
-    _install(strike)
+    _before_every_change(event)
 
 
-def _install(strike: Callable[..., None]) -> None:
-    count = iter(range(10**9))
+def keep_moments(folder: Path, moments: Path) -> None:
+    """Copy `folder` to `moments`/<event number> at every event: as a kill there would leave it. Equal ones are kept once."""
+    seen: set[str] = set()
+
+    def event(name: str, n: int, target: Any) -> None:
+        state = _digest(folder)
+        if state not in seen:
+            seen.add(state)
+            shutil.copytree(folder, moments / str(n), symlinks=True)
+
+    _before_every_change(event)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b"folder"
+        digest.update(f"{path.relative_to(folder)}:{len(content)}:".encode() + content)
+    return digest.hexdigest()
+
+
+def _before_every_change(event: Event) -> None:
+    number, inside = -1, False
+
+    def happen(name: str, target: Any) -> None:
+        nonlocal number, inside
+        if not inside:  # what an event does is no event
+            number, inside = number + 1, True
+            try:
+                event(name, number, target)
+            finally:
+                inside = False
+
+    def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR):
+                return real(*args, **kwargs)
+            happen(name, args[0])
+            if name != "write":
+                return real(*args, **kwargs)
+            descriptor, data = args[0], bytes(args[1])
+            begun = real(descriptor, data[: len(data) // 2])
+            happen("half a write", descriptor)
+            return begun + real(descriptor, data[begun:])
+
+        return call
+
     for name in CALLS:
-        setattr(os, name, _watched(name, getattr(os, name), strike, count))
-
-
-def _watched(name: str, real: Callable[..., Any], strike: Callable[..., None], count: Iterator[int]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if name != "open" or args[1] & (os.O_WRONLY | os.O_RDWR):
-            strike(name, next(count), lambda: None, args)
-        if name == "write":
-            strike("half a write", next(count), lambda: real(args[0], bytes(args[1])[: len(args[1]) // 2]), args)
-        return real(*args, **kwargs)
-
-    return call
+        setattr(os, name, watched(name, getattr(os, name)))

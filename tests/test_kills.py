@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import shutil
 from pathlib import Path
 
 import pytest
-from faults import DIED, die_at
+from faults import DIED, die_at, keep_moments
 from runs import TINY, differences, go, in_child, record
 
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
@@ -18,49 +16,49 @@ LINE = [*TINY, "frames=224", "algo.rollout_length=16", "log_every=32", "ckpt.eve
 
 def killed(folder: Path, number: int, *overrides: str) -> int:
     die_at(number)
-    return go(folder, *LINE, *overrides)
+    return go(folder, *overrides)
 
 
-@pytest.mark.parametrize("further", [0, 2], ids=["once", "three times"])
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(further: int, tmp_path: Path) -> None:
+def watched(folder: Path, moments: Path, *overrides: str) -> int:
+    keep_moments(folder, moments)
+    return go(folder, *overrides)
+
+
+def all_moments(folder: Path, *overrides: str) -> list[Path]:
+    """The run's folder as each possible kill would leave it."""
+    moments = folder.with_name("moments")
+    assert in_child(functools.partial(watched, folder, moments, *overrides)) == 0
+    return sorted(moments.iterdir(), key=lambda path: int(path.name))
+
+
+@pytest.mark.parametrize("already", ["frames=0", "frames=224"], ids=["new", "extended"])
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(already: str, tmp_path: Path) -> None:
+    line = LINE if already == "frames=0" else [*LINE, "frames=288"]
+    assert go(tmp_path / "straight", *line) == 0
+    expected = record(tmp_path / "straight")
+    if line != LINE:
+        assert go(tmp_path / "run", *LINE) == 0
+    moments = all_moments(tmp_path / "run", *line)
+    assert len(moments) > 25
+    for folder in moments:
+        assert (folder.name, in_child(functools.partial(go, folder, *line))) == (folder.name, 0)
+        assert (folder.name, differences(expected, record(folder))) == (folder.name, [])
+
+
+def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path) -> None:
     assert go(tmp_path / "straight", *LINE) == 0
     expected = record(tmp_path / "straight")
-    step = 1 if further == 0 else 5
-    for number in itertools.count(0, step):
+    for number in range(3, 130, 11):
         folder = tmp_path / str(number)
-        code = in_child(functools.partial(killed, folder, number))
-        if code == 0:
-            break
-        assert code == DIED
-        for again in range(further):
-            assert in_child(functools.partial(killed, folder, (number * (7 + again)) % 60)) in (DIED, 0)
+        assert in_child(functools.partial(killed, folder, number, *LINE)) == DIED
+        for again in (7, 8, 9):
+            assert in_child(functools.partial(killed, folder, number * again % 60, *LINE)) in (DIED, 0)
         assert in_child(functools.partial(go, folder, *LINE)) == 0
         assert (number, differences(expected, record(folder))) == (number, [])
-        shutil.rmtree(folder)
-    assert number > 100
-
-
-def test_a_run_killed_while_being_extended_ends_as_if_it_never_was(tmp_path: Path) -> None:
-    longer = "frames=288"
-    assert go(tmp_path / "straight", *LINE, longer) == 0
-    assert go(tmp_path / "half", *LINE) == 0
-    expected = record(tmp_path / "straight")
-    for number in itertools.count():
-        folder = shutil.copytree(tmp_path / "half", tmp_path / str(number), symlinks=True)
-        code = in_child(functools.partial(killed, folder, number, longer))
-        if code == 0:
-            break
-        assert code == DIED
-        assert in_child(functools.partial(go, folder, *LINE, longer)) == 0
-        assert (number, differences(expected, record(folder))) == (number, [])
-        shutil.rmtree(folder)
-    assert number > 30
 
 
 def test_temporaries_that_a_kill_left_go_with_the_next_checkpoint(tmp_path: Path) -> None:
-    for number in itertools.count(30):
-        folder = tmp_path / str(number)
-        assert in_child(functools.partial(killed, folder, number)) == DIED
+    for folder in all_moments(tmp_path / "run", *LINE):
         if (folder / "ckpt" / ".ckpt-64.json.tmp").exists():
             break
     assert in_child(functools.partial(go, folder, *LINE, "ckpt.every=96")) == 0
