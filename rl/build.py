@@ -78,6 +78,16 @@ def build_agent(config: RunConfig, obs_space: gym.Space, action_space: gym.Space
         raise ConfigError(f"algo={_entries(config.algo)['_target_']}: {error}") from error
 
 
+def build_player(config: RunConfig) -> Agent:
+    """An agent to play with, its weights still to be loaded."""
+    set_up_torch(config)
+    probe = make_probe(build_env_factory(config.env), config.env)
+    try:
+        return build_agent(config, probe.observation_space, probe.action_space, Clock(), Streams(config.seed))
+    finally:
+        probe.close()
+
+
 def build_env_factory(config: EnvConfig) -> EnvFactory:
     """What makes one env of the entry, with its wrappers."""
     return make_factory(config.id, config.kwargs, [instantiate(wrapper) for wrapper in config.wrappers])

@@ -1,0 +1,125 @@
+"""enjoy.py: watch a trained agent, or score it. Reads a run's folder and writes nothing there but videos."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from rl import compose, resume
+from rl.checkpoint import DamagedError, Manifest, load, manifests, read_verified
+from rl.config import ConfigError, EnjoyConfig, RunConfig, read_config
+from rl.counts import format_count, parse_count
+from rl.help import show_help
+from rl.resume import Refused
+from rl.train import refuse_or
+
+
+def enjoy(config: EnjoyConfig) -> list[float]:
+    """Play episodes with a run's weights, print their returns and give them back. Refused or ConfigError if that cannot be."""
+    folder = resume.latest(Path(config.outputs)) if config.run == "latest" else Path(config.run)
+    weights, data, prefix = _read_weights(folder, config.ckpt)
+    render = config.render or ("human" if _has_display() else "video")
+    if render == "video":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
+
+    from rl.build import build_env_factory, build_player
+    from rl.evaluate import play
+    from rl.metrics import MOVING_AVERAGE
+    from rl.video import Video
+
+    trained: RunConfig = read_config(compose.from_yaml(folder / resume.CONFIG), RunConfig)
+    trained.device = config.device
+    agent = build_player(trained)
+    state = load(data, config.device)
+    try:
+        for part in agent.playing:
+            agent.parts[part].load_state_dict(state[prefix + part])
+    except (KeyError, RuntimeError) as error:
+        raise Refused(f"{folder}: its weights do not fit this version of the code: {error}") from error
+    make_env = build_env_factory(trained.env)
+
+    print(f"{trained.env.id} with the {weights} weights of {folder}")
+    recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
+    count = 0
+
+    def report(total: float, length: int) -> None:
+        nonlocal count
+        count += 1
+        recent.append(total)
+        print(f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}", flush=True)
+
+    playing = partial(play, agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, width=1, on_episode=report)
+    if render == "video":
+        path = folder / "video" / f"{config.ckpt}-{config.seed}.mp4"
+        with Video(path) as video:
+            returns = playing(partial(make_env, render_mode="rgb_array"), on_step=video.add_frame_of).returns
+        print(f"video: {path}")
+    else:
+        returns = playing(partial(make_env, render_mode="human" if render == "human" else None)).returns
+    print(
+        f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
+        f" min {min(returns):.2f}, max {max(returns):.2f} over {len(returns)} episodes"
+    )
+    return returns
+
+
+def _read_weights(folder: Path, ckpt: str) -> tuple[str, bytes, str]:
+    """What the weights are called, the file with them, and what comes before the parts' names in it."""
+    for attempts_left in reversed(range(5)):
+        whole, problems = manifests(folder / "ckpt")
+        if not whole:
+            raise Refused("\n".join([f"run={folder}: it has no whole checkpoint", *problems]))
+        try:
+            name, manifest, file, prefix = _choose(folder, ckpt, whole)
+            return name, read_verified(folder / "ckpt", manifest, file), prefix
+        except DamagedError:
+            if not attempts_left:  # a run that trains may delete a file between our two looks; then look again
+                raise
+    raise AssertionError
+
+
+def _choose(folder: Path, ckpt: str, whole: list[Manifest]) -> tuple[str, Manifest, str, str]:
+    newest = whole[0]
+    if ckpt == "best":
+        if newest.best is None:
+            raise Refused(f"ckpt=best: {folder} has not been evaluated yet; type ckpt=last")
+        name = f"best (frame {format_count(newest.best.frames)}, score {newest.best.score:.2f})"
+        return name, newest, newest.best.file, ""
+    if ckpt == "last":
+        return f"last (frame {format_count(newest.frames)})", newest, newest.data, "agent."
+    kept = ", ".join(format_count(m.frames) for m in whole)
+    try:
+        frames = parse_count(ckpt)
+    except ValueError:
+        raise ConfigError(f"ckpt={ckpt}: expected best, last, or the frames of a kept checkpoint ({kept})") from None
+    for manifest in whole:
+        if manifest.frames == frames:
+            return f"frame {format_count(frames)}", manifest, manifest.data, "agent."
+    raise Refused(f"ckpt={ckpt}: {folder} has no such checkpoint; there are best, last and {kept}")
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def main() -> None:
+    """Read the command line and play."""
+    from hydra._internal.utils import get_args_parser
+
+    args = get_args_parser().parse_args()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if args.help:
+        print(show_help("enjoy.py"))
+    elif args.shell_completion or args.cfg or args.info or args.hydra_help:
+        nothing: Callable[[Any], None] = lambda config: None  # noqa: E731
+        hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="enjoy")(nothing)()
+    else:
+        refuse_or(lambda: enjoy(compose.compose(args.overrides, EnjoyConfig, "enjoy").config) and None)
