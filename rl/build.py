@@ -53,7 +53,7 @@ def build(config: RunConfig) -> Parts:
     set_up_torch(config)
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
     make_env = build_env_factory(config.env)
-    callbacks = [instantiate(callback)() for callback in config.callbacks]
+    callbacks = [part() if isinstance(part.func, type) else part for part in map(instantiate, config.callbacks)]
     probe = make_probe(make_env, config.env)
     agent = build_agent(config, probe.observation_space, probe.action_space, clock, streams)
     probe.close()
