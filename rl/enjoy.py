@@ -13,18 +13,15 @@ from typing import Any
 import hydra
 
 from rl import compose, resume
-from rl.checkpoint import DamagedError, Manifest, load, manifests, read_verified
-from rl.config import ConfigError, EnjoyConfig, RunConfig, read_config
-from rl.counts import format_count, parse_count
+from rl.config import EnjoyConfig, RunConfig, read_config
 from rl.help import show_help
-from rl.resume import Refused
 from rl.train import refuse_or
 
 
 def enjoy(config: EnjoyConfig) -> list[float]:
     """Play episodes with a run's weights, print their returns and give them back. Refused or ConfigError if that cannot be."""
     folder = resume.latest(Path(config.outputs)) if config.run == "latest" else Path(config.run)
-    weights, data, prefix = _read_weights(folder, config.ckpt)
+    weights = resume.read_weights(folder, config.ckpt)
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
         os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
@@ -37,15 +34,10 @@ def enjoy(config: EnjoyConfig) -> list[float]:
     trained: RunConfig = read_config(compose.from_yaml(folder / resume.CONFIG), RunConfig)
     trained.device = config.device
     agent = build_player(trained)
-    state = load(data, config.device)
-    try:
-        for part in agent.playing:
-            agent.parts[part].load_state_dict(state[prefix + part])
-    except (KeyError, RuntimeError) as error:
-        raise Refused(f"{folder}: its weights do not fit this version of the code: {error}") from error
+    resume.load_weights(agent, weights, config.device)
     make_env = build_env_factory(trained.env)
 
-    print(f"{trained.env.id} with the {weights} weights of {folder}")
+    print(f"{trained.env.id} with the {weights.name} weights of {folder}")
     recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
     count = 0
 
@@ -70,41 +62,6 @@ def enjoy(config: EnjoyConfig) -> list[float]:
     return returns
 
 
-def _read_weights(folder: Path, ckpt: str) -> tuple[str, bytes, str]:
-    """What the weights are called, the file with them, and what comes before the parts' names in it."""
-    for attempts_left in reversed(range(5)):
-        whole, problems = manifests(folder / "ckpt")
-        if not whole:
-            raise Refused("\n".join([f"run={folder}: it has no whole checkpoint", *problems]))
-        try:
-            name, manifest, file, prefix = _choose(folder, ckpt, whole)
-            return name, read_verified(folder / "ckpt", manifest, file), prefix
-        except DamagedError:
-            if not attempts_left:  # a run that trains may delete a file between our two looks; then look again
-                raise
-    raise AssertionError
-
-
-def _choose(folder: Path, ckpt: str, whole: list[Manifest]) -> tuple[str, Manifest, str, str]:
-    newest = whole[0]
-    if ckpt == "best":
-        if newest.best is None:
-            raise Refused(f"ckpt=best: {folder} has not been evaluated yet; type ckpt=last")
-        name = f"best (frame {format_count(newest.best.frames)}, score {newest.best.score:.2f})"
-        return name, newest, newest.best.file, ""
-    if ckpt == "last":
-        return f"last (frame {format_count(newest.frames)})", newest, newest.data, "agent."
-    kept = ", ".join(format_count(m.frames) for m in whole)
-    try:
-        frames = parse_count(ckpt)
-    except ValueError:
-        raise ConfigError(f"ckpt={ckpt}: expected best, last, or the frames of a kept checkpoint ({kept})") from None
-    for manifest in whole:
-        if manifest.frames == frames:
-            return f"frame {format_count(frames)}", manifest, manifest.data, "agent."
-    raise Refused(f"ckpt={ckpt}: {folder} has no such checkpoint; there are best, last and {kept}")
-
-
 def _has_display() -> bool:
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
@@ -122,4 +79,4 @@ def main() -> None:
         nothing: Callable[[Any], None] = lambda config: None  # noqa: E731
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="enjoy")(nothing)()
     else:
-        refuse_or(lambda: enjoy(compose.compose(args.overrides, EnjoyConfig, "enjoy").config) and None)
+        refuse_or(lambda: enjoy(compose.compose(args.overrides, EnjoyConfig, "enjoy").config))

@@ -274,8 +274,6 @@ _prepared: dict[Path, tuple[Plan, Parts]] = {}  # what main judged, for the job 
 
 def job(_: DictConfig) -> float | None:
     """What Hydra calls, in the folder it made: for a single run after `main` prepared it, for a sweep's job afresh."""
-    from rl.build import build
-
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder not in _prepared:
         try:
@@ -283,8 +281,7 @@ def job(_: DictConfig) -> float | None:
         except Finished as message:
             log.info(str(message))
             return None
-        _prepared[folder] = plan, build(plan.config)
-        plan.take_folder()
+        _prepared[folder] = _build(plan)
     plan, parts = _prepared[folder]
     return perform(plan, parts, " ".join(_command or sys.argv))
 
@@ -308,7 +305,7 @@ def main() -> None:
     hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
 
 
-def refuse_or(action: Callable[[], None]) -> None:
+def refuse_or(action: Callable[[], object]) -> None:
     """Do it, or say on stderr why not, and leave with exit code 2 (0 if there is nothing left to do)."""
     try:
         action()
@@ -326,10 +323,7 @@ def _prepare(args: Any) -> None:
         _check_sweep(args)
         return
     plan = resume.plan(args.overrides, args.config_dir)
-    from rl.build import build
-
-    parts = build(plan.config)
-    plan.take_folder()
+    parts = _build(plan)[1]
     _prepared[plan.folder.absolute()] = plan, parts
     place = [f"hydra.run.dir={compose.quote(str(plan.folder.absolute()))}"]
     own = compose.drop(args.overrides, "hydra.run.dir")
@@ -338,6 +332,17 @@ def _prepare(args: Any) -> None:
         place.append("hydra.output_subdir=null")
     flags = ["--config-dir", args.config_dir] if args.config_dir else []
     sys.argv = [sys.argv[0], *flags, *own, *place]
+
+
+def _build(plan: Plan) -> tuple[Plan, Parts]:
+    """All that can still refuse; then the folder is taken."""
+    from rl.build import build
+
+    parts = build(plan.config)
+    if plan.weights:
+        resume.load_weights(parts.agent, plan.weights, plan.config.device)
+    plan.take_folder()
+    return plan, parts
 
 
 def _check_sweep(args: Any) -> None:
