@@ -109,7 +109,8 @@ class RunConfig:
     outputs: Annotated[str, Key("root of the run folders", FREE)]
     resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
     fork: Annotated[
-        str | None, Key("a run's folder, and @best, @last or @<frames>: a new run that starts from its weights and configuration", FREE)
+        str | None,
+        Key("latest or a run's folder, and @best, @last or @<frames>: a new run that starts from its weights and configuration", FREE),
     ]
     base: Annotated[str | None, Key("run: resume from the run's own config.yaml, not from today's conf/", FREE, choices=(None, "run"))]
 

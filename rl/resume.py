@@ -116,7 +116,7 @@ def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | N
     """A new run in `folder`, or in one of its own; with `fork=` it has the old run's command line and weights."""
     fork, weights, line = value_of(overrides, "fork"), None, list(overrides)
     if fork is not None:
-        weights = _fork_weights(fork)
+        weights = _fork_weights(fork, overrides)
         history = read_history(weights.run)
         line = merge(drop(history[-1]["overrides"], "fork") if history else [], overrides)
     composed = compose(line, RunConfig, config_dir=config_dir)
@@ -125,10 +125,12 @@ def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | N
     return Plan(folder or Path(composed.run_dir), composed, drop(line, "hydra."), weights=weights, unnamed=folder is None)
 
 
-def _fork_weights(fork: str) -> Weights:
+def _fork_weights(fork: str, overrides: Sequence[str]) -> Weights:
     run, _, which = fork.rpartition("@") if "@" in fork else (fork, "", "best")
+    if run == "latest":
+        run = str(latest(_outputs(overrides)))
     if not (Path(run) / "ckpt").is_dir():
-        raise Refused(f"fork={fork}: no run is there; type fork=<a run's folder>, and @best, @last or @<frames> if you like")
+        raise Refused(f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like")
     return read_weights(Path(run), which, "fork")
 
 
@@ -202,7 +204,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     if not checkpoint.was_committed(folder):
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
-        return Plan(folder, composed, overrides, warnings=[warning], weights=fork and _fork_weights(fork))
+        return Plan(folder, composed, overrides, warnings=[warning], weights=fork and _fork_weights(fork, overrides))
     manifest, problems = checkpoint.newest(folder / "ckpt")
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
@@ -301,7 +303,7 @@ def _short(value: Any) -> str:
 def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
     """The folder that `resume=` means, and what is worth knowing about the choice."""
     if resumed == "latest":
-        outputs = Path(value_of(overrides, "outputs") or "outputs")
+        outputs = _outputs(overrides)
         folder = latest(outputs, overrides)
         unborn = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.was_committed(f)]
         return folder, [f"{f} is newer, but has no checkpoint: it was not considered" for f in unborn]
@@ -309,6 +311,10 @@ def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
     if not any((folder / name).exists() for name in ("ckpt", HISTORY, ".hydra")):
         raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")
     return folder, []
+
+
+def _outputs(overrides: Sequence[str]) -> Path:
+    return Path(value_of(overrides, "outputs") or "outputs")
 
 
 def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
