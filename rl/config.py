@@ -336,22 +336,22 @@ class Leaf:
     value: Any
     meaning: Any
     policy: str
+    classified: bool  # whether a schema names it, or the open section that it is in
 
 
-def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "") -> dict[str, Leaf]:
-    """Every leaf of a configuration by its dotted name. What no schema names is taken as it is, and frozen."""
+def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "", section: Key | None = None) -> dict[str, Leaf]:
+    """Every leaf of a configuration by its dotted name. What is in an open section has that section's policy; what
+    nobody classified is frozen."""
     known = fields(schema) if schema else {}
     result: dict[str, Leaf] = {}
     for name, value in values.items():
-        kind, key = known.get(name, (None, None))
+        kind, key = known.get(name, (None, section))
         full = f"{path}{name}"
-        if isinstance(value, dict) and kind is not Schedule:
+        if isinstance(value, dict) and value and kind is not Schedule:
             inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
-            result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.")  # type: ignore[arg-type]
-            if value:
-                continue
-        policy = key.policy if key else FROZEN
-        result[full] = Leaf(value, _meaning(kind, value), policy)
+            result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
+        else:
+            result[full] = Leaf(value, _meaning(kind, value), key.policy if key else FROZEN, key is not None)
     return result
 
 

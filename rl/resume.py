@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rl import checkpoint, files
 from rl.checkpoint import DamagedError, Manifest, RunLock
 from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, to_yaml, value_of
-from rl.config import MISSING, Change, ConfigError, RunConfig, compare, read_config
+from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
 from rl.counts import format_count, parse_count
 from rl.schedule import Schedule
 
@@ -69,7 +69,7 @@ class Plan:
     def take_folder(self) -> None:
         """Make the folder of a new run, or take an existing one; nobody else works on it from here on."""
         if self.unnamed:
-            self.folder = _new_folder(self.folder)
+            self.folder = new_folder(self.folder)
         if self.lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
@@ -100,9 +100,12 @@ def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
         result = _plan_existing(folder, new, config_dir)
         result.warnings[:0] = warnings
         return result
-    if given_dir is not None and Path(given_dir).is_dir() and any(Path(given_dir).iterdir()):
-        return _plan_existing(Path(given_dir), new, config_dir)
-    return _plan_new(new, config_dir, None if given_dir is None else Path(given_dir))
+    if given_dir is None:
+        return _plan_new(new, config_dir, None)
+    folder = Path(compose(new, RunConfig, config_dir=config_dir).run_dir)
+    if folder.is_dir() and any(folder.iterdir()):
+        return _plan_existing(folder, new, config_dir)
+    return _plan_new(new, config_dir, folder)
 
 
 def plan_job(folder: Path, overrides: Sequence[str]) -> Plan:
@@ -137,11 +140,11 @@ def _fork_weights(fork: str, overrides: Sequence[str]) -> Weights:
 def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
     """The best or last weights of a run, or those of a kept checkpoint (`which` is its frames). Refused if there are none."""
     for attempts_left in reversed(range(5)):
-        whole, problems = checkpoint.manifests(folder / "ckpt")
-        if not whole:
+        newest, problems = checkpoint.newest(folder / "ckpt")
+        if newest is None:
             raise Refused("\n".join([f"{folder}: it has no whole checkpoint", *problems]))
         try:
-            manifest, file, name, prefix = _choose_weights(folder, which, whole, key)
+            manifest, file, name, prefix = _choose_weights(folder, which, newest, key)
             return Weights(folder, name, checkpoint.read_verified(folder / "ckpt", manifest, file), prefix)
         except DamagedError:
             if not attempts_left:  # a run that trains may delete a file between our two looks; then look again
@@ -149,8 +152,7 @@ def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
     raise AssertionError
 
 
-def _choose_weights(folder: Path, which: str, whole: list[Manifest], key: str) -> tuple[Manifest, str, str, str]:
-    newest = whole[0]
+def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tuple[Manifest, str, str, str]:
     if which == "best":
         if newest.best is None:
             last = f"{folder}@last" if key == "fork" else "last"
@@ -162,6 +164,7 @@ def _choose_weights(folder: Path, which: str, whole: list[Manifest], key: str) -
         frames = parse_count(which)
     except ValueError:
         frames = -1
+    whole, _ = checkpoint.manifests(folder / "ckpt")
     for manifest in whole:
         if manifest.frames == frames:
             return manifest, manifest.data, f"frame {format_count(frames)}", "agent."
@@ -169,8 +172,8 @@ def _choose_weights(folder: Path, which: str, whole: list[Manifest], key: str) -
     raise Refused(f"{which}: {folder} has no such weights; there are best, last and the checkpoints at frames {kept}")
 
 
-def _new_folder(wanted: Path) -> Path:
-    """The folder of a new run, made here: of two runs started in the same second each gets its own."""
+def new_folder(wanted: Path) -> Path:
+    """The folder of a new run or sweep, made here: of two started in the same second each gets its own."""
     for number in range(1, 10_000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
@@ -195,6 +198,10 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     history = read_history(folder)
     saved = history[-1]["overrides"] if history else []
+    choices = history[0]["choices"] if history else {}
+    other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
+    if any(other) and checkpoint.was_committed(folder):
+        raise Refused(_refusal(folder, None, [change for change in other if change], new))
     overrides = drop(merge(saved, new), "hydra.", "base")
     base = value_of(new, "base")
     if base == "run":
@@ -225,6 +232,11 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
+def _other_group(group: str, was: Any, now: str | None) -> Change | None:
+    """Another algorithm or environment is refused before it is composed with overrides that are not its own."""
+    return None if now in (None, was) else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
+
+
 def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
     from hydra.core.global_hydra import GlobalHydra
@@ -239,7 +251,7 @@ def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
     typed = {str(name): value for name, value in plain.items()}
-    return Composed(typed, {}, read_config(typed, RunConfig), str(folder))
+    return Composed(typed, {}, read_config(typed, RunConfig), str(folder), "")
 
 
 def _hydra_only(overrides: list[str]) -> list[str]:
@@ -261,13 +273,14 @@ def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> 
         )
 
 
-def _refusal(folder: Path, manifest: Manifest, refused: list[Change], new: list[str]) -> str:
+def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: list[str]) -> str:
     """The table, and every way out."""
     keys = [change.key for change in refused]
     typed = [o for o in parse(new) if any(k == o.key_or_group or k.startswith(f"{o.key_or_group}.") for k in keys)]
     others = [o.input_line or "" for o in parse(new) if o not in typed]
     in_conf = [c for c in refused if not any(c.key == o.key_or_group or c.key.startswith(f"{o.key_or_group}.") for o in typed)]
-    lines = [f"{folder} is at frame {format_count(manifest.frames)} and cannot go on with this:", "", change_table(refused), ""]
+    where = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
+    lines = [f"{folder}{where} cannot go on with this:", "", change_table(refused), ""]
     ways = [("go on as it was", [f"resume={folder}", *others, *(change.keep for change in refused)])]
     if in_conf and not any(override.key_or_group in GROUPS for override in typed):
         ways.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
