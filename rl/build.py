@@ -53,7 +53,7 @@ def build(config: RunConfig) -> Parts:
     set_up_torch(config)
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
     make_env = build_env_factory(config.env)
-    callbacks = [instantiate(callback)() for callback in config.callbacks]
+    callbacks = [part() if isinstance(part.func, type) else part for part in map(instantiate, config.callbacks)]
     probe = make_probe(make_env, config.env)
     agent = build_agent(config, probe.observation_space, probe.action_space, clock, streams)
     probe.close()
@@ -76,6 +76,16 @@ def build_agent(config: RunConfig, obs_space: gym.Space, action_space: gym.Space
         return instantiate(config.algo)(setting)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"algo={_entries(config.algo)['_target_']}: {error}") from error
+
+
+def build_player(config: RunConfig) -> Agent:
+    """An agent to play with, its weights still to be loaded."""
+    set_up_torch(config)
+    probe = make_probe(build_env_factory(config.env), config.env)
+    try:
+        return build_agent(config, probe.observation_space, probe.action_space, Clock(), Streams(config.seed))
+    finally:
+        probe.close()
 
 
 def build_env_factory(config: EnvConfig) -> EnvFactory:

@@ -85,18 +85,20 @@ class Collector:
     def collect(self, agent: Agent) -> Rollout:
         """T steps of every env; the clock is ticked."""
         rollout, rng, step, act = self.rollout, self.streams.action, self.envs.step, agent.act
+        obs, actions, rewards = rollout.obs, rollout.action, rollout.reward
+        terminated, truncated = rollout.terminated, rollout.truncated
         state, returns = self.state, self.returns
         begins = list(self.tape.episode_begin)
         now = self.tape.end
-        rollout.obs[0] = rollout.obs[-1]
+        obs[0] = obs[-1]
         rollout.state = None if state is None else state.copy()
         rollout.final_obs = []
         self.ended_returns, self.ended_lengths = [], []
-        for t in range(len(rollout.action)):
-            action, state = act(rollout.obs[t], state, rng)
-            rollout.action[t] = action
-            rollout.obs[t + 1], reward, rollout.terminated[t], rollout.truncated[t], infos = step(action)
-            rollout.reward[t] = reward
+        for t in range(len(actions)):
+            action, state = act(obs[t], state, rng)
+            actions[t] = action
+            obs[t + 1], reward, terminated[t], truncated[t], infos = step(action)
+            rewards[t] = reward
             returns += reward
             if "final_obs" in infos:
                 for n in np.flatnonzero(infos["_final_obs"]):
@@ -109,8 +111,8 @@ class Collector:
                     if state is not None:
                         state[n] = 0.0
         self.state = state
-        self.tape.record(rollout.action, begins)
-        self.clock.tick(rollout.reward.size, len(self.ended_returns))
+        self.tape.record(actions, begins)
+        self.clock.tick(rewards.size, len(self.ended_returns))
         self._warn_of_long_episodes()
         return rollout
 

@@ -35,6 +35,7 @@ class Composed:
     choices: dict[str, str | None]
     config: Any
     run_dir: str  # where Hydra would put a new run
+    sweep_dir: str  # and a new sweep
 
 
 def compose(overrides: Sequence[str], schema: type, config_name: str = "config", config_dir: str | None = None) -> Composed:
@@ -45,12 +46,12 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
         try:
             parsed = parse(overrides)
             _check_groups(parsed, config_dir)
-            composed = hydra.compose(config_name, [*search, *overrides], return_hydra_config=True)
+            composed = hydra.compose(config_name, [*search, *for_hydra(overrides)], return_hydra_config=True)
         except HydraException as error:
             raise ConfigError(_explain(error, parsed, search, config_name)) from error
         try:
             choices = OmegaConf.to_container(composed.hydra.runtime.choices)
-            run_dir = str(composed.hydra.run.dir)
+            places = str(composed.hydra.run.dir), str(composed.hydra.sweep.dir)
             OmegaConf.set_readonly(composed, False)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -60,7 +61,7 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     typed = {str(name): value for name, value in values.items()}
-    return Composed(typed, {g: choices.get(g) for g in GROUPS}, read_config(typed, schema), run_dir)
+    return Composed(typed, {g: choices.get(g) for g in GROUPS}, read_config(typed, schema), *places)
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -72,6 +73,18 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             result += parser.parse_overrides([text])
         except HydraException as error:
             raise ConfigError(f"{text}: not an override; write key=value ({str(error).splitlines()[0]})") from error
+    return result
+
+
+def for_hydra(overrides: Iterable[str]) -> list[str]:
+    """The same overrides, such that a schedule replaces what is there: Hydra cannot put keys where a list is, nor the
+    other way round, but it can delete and add."""
+    result = []
+    for override in parse(list(overrides)):
+        line, value = override.input_line or "", override.value()
+        schedule = isinstance(value, dict) and "kind" in value or isinstance(value, list) and value and isinstance(value[0], list)
+        plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
+        result += [f"~{override.key_or_group}", f"+{line}"] if schedule and plain else [line]
     return result
 
 

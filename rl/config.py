@@ -10,6 +10,7 @@ import difflib
 import math
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
@@ -107,6 +108,10 @@ class RunConfig:
     callbacks: Annotated[list[Target], Key("called with the run at every iteration boundary; each a _target_ with its arguments")]
     outputs: Annotated[str, Key("root of the run folders", FREE)]
     resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
+    fork: Annotated[
+        str | None,
+        Key("latest or a run's folder, and @best, @last or @<frames>: a new run that starts from its weights and configuration", FREE),
+    ]
     base: Annotated[str | None, Key("run: resume from the run's own config.yaml, not from today's conf/", FREE, choices=(None, "run"))]
 
 
@@ -331,22 +336,22 @@ class Leaf:
     value: Any
     meaning: Any
     policy: str
+    classified: bool  # whether a schema names it, or the open section that it is in
 
 
-def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "") -> dict[str, Leaf]:
-    """Every leaf of a configuration by its dotted name. What no schema names is taken as it is, and frozen."""
+def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "", section: Key | None = None) -> dict[str, Leaf]:
+    """Every leaf of a configuration by its dotted name. What is in an open section has that section's policy; what
+    nobody classified is frozen."""
     known = fields(schema) if schema else {}
     result: dict[str, Leaf] = {}
     for name, value in values.items():
-        kind, key = known.get(name, (None, None))
+        kind, key = known.get(name, (None, section))
         full = f"{path}{name}"
-        if isinstance(value, dict) and kind is not Schedule:
+        if isinstance(value, dict) and value and kind is not Schedule:
             inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
-            result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.")  # type: ignore[arg-type]
-            if value:
-                continue
-        policy = key.policy if key else FROZEN
-        result[full] = Leaf(value, _meaning(kind, value), policy)
+            result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
+        else:
+            result[full] = Leaf(value, _meaning(kind, value), key.policy if key else FROZEN, key is not None)
     return result
 
 
@@ -381,19 +386,24 @@ class Change:
 MISSING = "(absent)"
 
 
-def compare(old: dict[str, Any], new: dict[str, Any], frames: int) -> list[Change]:
-    """The keys in which a run's configuration and today's differ, at a clock of `frames`, each judged by its policy."""
+def compare(old: dict[str, Any], new: dict[str, Any], frames: int, typed: Collection[str] = ()) -> list[Change]:
+    """The keys in which a run's configuration and today's differ, at a clock of `frames`, each judged by its policy.
+
+    `typed`: the keys that the whole command line names. A key that only one side knows and that nobody typed is at its
+    default there, and counts as having always been so.
+    """
     before, after = leaves(old), leaves(new)
     changes = []
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
         if key in COMMANDS or (was and now and _same(was.meaning, now.meaning, frames=None)):
             continue
-        changes.append(_judge(key, was, now, frames))
+        named = any(key == name or key.startswith(f"{name}.") for name in typed)
+        changes.append(_judge(key, was, now, frames, named))
     return changes
 
 
-COMMANDS = ("resume", "base")  # what to do, not how to train
+COMMANDS = ("resume", "base", "fork")  # what to do, not how to train
 
 
 def _same(one: Any, other: Any, frames: int | None) -> bool:
@@ -407,13 +417,15 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int) -> Change:
+def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, named: bool) -> Change:
     policy = (now or was).policy  # type: ignore[union-attr]
     refused, note = True, "it defines the run: with another value it would be another run"
     if policy == FREE:
         refused, note = False, "does not change what is learned"
     elif was is None or now is None:
-        note = "the run was made without this key" if was is None else "this key is gone today"
+        refused = named
+        known = "the run was made without this key" if was is None else "this key is gone today"
+        note = known if named else f"{known}; it is at its default"
     elif policy == NUMERICS:
         refused, note = False, "results may differ in the last bits from here on"
     elif policy == HORIZON:

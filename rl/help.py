@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+
 from rl.compose import GROUPS, options
-from rl.config import TARGETS, EnjoyConfig, RunConfig, fields
+from rl.config import FREE, FROZEN, HORIZON, NUMERICS, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, fields
 
 _INTRODUCTION = {
     "train.py": """Train an agent, or go on with a run.
@@ -37,17 +40,49 @@ def show_help(script: str, config_dir: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _keys(schema: type, path: str = "") -> dict[str, str]:
-    """Dotted name -> what it means and what a resume may do to it."""
+def _keys(schema: type) -> dict[str, str]:
+    """Dotted name -> what it means, and what a resume may do to it."""
+    return {name: key.help if schema is EnjoyConfig else f"{key.help} [{key.policy}]" for name, key in _leaves(schema).items()}
+
+
+def _leaves(schema: type, path: str = "") -> dict[str, Key]:
     result = {}
     for name, (kind, key) in fields(schema).items():
         if key is not None:
-            result[path + name] = key.help if schema is EnjoyConfig else f"{key.help} [{key.policy}]"
-        elif hasattr(kind, "__dataclass_fields__"):
-            result |= _keys(kind, f"{path}{name}.")
+            result[path + name] = key
+        elif dataclasses.is_dataclass(kind):
+            result |= _leaves(typing.cast(type, kind), f"{path}{name}.")
     return result
 
 
 def _table(rows: dict[str, str]) -> list[str]:
     width = max(map(len, rows))
     return [f"  {name.ljust(width)}  {text}" for name, text in rows.items()]
+
+
+_POLICIES = {
+    FREE: "may change: it does not touch what is learned",
+    NUMERICS: "may change: results may differ in the last bits from there on, and the log says so",
+    HORIZON: "may change, but not to fewer frames than the run has seen",
+    SCHEDULE: "may change in the future: on the frames that the run has seen, the old and the new must be equal",
+    FROZEN: "may not change: it would be another run; `fork=` starts that one from the weights of this one",
+}
+
+
+def what_may_change() -> str:
+    """docs/what-may-change.md: every key by what a resume may do to it."""
+    sections = {"": RunConfig, **{f"{target}: ": part for target, part in TARGETS.items()}}
+    lines = ["# What a resumed run may change", ""]
+    lines += ["Made by `python -m rl.help` from the policies in `rl/config.py`. Keys that are not listed are frozen.", ""]
+    for policy, meaning in _POLICIES.items():
+        lines += [f"## {policy}", "", f"A key like this {meaning}.", "", "| key | what it is |", "| --- | --- |"]
+        for prefix, schema in sections.items():
+            for name, key in _leaves(schema).items():
+                if key.policy == policy:
+                    lines.append(f"| {prefix}`{name}` | {key.help} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(what_may_change(), end="")

@@ -41,6 +41,7 @@ class Progress:
         now = time.monotonic()
         if self._begin is None:
             self._begin = now, clock.frames
+            return
         if self.line is None or now - self._drawn_at < _REDRAW_S:
             return
         self._drawn_at = now
@@ -63,6 +64,7 @@ class _Line:
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.highlighter import NullHighlighter
         from rich.logging import RichHandler
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
@@ -71,7 +73,7 @@ class _Line:
         columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=24))
         self.bar = Bar(*columns, console=console, auto_refresh=False, transient=True)
         self.task = self.bar.add_task("train", text="starting")
-        self.handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=None)
+        self.handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
         self.replaced: list[logging.Handler] = []
 
     def open(self) -> None:

@@ -7,18 +7,24 @@ key, with the configuration that the run has; `rl.config.compare` judges the dif
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl import checkpoint, files
-from rl.checkpoint import Manifest, RunLock
-from rl.compose import Composed, compose, drop, from_yaml, merge, parse, to_yaml, value_of
-from rl.config import MISSING, Change, ConfigError, RunConfig, compare, read_config
-from rl.counts import format_count
+from rl.checkpoint import DamagedError, Manifest, RunLock
+from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, to_yaml, value_of
+from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
+from rl.counts import format_count, parse_count
+from rl.schedule import Schedule
 
+if TYPE_CHECKING:  # it imports torch
+    from rl.agent import Agent
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
 CONFIG, HISTORY, RESULT = "config.yaml", "history.jsonl", "result.json"
 
 
@@ -28,6 +34,16 @@ class Refused(Exception):
 
 class Finished(Exception):
     """There is nothing left to do; the message says what to type for more."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a run at some moment, as its files hold them."""
+
+    run: Path
+    name: str  # best, last, or the frames of a checkpoint; with the frame and the score
+    data: bytes
+    prefix: str  # what comes before the names of the agent's parts in `data`
 
 
 @dataclass
@@ -40,6 +56,7 @@ class Plan:
     manifest: Manifest | None = None  # where to go on; None: at frame 0
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    weights: Weights | None = None  # of another run, to start from
     lock: RunLock | None = None
     unnamed: bool = False  # a new run whose folder nobody named: it gets one of its own
 
@@ -52,11 +69,21 @@ class Plan:
     def take_folder(self) -> None:
         """Make the folder of a new run, or take an existing one; nobody else works on it from here on."""
         if self.unnamed:
-            self.folder = _new_folder(self.folder)
+            self.folder = new_folder(self.folder)
         if self.lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
         self.lock.announce()
+
+
+def load_weights(agent: Agent, weights: Weights, device: str) -> None:
+    """Give an agent the weights of a run. Refused if names or shapes differ."""
+    state = checkpoint.load(weights.data, device)
+    try:
+        for name in agent.playing:
+            agent.parts[name].load_state_dict(state[weights.prefix + name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise Refused(f"the weights of {weights.run} do not fit: {error}") from error
 
 
 # -------------------------------------------------------------------------------------------------------- planning
@@ -64,28 +91,89 @@ class Plan:
 
 def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
     """What this command line comes to, for a single run. Refused, Finished, ConfigError or LockedError if to nothing."""
-    resume, given_dir = value_of(overrides, "resume"), value_of(overrides, "hydra.run.dir")
+    resumed, given_dir = value_of(overrides, "resume"), value_of(overrides, "hydra.run.dir")
     new = drop(overrides, "resume")
-    if resume is not None:
-        folder = _find(resume, new)
+    if resumed is not None and value_of(new, "fork") is not None:
+        raise ConfigError("resume= goes on with a run, fork= starts another: type one of them")
+    if resumed is not None:
+        folder, warnings = _find(resumed, new)
+        result = _plan_existing(folder, new, config_dir)
+        result.warnings[:0] = warnings
+        return result
+    if given_dir is None:
+        return _plan_new(new, config_dir, None)
+    folder = Path(compose(new, RunConfig, config_dir=config_dir).run_dir)
+    if folder.is_dir() and any(folder.iterdir()):
         return _plan_existing(folder, new, config_dir)
-    if given_dir is not None and Path(given_dir).is_dir() and any(Path(given_dir).iterdir()):
-        return _plan_existing(Path(given_dir), new, config_dir)
-    composed = compose(new, RunConfig, config_dir=config_dir)
-    if composed.config.base:
-        raise ConfigError("base=run goes with resume=")
-    return Plan(Path(composed.run_dir), composed, drop(new, "hydra."), unnamed=given_dir is None)
+    return _plan_new(new, config_dir, folder)
 
 
 def plan_job(folder: Path, overrides: Sequence[str]) -> Plan:
     """What a sweep's job comes to in the folder that Hydra gave it: a new run, or the one that it holds."""
     if checkpoint.was_committed(folder):
         return _plan_existing(folder, list(overrides), None)
-    return Plan(folder, compose(overrides, RunConfig), list(overrides))
+    return _plan_new(overrides, None, folder)
 
 
-def _new_folder(wanted: Path) -> Path:
-    """The folder of a new run, made here: of two runs started in the same second each gets its own."""
+def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | None) -> Plan:
+    """A new run in `folder`, or in one of its own; with `fork=` it has the old run's command line and weights."""
+    fork, weights, line = value_of(overrides, "fork"), None, list(overrides)
+    if fork is not None:
+        weights = _fork_weights(fork, overrides)
+        history = read_history(weights.run)
+        line = merge(drop(history[-1]["overrides"], "fork") if history else [], overrides)
+    composed = compose(line, RunConfig, config_dir=config_dir)
+    if composed.config.base:
+        raise ConfigError("base=run goes with resume=")
+    return Plan(folder or Path(composed.run_dir), composed, drop(line, "hydra."), weights=weights, unnamed=folder is None)
+
+
+def _fork_weights(fork: str, overrides: Sequence[str]) -> Weights:
+    run, _, which = fork.rpartition("@") if "@" in fork else (fork, "", "best")
+    if run == "latest":
+        run = str(latest(_outputs(overrides)))
+    if not (Path(run) / "ckpt").is_dir():
+        raise Refused(f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like")
+    return read_weights(Path(run), which, "fork")
+
+
+def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
+    """The best or last weights of a run, or those of a kept checkpoint (`which` is its frames). Refused if there are none."""
+    for attempts_left in reversed(range(5)):
+        newest, problems = checkpoint.newest(folder / "ckpt")
+        if newest is None:
+            raise Refused("\n".join([f"{folder}: it has no whole checkpoint", *problems]))
+        try:
+            manifest, file, name, prefix = _choose_weights(folder, which, newest, key)
+            return Weights(folder, name, checkpoint.read_verified(folder / "ckpt", manifest, file), prefix)
+        except DamagedError:
+            if not attempts_left:  # a run that trains may delete a file between our two looks; then look again
+                raise
+    raise AssertionError
+
+
+def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tuple[Manifest, str, str, str]:
+    if which == "best":
+        if newest.best is None:
+            last = f"{folder}@last" if key == "fork" else "last"
+            raise Refused(f"{folder} has not been evaluated yet, so it has no best weights; type {key}={last}")
+        return newest, newest.best.file, f"best (frame {format_count(newest.best.frames)}, score {newest.best.score:.2f})", ""
+    if which == "last":
+        return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent."
+    try:
+        frames = parse_count(which)
+    except ValueError:
+        frames = -1
+    whole, _ = checkpoint.manifests(folder / "ckpt")
+    for manifest in whole:
+        if manifest.frames == frames:
+            return manifest, manifest.data, f"frame {format_count(frames)}", "agent."
+    kept = ", ".join(format_count(m.frames) for m in whole)
+    raise Refused(f"{which}: {folder} has no such weights; there are best, last and the checkpoints at frames {kept}")
+
+
+def new_folder(wanted: Path) -> Path:
+    """The folder of a new run or sweep, made here: of two started in the same second each gets its own."""
     for number in range(1, 10_000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
@@ -110,6 +198,10 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     history = read_history(folder)
     saved = history[-1]["overrides"] if history else []
+    choices = history[0]["choices"] if history else {}
+    other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
+    if any(other) and checkpoint.was_committed(folder):
+        raise Refused(_refusal(folder, None, [change for change in other if change], new))
     overrides = drop(merge(saved, new), "hydra.", "base")
     base = value_of(new, "base")
     if base == "run":
@@ -118,7 +210,8 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
         composed = compose([*overrides, *_hydra_only(new)], RunConfig, config_dir=config_dir)
     if not checkpoint.was_committed(folder):
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
-        return Plan(folder, composed, overrides, warnings=[warning])
+        fork = composed.config.fork
+        return Plan(folder, composed, overrides, warnings=[warning], weights=fork and _fork_weights(fork, overrides))
     manifest, problems = checkpoint.newest(folder / "ckpt")
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
@@ -129,13 +222,19 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     warnings = [f"DAMAGED CHECKPOINT: {problem}" for problem in problems]
     if problems:
         warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
-    changes = compare(from_yaml(folder / CONFIG), composed.values, manifest.frames)
+    typed = [override.key_or_group for override in parse(overrides)]
+    changes = compare(from_yaml(folder / CONFIG), composed.values, manifest.frames, typed)
     refused = [change for change in changes if change.refused]
     if refused:
-        raise Refused(_refusal(folder, manifest, refused))
+        raise Refused(_refusal(folder, manifest, refused, new))
     _refuse_if_finished(folder, composed.config, manifest)
-    warnings += _other_world(history, composed.config)
+    warnings += _other_world(history, composed.config) + _learns_no_more(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)
+
+
+def _other_group(group: str, was: Any, now: str | None) -> Change | None:
+    """Another algorithm or environment is refused before it is composed with overrides that are not its own."""
+    return None if now in (None, was) else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
 
 
 def _compose_on_run(folder: Path, new: list[str]) -> Composed:
@@ -152,7 +251,7 @@ def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
     typed = {str(name): value for name, value in plain.items()}
-    return Composed(typed, {}, read_config(typed, RunConfig), str(folder))
+    return Composed(typed, {}, read_config(typed, RunConfig), str(folder), "")
 
 
 def _hydra_only(overrides: list[str]) -> list[str]:
@@ -174,17 +273,29 @@ def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> 
         )
 
 
-def _refusal(folder: Path, manifest: Manifest, refused: list[Change]) -> str:
-    return "\n".join(
-        [
-            f"{folder} is at frame {format_count(manifest.frames)} and cannot go on with this:",
-            "",
-            change_table(refused),
-            "",
-            "to go on as it was:           " + " ".join(["python train.py", f"resume={folder}", *(c.keep for c in refused)]),
-            "if only conf/ has changed:    " + f"python train.py resume={folder} base=run",
-        ]
-    )
+def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: list[str]) -> str:
+    """The table, and every way out."""
+    keys = [change.key for change in refused]
+    typed = [o for o in parse(new) if any(k == o.key_or_group or k.startswith(f"{o.key_or_group}.") for k in keys)]
+    others = [o.input_line or "" for o in parse(new) if o not in typed]
+    in_conf = [c for c in refused if not any(c.key == o.key_or_group or c.key.startswith(f"{o.key_or_group}.") for o in typed)]
+    where = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
+    lines = [f"{folder}{where} cannot go on with this:", "", change_table(refused), ""]
+    ways = [("go on as it was", [f"resume={folder}", *others, *(change.keep for change in refused)])]
+    if in_conf and not any(override.key_or_group in GROUPS for override in typed):
+        ways.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
+    ways.append(("start a new run from its weights", [f"fork={folder}", *new]))
+    return "\n".join([*lines, *(f"to {what}:\n  python train.py {shlex.join(words)}" for what, words in ways)])
+
+
+def _learns_no_more(folder: Path, config: RunConfig, frames: int) -> list[str]:
+    lr = getattr(config.algo, "lr", None)
+    if not isinstance(lr, Schedule) or frames >= config.frames or lr(frames) > 0 or lr(config.frames) > 0:
+        return []
+    return [
+        "the learning rate is 0 from here on, so nothing more will be learned;"
+        f" to train on with another: python train.py fork={folder} algo.lr=..."
+    ]
 
 
 def change_table(changes: Sequence[Change]) -> str:
@@ -202,13 +313,21 @@ def _short(value: Any) -> str:
 # --------------------------------------------------------------------------------------------------- finding a run
 
 
-def _find(resume: str, overrides: list[str]) -> Path:
-    if resume != "latest":
-        folder = Path(resume)
-        if not any((folder / name).exists() for name in ("ckpt", HISTORY, ".hydra")):
-            raise Refused(f"resume={resume}: no run is there; type resume=latest, or a run's folder under outputs/")
-        return folder
-    return latest(Path(value_of(overrides, "outputs") or "outputs"), overrides)
+def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
+    """The folder that `resume=` means, and what is worth knowing about the choice."""
+    if resumed == "latest":
+        outputs = _outputs(overrides)
+        folder = latest(outputs, overrides)
+        unborn = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.was_committed(f)]
+        return folder, [f"{f} is newer, but has no checkpoint: it was not considered" for f in unborn]
+    folder = Path(resumed)
+    if not any((folder / name).exists() for name in ("ckpt", HISTORY, ".hydra")):
+        raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")
+    return folder, []
+
+
+def _outputs(overrides: Sequence[str]) -> Path:
+    return Path(value_of(overrides, "outputs") or "outputs")
 
 
 def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
@@ -229,8 +348,9 @@ def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
 
 def run_folders(outputs: Path) -> list[Path]:
     """Every run's folder under `outputs`, jobs of sweeps included."""
-    found = [path.parent for pattern in ("*/*/ckpt", "sweeps/*/*/ckpt") for path in outputs.glob(pattern)]
-    return sorted(path for path in found if path.is_dir())
+    marks = (f"{place}/{mark}" for place in ("*/*", "sweeps/*/*") for mark in ("ckpt", ".hydra"))
+    found = {path.parent for pattern in marks for path in outputs.glob(pattern)}
+    return sorted(found)
 
 
 def _matches(folder: Path, wanted: dict[str, str]) -> bool:
@@ -265,6 +385,7 @@ def write_history(plan: Plan, *, frames: int, command: str, not_exact: list[str]
         "command": command,
         "overrides": plan.overrides,
         "choices": plan.composed.choices | {"seed": plan.config.seed},
+        "fork": plan.weights and {"run": str(plan.weights.run), "weights": plan.weights.name},
         "changes": [{"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note} for c in plan.changes],
         "world": world(plan.config),
         "exactness": f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact",
@@ -283,7 +404,7 @@ def world(config: RunConfig) -> dict[str, Any]:
     sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "gymnasium", "hydra-core")},
+        **{name: version(name) for name in _PACKAGES},
         "git": sha.stdout.strip() or None,
         "host": platform.node(),
         "machine": platform.machine(),
@@ -298,7 +419,7 @@ def _other_world(history: list[dict[str, Any]], config: RunConfig) -> list[str]:
     if not history:
         return []
     before, now = history[-1]["world"], world(config)
-    names = [name for name in now if name not in ("git", "host") and before.get(name) != now[name]]
+    names = [name for name in now if name in ("python", *_PACKAGES, "machine") and before.get(name) != now[name]]
     if not names:
         return []
     what = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in names)

@@ -14,11 +14,12 @@ def returns_to_go(
     (Sutton & Barto 2018, eq. 3.9.) All arrays are [T, N]; successor_value is read only where `done` and in the last
     row: 0 for a terminated episode, V(next_obs) for a truncated one or one that goes on, 0 where no value is known.
     """
-    result = np.empty(reward.shape, np.float64)
-    ahead = successor_value[-1].astype(np.float64)
-    for t in reversed(range(len(reward))):
-        ahead = reward[t] + gamma * np.where(done[t], successor_value[t], ahead)
-        result[t] = ahead
+    stops = done.copy()
+    stops[-1] = True
+    result = reward + gamma * np.where(stops, successor_value, 0.0).astype(np.float64)  # [T, N]; what follows is added below
+    discount = np.where(stops, 0.0, gamma)
+    for t in reversed(range(len(reward) - 1)):
+        result[t] += discount[t] * result[t + 1]
     return result
 
 

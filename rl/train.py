@@ -55,7 +55,8 @@ class Stop:
         return bool(self.requested)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT) and number in self.requested:
+        final = {signal.SIGTERM, signal.SIGINT}
+        if number in final and final & set(self.requested):
             os._exit(INTERRUPTED if number == signal.SIGINT else 128 + number)
         self.requested.append(number)
 
@@ -275,8 +276,6 @@ _prepared: dict[Path, tuple[Plan, Parts]] = {}  # what main judged, for the job 
 
 def job(_: DictConfig) -> float | None:
     """What Hydra calls, in the folder it made: for a single run after `main` prepared it, for a sweep's job afresh."""
-    from rl.build import build
-
     folder = Path(HydraConfig.get().runtime.output_dir)
     if folder not in _prepared:
         try:
@@ -284,8 +283,7 @@ def job(_: DictConfig) -> float | None:
         except Finished as message:
             log.info(str(message))
             return None
-        _prepared[folder] = plan, build(plan.config)
-        plan.take_folder()
+        _prepared[folder] = _build(plan)
     plan, parts = _prepared[folder]
     return perform(plan, parts, " ".join(_command or sys.argv))
 
@@ -309,7 +307,7 @@ def main() -> None:
     hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
 
 
-def refuse_or(action: Callable[[], None]) -> None:
+def refuse_or(action: Callable[[], object]) -> None:
     """Do it, or say on stderr why not, and leave with exit code 2 (0 if there is nothing left to do)."""
     try:
         action()
@@ -324,13 +322,10 @@ def refuse_or(action: Callable[[], None]) -> None:
 def _prepare(args: Any) -> None:
     """Judge the command line, and rewrite it into what Hydra is to do."""
     if args.multirun:
-        _check_sweep(args)
+        sys.argv += _prepare_sweep(args)
         return
     plan = resume.plan(args.overrides, args.config_dir)
-    from rl.build import build
-
-    parts = build(plan.config)
-    plan.take_folder()
+    parts = _build(plan)[1]
     _prepared[plan.folder.absolute()] = plan, parts
     place = [f"hydra.run.dir={compose.quote(str(plan.folder.absolute()))}"]
     own = compose.drop(args.overrides, "hydra.run.dir")
@@ -338,16 +333,37 @@ def _prepare(args: Any) -> None:
         own = [o.input_line or "" for o in compose.parse(own) if o.key_or_group.startswith("hydra")]
         place.append("hydra.output_subdir=null")
     flags = ["--config-dir", args.config_dir] if args.config_dir else []
-    sys.argv = [sys.argv[0], *flags, *own, *place]
+    sys.argv = [sys.argv[0], *flags, *compose.for_hydra(own), *place]
 
 
-def _check_sweep(args: Any) -> None:
-    """Every job's configuration, before any job starts."""
+def _build(plan: Plan) -> tuple[Plan, Parts]:
+    """All that can still refuse; then the folder is taken."""
+    from rl.build import build
+
+    parts = build(plan.config)
+    if plan.weights:
+        resume.load_weights(parts.agent, plan.weights, plan.config.device)
+    plan.take_folder()
+    return plan, parts
+
+
+def _prepare_sweep(args: Any) -> list[str]:
+    """Judge every job's configuration before any job starts; the overrides that say where they go."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     from rl.config import RunConfig
 
     if compose.value_of(args.overrides, "resume"):
         raise Refused("resume= takes one run at a time: name the folder of a sweep's job, without -m")
-    for overrides in BasicSweeper.split_arguments(compose.parse(args.overrides), None)[0]:
-        compose.compose(overrides, RunConfig, config_dir=args.config_dir)
+    parsed = compose.parse(args.overrides)
+    for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
+        composed = compose.compose(overrides, RunConfig, config_dir=args.config_dir)
+    swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
+    names = [f"{key}=${{{f'hydra.runtime.choices.{key}' if key in compose.GROUPS else key}}}" for key in swept]
+    places = []
+    if not compose.value_of(args.overrides, "hydra.sweep.dir"):
+        folder = resume.new_folder(Path(composed.sweep_dir))
+        places.append(f"hydra.sweep.dir={compose.quote(str(folder))}")
+    if names and not compose.value_of(args.overrides, "hydra.sweep.subdir"):
+        places.append(f"hydra.sweep.subdir={compose.quote(','.join(names))}")
+    return places

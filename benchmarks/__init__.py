@@ -1,0 +1,1 @@
+"""Commands that measure; what they find is kept in benchmarks/results/."""

@@ -1,0 +1,61 @@
+"""Whether two runs are the same, bit for bit: what a killed and resumed run is held against."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rl.checkpoint import load
+
+TIMES = {"wall_s", "fps"}  # all that may differ
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between two finished runs: checkpoints and best files, metric rows, results."""
+    found = []
+    names = [{path.name for path in (run / "ckpt").glob("ckpt-*.pt")} for run in (one, other)]
+    if names[0] != names[1]:
+        found.append(f"files: {sorted(names[0] ^ names[1])}")
+    for name in sorted(names[0] & names[1]):
+        states = [load((run / "ckpt" / name).read_bytes(), "cpu") for run in (one, other)]
+        found += [f"{name}: {where}" for where in differing(*states)]
+    for table in ("metrics.csv", "eval.csv"):
+        if _rows(one / table) != _rows(other / table):
+            found.append(table)
+    results = [_without_times(json.loads((run / "result.json").read_text())) for run in (one, other)]
+    return found + (["result.json"] if results[0] != results[1] else [])
+
+
+def differing(one: Any, other: Any, path: str = "") -> list[str]:
+    """The places at which two states differ in as much as a bit."""
+    if type(one) is not type(other):
+        return [path]
+    if isinstance(one, torch.Tensor):
+        same = one.shape == other.shape and one.dtype == other.dtype and torch.equal(_bits(one), _bits(other))
+        return [] if same else [path]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{path} keys"]
+        return [where for key in one for where in differing(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return [f"{path} length"]
+        return [where for n, pair in enumerate(zip(one, other, strict=True)) for where in differing(*pair, f"{path}/{n}")]
+    return [] if repr(one) == repr(other) else [path]
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8) if tensor.numel() and tensor.dim() else tensor.reshape(-1).view(torch.uint8)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return [_without_times(row) for row in csv.DictReader(file)]
+
+
+def _without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in TIMES}

@@ -1,0 +1,113 @@
+"""`python -m benchmarks.kills [kills=50] [seeds=10] [train.py overrides ...]`: kill real runs, resume them, and compare.
+
+For each seed one run is left alone and another is killed again and again while it trains: two times out of three at a
+random moment, else inside a save, at a random one of the calls that make it durable. Then it is resumed to its end and
+compared with the other: every checkpoint, every row, the result. A kill counts if the session had trained before it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.compare import differences
+from benchmarks.record import ROOT, record
+
+SETTINGS = ["frames=80k", "ckpt.every=4k", "log_every=4k", "eval.every=20k", "eval.episodes=10", "progress=false"]
+CALLS = {"fsync": 7, "replace": 2, "unlink": 3, "write": 6}  # how many of each one save makes, about
+
+
+def start(module: list[str], folder: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
+    """A training process in `folder`."""
+    command = [sys.executable, *module, f"hydra.run.dir={folder}", *SETTINGS, *overrides]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def newest_frames(folder: Path) -> int:
+    """The frames of the newest committed checkpoint, -1 if there is none."""
+    return max((int(path.stem.partition("-")[2]) for path in (folder / "ckpt").glob("ckpt-*.json")), default=-1)
+
+
+def kill_at_random(folder: Path, overrides: list[str], rng: random.Random) -> str:
+    """Kill a session at a random moment after it has trained; '' if it ended before."""
+    before = newest_frames(folder)
+    process = start(["train.py"], folder, overrides)
+    while process.poll() is None and newest_frames(folder) <= max(before, 0):
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, 0.4))
+    if process.poll() is not None:
+        process.communicate()
+        return ""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return "at random"
+
+
+def kill_in_save(folder: Path, overrides: list[str], rng: random.Random) -> str:
+    """Kill a session inside one of its saves; '' if it was not reached, or nothing was trained before."""
+    before = newest_frames(folder)
+    call = rng.choice(list(CALLS))
+    number = rng.randint(CALLS[call] + 4, 4 * CALLS[call] + 4)
+    process = start(["-m", "benchmarks.dying", call, str(number)], folder, overrides)
+    process.communicate()
+    trained = process.returncode == -signal.SIGKILL and newest_frames(folder) > max(before, 0)
+    return f"os.{call} call {number}" if trained else ""
+
+
+def finish(folder: Path, overrides: list[str]) -> None:
+    """Resume a run to its end. RuntimeError if it cannot be."""
+    process = start(["train.py"], folder, overrides)
+    _, errors = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"{folder} could not be resumed: exit {process.returncode}: {errors.decode()}")
+
+
+def main() -> None:
+    """Run the campaign."""
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith(("kills=", "seeds=")))
+    overrides = [word for word in sys.argv[1:] if not word.startswith(("kills=", "seeds="))]
+    kills, seeds = int(words.get("kills", 50)), int(words.get("seeds", 10))
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    place = Path(tempfile.mkdtemp(prefix="kills-"))
+    rows = []
+    for seed in range(1, seeds + 1):
+        rng, of_seed = random.Random(seed), [*overrides, f"seed={seed}"]
+        alone, killed = place / f"alone-{seed}", place / f"killed-{seed}"
+        finish(alone, of_seed)
+        made: list[str] = []
+        wanted = kills // seeds + (seed <= kills % seeds)
+        while len(made) < wanted:
+            how = kill_in_save if len(made) % 3 == 2 else kill_at_random
+            what = how(killed, of_seed, rng)
+            if what:
+                made.append(what)
+            if (killed / "result.json").exists():  # it reached its end: compare, and go on with another
+                _check_and_clear(killed, alone)
+        finish(killed, of_seed)
+        found = differences(alone, killed)
+        saves = sum(what.startswith("os.") for what in made)
+        rows.append({"seed": seed, "kills": len(made), "inside_a_save": saves, "differences": len(found), "what": "; ".join(made)})
+        print(f"seed {seed}: {len(made)} kills, {saves} inside a save, differences: {found or 'none'}", flush=True)
+    shutil.rmtree(place)
+    name = "kills" + "".join(f"_{word.replace('=', '-').replace('.', '-')}" for word in overrides)
+    record(name, rows)
+    if any(row["differences"] for row in rows):
+        raise SystemExit(1)
+
+
+def _check_and_clear(killed: Path, alone: Path) -> None:
+    found = differences(alone, killed)
+    if found:
+        raise RuntimeError(f"{killed} differs from {alone}: {found}")
+    shutil.rmtree(killed)
+
+
+if __name__ == "__main__":
+    main()

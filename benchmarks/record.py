@@ -1,0 +1,64 @@
+"""Result files: CSV rows that carry the command, versions, machine and commit which made them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+_PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "stable-baselines3")
+
+
+def record(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write results/<name>.csv; every row also says how it came about."""
+    origin = {"command": " ".join([f"python -m {module_name()}", *sys.argv[1:]]), **surroundings()}
+    path = RESULTS / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *origin], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **origin} for row in rows)
+    print(f"wrote {path.relative_to(ROOT)}")
+    return path
+
+
+def module_name() -> str:
+    """The module that was started with `python -m`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else Path(sys.argv[0]).stem
+
+
+def surroundings() -> dict[str, str]:
+    """Date, commit, versions and processor."""
+    versions = []
+    for package in _PACKAGES:
+        try:
+            versions.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "git_sha": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "--", "rl", "conf") else ""),
+        "versions": f"python {platform.python_version()}; " + "; ".join(versions),
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
+    }
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

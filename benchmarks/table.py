@@ -1,0 +1,94 @@
+"""`python -m benchmarks.table`: write the tables of README.md and docs/ from the files in benchmarks/results/.
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`. With `--check` nothing is written, and the exit code is 1
+if a table is not what the results say.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.record import RESULTS, ROOT
+
+_BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Row = dict[str, str]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a result file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def kills() -> list[list[str]]:
+    """Each campaign of kills: how many, and what they changed."""
+    table = [["campaign", "runs", "kills in training", "of them inside a save", "runs that differ in a bit", "runs lost"]]
+    for path in sorted(RESULTS.glob("kills*.csv")):
+        rows = read(path)
+        total = [sum(int(row[name]) for row in rows) for name in ("kills", "inside_a_save")]
+        differ = sum(row["differences"] != "0" for row in rows)
+        table.append([f"`{rows[0]['command']}`", str(len(rows)), *map(str, total), str(differ), "0"])
+    return table
+
+
+def scores() -> list[list[str]]:
+    """Each experiment's score: the mean over seeds, and the worst seed."""
+    table = [["experiment", "frames", "seeds", "mean", "each seed", "best weights", "minutes a seed"]]
+    for path in sorted(RESULTS.glob("scores_*.csv")):
+        rows = read(path)
+        last = [float(row["last_mean"]) for row in rows]
+        best = [float(row["best_mean"]) for row in rows if row.get("best_mean")]
+        table.append(
+            [
+                f"`{path.stem.removeprefix('scores_')}`",
+                f"{max(int(row['frames']) for row in rows):,}",
+                str(len(rows)),
+                f"{statistics.fmean(last):.1f}",
+                " ".join(f"{value:.0f}" for value in last),
+                f"{statistics.fmean(best):.1f}" if best else "",
+                f"{statistics.median(float(row['minutes']) for row in rows):.1f}",
+            ]
+        )
+    return table
+
+
+def speed() -> list[list[str]]:
+    """Each case's sides, and their ratio to the first."""
+    table = [["case", "side", "median", "ratio to the first"]]
+    for path in sorted(RESULTS.glob("speed_*.csv")):
+        for row in read(path):
+            median = f"{float(row['median']):,.0f}" if float(row["median"]) >= 100 else f"{float(row['median']):.3g}"
+            table.append([row["case"], row["side"], f"{median} {row['unit']}", f"{float(row['ratio_to_first']):.3g}"])
+    return table
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {"kills": kills, "scores": scores, "speed": speed}
+
+
+def markdown(table: list[list[str]]) -> str:
+    """A table in Markdown."""
+    head, *rows = table
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
+
+
+def main() -> None:
+    """Write the tables, or check them."""
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = path.read_text()
+        new = _BLOCK.sub(lambda found: found[1] + markdown(TABLES[found[2]]()) + found[3], old)
+        if new != old:
+            stale.append(str(path.relative_to(ROOT)))
+            if "--check" not in sys.argv:
+                path.write_text(new)
+    if stale and "--check" in sys.argv:
+        raise SystemExit(f"stale tables in {', '.join(stale)}; run python -m benchmarks.table")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""enjoy.py: watch a trained agent, or score it. Reads a run's folder and writes nothing there but videos."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from rl import compose, resume
+from rl.config import EnjoyConfig, RunConfig, read_config
+from rl.help import show_help
+from rl.train import refuse_or
+
+
+def enjoy(config: EnjoyConfig) -> list[float]:
+    """Play episodes with a run's weights, print their returns and give them back. Refused or ConfigError if that cannot be."""
+    folder = resume.latest(Path(config.outputs)) if config.run == "latest" else Path(config.run)
+    weights = resume.read_weights(folder, config.ckpt)
+    render = config.render or ("human" if _has_display() else "video")
+    if render == "video":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
+
+    from rl.build import build_env_factory, build_player
+    from rl.evaluate import play
+    from rl.metrics import MOVING_AVERAGE
+    from rl.video import Video
+
+    trained: RunConfig = read_config(compose.from_yaml(folder / resume.CONFIG), RunConfig)
+    trained.device = config.device
+    agent = build_player(trained)
+    resume.load_weights(agent, weights, config.device)
+    make_env = build_env_factory(trained.env)
+
+    print(f"{trained.env.id} with the {weights.name} weights of {folder}")
+    recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
+    count = 0
+
+    def report(total: float, length: int) -> None:
+        nonlocal count
+        count += 1
+        recent.append(total)
+        print(f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}", flush=True)
+
+    playing = partial(play, agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, width=1, on_episode=report)
+    if render == "video":
+        path = folder / "video" / f"{config.ckpt}-{config.seed}.mp4"
+        with Video(path) as video:
+            returns = playing(partial(make_env, render_mode="rgb_array"), on_step=video.add_frame_of).returns
+        print(f"video: {path}")
+    else:
+        returns = playing(partial(make_env, render_mode="human" if render == "human" else None)).returns
+    print(
+        f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
+        f" min {min(returns):.2f}, max {max(returns):.2f} over {len(returns)} episodes"
+    )
+    return returns
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def main() -> None:
+    """Read the command line and play."""
+    from hydra._internal.utils import get_args_parser
+
+    args = get_args_parser().parse_args()
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if args.help:
+        print(show_help("enjoy.py"))
+    elif args.shell_completion or args.cfg or args.info or args.hydra_help:
+        nothing: Callable[[Any], None] = lambda config: None  # noqa: E731
+        hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="enjoy")(nothing)()
+    else:
+        refuse_or(lambda: enjoy(compose.compose(args.overrides, EnjoyConfig, "enjoy").config))

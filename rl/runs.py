@@ -1,0 +1,105 @@
+"""`python -m rl.runs [outputs=DIR] [--json]`: every run, how far it is, and which one `resume=latest` would take."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rl import checkpoint, resume
+from rl.compose import from_yaml
+from rl.counts import format_count, parse_count
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What is known of one run, as plain values."""
+    history = resume.read_history(folder)
+    choices = history[0]["choices"] if history else {}
+    whole, problems = checkpoint.manifests(folder / "ckpt")
+    config = from_yaml(folder / resume.CONFIG) if (folder / resume.CONFIG).exists() else {}
+    newest = whole[0] if whole else None
+    return {
+        "run": str(folder),
+        "spec": f"{choices.get('algo', '?')}_{choices.get('env', '?')}",
+        "seed": choices.get("seed"),
+        "frames": newest.frames if newest else None,
+        "asked": parse_count(config["frames"]) if config else None,
+        "last": _last_score(folder),
+        "best": newest.best.score if newest and newest.best else None,
+        "state": _state(folder, bool(whole), bool(problems)),
+        "saved_at": newest.saved_at if newest else None,
+    }
+
+
+def _state(folder: Path, whole: bool, damaged: bool) -> str:
+    if checkpoint.is_locked(folder):
+        return "running"
+    if damaged or (not whole and checkpoint.was_committed(folder)):
+        return "damaged"
+    if not whole:
+        return "never committed"
+    return "finished" if (folder / resume.RESULT).exists() else "stopped"
+
+
+def _last_score(folder: Path) -> float | None:
+    """The mean return of the newest evaluation."""
+    path = folder / "eval.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    return float(rows[-1]["total_reward"]) if rows else None
+
+
+def table(runs: list[dict[str, Any]], latest: str | None) -> str:
+    """The runs as aligned text; `resume=latest` would take the one marked with an arrow."""
+    head = ["", "run", "seed", "frames", "last", "best", "state", "age"]
+    rows = [head]
+    for run in runs:
+        frames = "-" if run["frames"] is None else f"{format_count(run['frames'])} of {format_count(run['asked'])}" if run["asked"] else "?"
+        mark = "->" if run["run"] == latest else ""
+        scores = (_score(run["last"]), _score(run["best"]))
+        rows.append([mark, run["run"], _text(run["seed"]), frames, *scores, run["state"], _age(run["saved_at"])])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _age(saved_at: float | None) -> str:
+    if saved_at is None:
+        return "-"
+    seconds = max(time.time() - saved_at, 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main() -> None:
+    """Print the table, or with --json a list of objects."""
+    words = sys.argv[1:]
+    unknown = [word for word in words if word != "--json" and not word.startswith("outputs=")]
+    if unknown:
+        print(f"{unknown[0]}: not known; type python -m rl.runs [outputs=DIR] [--json]", file=sys.stderr)
+        raise SystemExit(2)
+    outputs = Path(next((word.partition("=")[2] for word in words if word.startswith("outputs=")), "outputs"))
+    runs = [describe(folder) for folder in resume.run_folders(outputs)]
+    latest = None
+    with contextlib.suppress(resume.Refused):  # there is none to mark
+        latest = str(resume.latest(outputs))
+    if "--json" in words:
+        print(json.dumps([run | {"latest": run["run"] == latest} for run in runs], indent=1))
+    else:
+        print(table(runs, latest) if runs else f"no runs under {outputs.absolute()}")
+
+
+if __name__ == "__main__":
+    main()
