@@ -121,13 +121,20 @@ def manifests(folder: Path) -> tuple[list[Manifest], list[str]]:
     return sorted(whole, key=lambda m: m.frames, reverse=True), sorted(problems)
 
 
-def newest(folder: Path) -> tuple[Manifest | None, list[str]]:
-    """The newest checkpoint all of whose files are verified, and what is wrong with newer ones; None if there is none."""
+def newest(folder: Path, tables: Path | None = None) -> tuple[Manifest | None, list[str]]:
+    """The newest checkpoint all of whose files are verified, and what is wrong with newer ones; None if there is none.
+
+    With `tables`, the rows that it counts on must be in the CSV files there.
+    """
     whole, problems = manifests(folder)
     for manifest in whole:
         try:
             for name in manifest.files:
                 read_verified(folder, manifest, name)
+            for name, size in manifest.offsets.items() if tables else ():
+                there = (tables / name).stat().st_size if tables and (tables / name).is_file() else 0
+                if there < size:
+                    raise DamagedError(f"ckpt-{manifest.frames}.json: {name} has {there} bytes, and should have {size} or more")
             return manifest, problems
         except DamagedError as error:
             problems.append(str(error))

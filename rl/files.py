@@ -58,7 +58,11 @@ def point_link(link: Path, target: str) -> None:
     temporary = link.with_name(f".{link.name}.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
-    os.symlink(target, temporary)
+    try:
+        os.symlink(target, temporary)
+    except OSError as error:
+        error.filename = str(link)  # the system's own names the target
+        raise
     with _or_else_removed(temporary):
         os.replace(temporary, link)
 

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
 from rl import checkpoint, files
 from rl.checkpoint import DamagedError, Manifest, RunLock
 from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, to_yaml, value_of
@@ -73,6 +76,8 @@ class Plan:
         if self.lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
+            if checkpoint.was_committed(self.folder):  # by a run that began and ended since we looked
+                raise Refused(f"{self.folder}: another process has just trained here; type resume={self.folder} to go on with its run")
         self.lock.announce()
 
 
@@ -197,7 +202,7 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     history = read_history(folder)
-    saved = history[-1]["overrides"] if history else []
+    saved = history[-1]["overrides"] if history else _first_overrides(folder)
     choices = history[0]["choices"] if history else {}
     other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
     if any(other) and checkpoint.was_committed(folder):
@@ -212,7 +217,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
         return Plan(folder, composed, overrides, warnings=[warning], weights=fork and _fork_weights(fork, overrides))
-    manifest, problems = checkpoint.newest(folder / "ckpt")
+    manifest, problems = checkpoint.newest(folder / "ckpt", tables=folder)
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
         raise Refused(
@@ -223,7 +228,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     if problems:
         warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
     typed = [override.key_or_group for override in parse(overrides)]
-    changes = compare(from_yaml(folder / CONFIG), composed.values, manifest.frames, typed)
+    changes = compare(_saved_config(folder), composed.values, manifest.frames, typed)
     refused = [change for change in changes if change.refused]
     if refused:
         raise Refused(_refusal(folder, manifest, refused, new))
@@ -240,10 +245,9 @@ def _other_group(group: str, was: Any, now: str | None) -> Change | None:
 def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
-    values = OmegaConf.create(from_yaml(folder / CONFIG))
+    values = OmegaConf.create(_saved_config(folder))
     for override in parse(drop(new, "base")):
         if override.key_or_group.startswith("hydra."):
             continue
@@ -252,6 +256,23 @@ def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     assert isinstance(plain, dict)
     typed = {str(name): value for name, value in plain.items()}
     return Composed(typed, {}, read_config(typed, RunConfig), str(folder), "")
+
+
+def _saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration that the run has. DamagedError if it cannot be read."""
+    try:
+        values = from_yaml(folder / CONFIG)
+    except (OSError, AssertionError, YAMLError) as error:
+        raise DamagedError(f"{folder / CONFIG}: {error}") from error
+    if not values:
+        raise DamagedError(f"{folder / CONFIG}: it is empty")
+    return values
+
+
+def _first_overrides(folder: Path) -> list[str]:
+    """The command line of a run that was killed before its first line of history, from what Hydra wrote."""
+    path = folder / ".hydra" / "overrides.yaml"
+    return [str(override) for override in OmegaConf.load(path)] if path.is_file() and path.stat().st_size else []
 
 
 def _hydra_only(overrides: list[str]) -> list[str]:
@@ -365,11 +386,17 @@ def _matches(folder: Path, wanted: dict[str, str]) -> bool:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The starts and resumes of a run, oldest first; a last line that a kill left unfinished does not count."""
+    """The starts and resumes of a run, oldest first; a last line that a kill left unfinished does not count.
+
+    DamagedError for any other line that cannot be read.
+    """
     path = folder / HISTORY
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise DamagedError(f"{path}: {error}") from error
 
 
 def write_history(plan: Plan, *, frames: int, command: str, not_exact: list[str]) -> None:

@@ -304,7 +304,7 @@ def main() -> None:
     if not (args.shell_completion or args.cfg or args.info or args.hydra_help):
         _command[:] = sys.argv
         refuse_or(lambda: _prepare(args))
-    hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job)()
+    refuse_or(hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job))
 
 
 def refuse_or(action: Callable[[], object]) -> None:
@@ -317,6 +317,9 @@ def refuse_or(action: Callable[[], object]) -> None:
     except (ConfigError, Refused, LockedError, DamagedError) as message:
         print(message, file=sys.stderr)
         raise SystemExit(REFUSED) from None
+    except OSError as error:
+        print(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), file=sys.stderr)
+        raise SystemExit(FAILED) from None
 
 
 def _prepare(args: Any) -> None:
@@ -326,12 +329,15 @@ def _prepare(args: Any) -> None:
         return
     plan = resume.plan(args.overrides, args.config_dir)
     parts = _build(plan)[1]
-    _prepared[plan.folder.absolute()] = plan, parts
-    place = [f"hydra.run.dir={compose.quote(str(plan.folder.absolute()))}"]
-    own = compose.drop(args.overrides, "hydra.run.dir")
+    folder = os.path.abspath(plan.folder)  # as Hydra will name it: without ..
+    _prepared[Path(folder)] = plan, parts
+    place = [f"hydra.run.dir={compose.quote(folder)}"]
+    own = [o.input_line or "" for o in compose.parse(args.overrides) if o.key_or_group.startswith("hydra.")]
+    own = compose.drop(own, "hydra.run.dir")
     if plan.manifest:  # the folder's .hydra stays as Hydra wrote it at the start
-        own = [o.input_line or "" for o in compose.parse(own) if o.key_or_group.startswith("hydra")]
         place.append("hydra.output_subdir=null")
+    else:
+        own += plan.overrides
     flags = ["--config-dir", args.config_dir] if args.config_dir else []
     sys.argv = [sys.argv[0], *flags, *compose.for_hydra(own), *place]
 

@@ -18,7 +18,7 @@ import torch
 from rl import resume
 from rl.build import build
 from rl.checkpoint import Manifest, load
-from rl.train import Run, perform
+from rl.train import Run, perform, refuse_or
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,19 +32,22 @@ OF_TIME = ("wall_s", "fps")  # columns that measure the machine
 
 def go(folder: Path, *overrides: str) -> int:
     """What `python train.py hydra.run.dir=<folder> ...` does, without Hydra and in this process; the exit code."""
-    try:
+    plan = None
+
+    def do() -> None:
+        nonlocal plan
         plan = resume.plan([*overrides, f"hydra.run.dir={folder}"])
-    except resume.Finished:
-        return 0
-    parts = build(plan.config)
-    plan.take_folder()
-    try:
+        parts = build(plan.config)
+        plan.take_folder()
         perform(plan, parts, "the test's command")
+
+    try:
+        refuse_or(do)
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:
-        assert plan.lock is not None
-        plan.lock.release()
+        if plan is not None and plan.lock is not None:
+            plan.lock.release()
     return 0
 
 
