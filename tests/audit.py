@@ -1,0 +1,107 @@
+"""What an object graph holds, value by value; and which of it changes in training but does not come back from a checkpoint."""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from rl.collector import Tape
+
+# What changes and need not come back, each with its reason.
+RECOMPUTED = {
+    r"\.rollout\.(action|reward|terminated|truncated|final_obs|state)\b": "every rollout writes it anew",
+    r"\.rollout\.obs\[:-1\]": "every rollout writes it anew, from its last row on",
+    r"\.collector\.ended_(returns|lengths)\b": "of the last rollout alone; counted before a checkpoint is made",
+    r"\.collector\.not_exact\b": "what the last load said",
+    r"\.clock\.(_frames_before|_started_at|wall_before_s)\b": "of this iteration, and the time of day",
+    r"\.metrics\._row_(frames|wall_s)\b": "for fps, which is of this session alone",
+    r"\._saved_at\b": "the time of the last checkpoint, for ckpt.minutes",
+    r"\.grad\b": "set to zero before every update",
+    r"\.envs\._?(env_obs|observations|rewards|terminations|truncations|autoreset_envs)\b": "the vector env writes it anew in every step",
+}
+
+
+def forgotten(make: Callable[[], Any], step: Callable[[Any], None], stateful: Callable[[Any], Mapping[str, Any]]) -> list[str]:
+    """The names of what two steps change in an object, and what its state_dicts do not bring back into a fresh one."""
+    one, fresh = make(), make()
+    step(one)
+    before = values(one)
+    step(one)
+    step(one)
+    after = values(one)
+    for name, part in stateful(fresh).items():
+        part.load_state_dict(_copy(stateful(one)[name].state_dict()))
+    restored = values(fresh)
+    changed = [name for name in after if after[name] != before.get(name)] + [name for name in before if name not in after]
+    lost = [name for name in changed if restored.get(name) != after.get(name)]
+    return [name for name in lost if not any(re.search(pattern, name) for pattern in RECOMPUTED)]
+
+
+def _copy(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: _copy(value) for key, value in state.items()}
+    return type(state)(map(_copy, state)) if isinstance(state, list | tuple) else state
+
+
+def values(root: Any) -> dict[str, Any]:
+    """Every value that can be reached from an object by its path, in a form that compares."""
+    found: dict[str, Any] = {}
+    _walk(root, "", found, {})
+    return found
+
+
+def _walk(value: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) -> None:
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | type | types.ModuleType):
+        found[path] = repr(value)
+        return
+    if id(value) in seen:
+        return
+    seen[id(value)] = value  # kept, so that no other object gets its id
+    if isinstance(value, torch.Tensor):
+        found[path] = (str(value.dtype), tuple(value.shape), value.detach().cpu().numpy().tobytes())
+        if value.grad is not None:
+            _walk(value.grad, f"{path}.grad", found, seen)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        if path.endswith(".rollout.obs"):
+            found[f"{path}[:-1]"], found[f"{path}[-1]"] = value[:-1].tobytes(), value[-1].tobytes()
+        else:
+            found[path] = (str(value.dtype), value.shape, value.tobytes())
+    elif isinstance(value, np.random.Generator):
+        found[path] = repr(value.bit_generator.state)
+    elif isinstance(value, torch.Generator):
+        found[path] = value.get_state().numpy().tobytes()
+    elif isinstance(value, Tape):  # where its blocks begin is not what it says
+        _walk([value.actions(n) for n in range(len(value.episode_begin))], f"{path}.actions", found, seen)
+    else:
+        for name, part in _parts(value):
+            _walk(part, f"{path}{name}", found, seen)
+
+
+def _parts(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [("{len}", len(value)), *((f"[{key!r}]" if isinstance(key, str | int) else "[...]", part) for key, part in value.items())]
+    if isinstance(value, list | tuple | deque | np.ndarray):
+        return [("{len}", len(value)), *((f"[{index}]", part) for index, part in enumerate(value))]
+    if isinstance(value, set | frozenset):
+        return [("{set}", repr(sorted(map(repr, value))))]
+    if isinstance(value, types.MethodType):
+        return [("{self}", value.__self__)]
+    if isinstance(value, functools.partial):
+        return [("{func}", value.func), ("{args}", value.args), ("{keywords}", value.keywords)]
+    if isinstance(value, types.FunctionType):
+        return [(f"{{{cell}}}", part.cell_contents) for cell, part in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)]
+    if isinstance(value, gym.spaces.Space):
+        return []
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    inside = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots if isinstance(name, str) and hasattr(value, name)}}
+    return [(f".{name}", part) for name, part in inside.items() if name not in ("__weakref__", "__dict__")]
