@@ -6,6 +6,7 @@ Nothing here touches a run's folder or imports torch; composing takes 50 ms.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
 
@@ -56,8 +57,10 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise ConfigError(f"{error.full_key}: it has no default; type {error.full_key}=...") from error
         except OmegaConfBaseException as error:
-            raise ConfigError(str(error).splitlines()[0]) from error
+            raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     typed = {str(name): value for name, value in values.items()}
@@ -73,6 +76,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
             result += parser.parse_overrides([text])
         except HydraException as error:
             raise ConfigError(f"{text}: not an override; write key=value ({str(error).splitlines()[0]})") from error
+        if not result[-1].key_or_group:
+            raise ConfigError(f"{text}: not an override; write key=value")
     return result
 
 
@@ -109,12 +114,9 @@ def drop(overrides: Iterable[str], *names: str) -> list[str]:
 
 
 def value_of(overrides: Iterable[str], name: str) -> Any:
-    """The value that an override gives to a key, or None."""
-    for override in parse(list(overrides)):
-        if override.key_or_group == name:
-            value = override.value()
-            return value if value is None else str(value).strip("'\"")
-    return None
+    """The value that the last override of a key gives it, or None."""
+    values = [override.value() for override in parse(list(overrides)) if override.key_or_group == name]
+    return None if not values or values[-1] is None else str(values[-1])
 
 
 def options(group: str, config_dir: str | None = None) -> dict[str, str]:
@@ -130,11 +132,11 @@ def options(group: str, config_dir: str | None = None) -> dict[str, str]:
 def _check_groups(overrides: Sequence[Override], config_dir: str | None) -> None:
     for override in overrides:
         group, given = override.key_or_group, override.value()
-        if group not in GROUPS or override.is_delete() or override.is_sweep_override() or given is None:
+        if group not in GROUPS or override.is_delete() or override.is_sweep_override():
             continue
-        available = options(group, config_dir)
-        if str(given) not in available:
-            raise ConfigError(f"{group}={given}: no such {group}{did_you_mean(str(given), list(available))}")
+        available, name = options(group, config_dir), "null" if given is None else str(given)
+        if name not in available:
+            raise ConfigError(f"{group}={name}: no such {group}{did_you_mean(name, list(available))}")
 
 
 def _explain(error: HydraException, overrides: Sequence[Override], search: list[str], config_name: str) -> str:
@@ -160,7 +162,10 @@ def _names(values: Any, path: str = "") -> list[str]:
 
 def quote(text: str) -> str:
     """A value as an override writes it, whatever characters it has."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    escaped = re.sub(
+        r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text
+    )  # other backslashes stand for themselves
+    return f"'{escaped}'"
 
 
 def to_yaml(values: dict[str, Any]) -> str:

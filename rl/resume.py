@@ -339,8 +339,8 @@ def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
     if resumed == "latest":
         outputs = _outputs(overrides)
         folder = latest(outputs, overrides)
-        unborn = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.was_committed(f)]
-        return folder, [f"{f} is newer, but has no checkpoint: it was not considered" for f in unborn]
+        others = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.manifests(f / "ckpt")[0]]
+        return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
     if not any((folder / name).exists() for name in ("ckpt", HISTORY, ".hydra")):
         raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")

@@ -103,5 +103,8 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, gym.spaces.Space):
         return []
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
-    inside = {**getattr(value, "__dict__", {}), **{name: getattr(value, name) for name in slots if isinstance(name, str) and hasattr(value, name)}}
+    inside = {
+        **getattr(value, "__dict__", {}),
+        **{name: getattr(value, name) for name in slots if isinstance(name, str) and hasattr(value, name)},
+    }
     return [(f".{name}", part) for name, part in inside.items() if name not in ("__weakref__", "__dict__")]

@@ -89,7 +89,27 @@ def test_of_overrides_for_one_key_the_last_counts() -> None:
     assert value_of(["seed=1", "seed=2"], "seed") == "2"
 
 
-@pytest.mark.parametrize("text", ["plain", "with space", "it's", 'a"b', "a,b=c{d}[e]", "back\\slash", "${frames}", "ü", "%41", "~x@y:z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "with space",
+        "it's",
+        'a"b',
+        "a,b=c{d}[e]",
+        "back\\slash",
+        "${frames}",
+        "ü",
+        "%41",
+        "~x@y:z",
+        "end'",
+        "'",
+        "\\",
+        "\\'",
+        "a\\\\b\\",
+        "",
+    ],
+)
 def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
     if "${" not in text:
         assert compose([f"outputs={quote(text)}"], RunConfig).values["outputs"] == text
@@ -113,7 +133,11 @@ def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
         ("algo=ppoo", "algo=ppoo: no such algo"),
         ("env=cartpol", "env=cartpol: no such env; did you mean cartpole?"),
         ("experiment=nothing_like_it", "experiment=nothing_like_it: no such experiment"),
-        ("env=gym", "env.id"),
+        ("env=gym", "env.id: it has no default; type env.id=..."),
+        ("algo=null", "algo=null: no such algo"),
+        ("experiment=null", "experiment=null: no such experiment"),
+        ("algo=3", "algo=3: no such algo"),
+        ("algo=[random,reinforce]", "no such algo"),
         ("frames=ten", "frames=ten: expected a whole count such as 20M"),
         ("frames=1.5", "frames=1.5: expected a whole count"),
         ("frames=0", "frames=0: expected"),

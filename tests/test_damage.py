@@ -80,7 +80,9 @@ def test_a_run_without_its_rows_is_refused(file: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["ckpt-*.pt", "ckpt-*.json", "ckpt-best-*.pt"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_run_without_a_whole_checkpoint_is_refused_and_never_started_anew(damage: Callable[[Path], None], pattern: str, tmp_path: Path) -> None:
+def test_a_run_without_a_whole_checkpoint_is_refused_and_never_started_anew(
+    damage: Callable[[Path], None], pattern: str, tmp_path: Path
+) -> None:
     assert go(tmp_path / "run", *LINE) == 0
     for path in (tmp_path / "run" / "ckpt").glob(pattern):
         damage(path)
@@ -100,7 +102,9 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(tmp_path: Path) -> None
         resume.plan([*LINE, f"hydra.run.dir={tmp_path / 'run'}"])
 
 
-@pytest.mark.parametrize(("name", "content"), [("config.yaml", b""), ("config.yaml", None), ("config.yaml", b"{]\n"), ("history.jsonl", b"{]\n")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("config.yaml", b""), ("config.yaml", None), ("config.yaml", b"{]\n"), ("history.jsonl", b"{]\n")]
+)
 def test_a_run_whose_own_files_cannot_be_read_is_refused_by_their_names(name: str, content: bytes | None, tmp_path: Path) -> None:
     assert go(tmp_path / "run", *LINE) == 0
     (tmp_path / "run" / name).unlink()

@@ -14,7 +14,14 @@ from rl.agent import Rollout
 from rl.algos.reinforce import Reinforce
 from rl.evaluate import play
 
-IDENTITY = ["env=gym", "env.id=tiny_envs:Identity-v0", "env.num_envs=8", "algo.rollout_length=40", "algo.network.hidden=[16]", "algo.gamma=0.5"]
+IDENTITY = [
+    "env=gym",
+    "env.id=tiny_envs:Identity-v0",
+    "env.num_envs=8",
+    "algo.rollout_length=40",
+    "algo.network.hidden=[16]",
+    "algo.gamma=0.5",
+]
 
 
 @pytest.mark.parametrize("baseline", [False, True])
