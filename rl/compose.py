@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
 
@@ -57,7 +57,9 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
             del composed["hydra"]
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except OmegaConfBaseException as error:
-            raise ConfigError(str(error).splitlines()[0]) from error
+            key = error.full_key or "the configuration"
+            missing = isinstance(error, MissingMandatoryValue)
+            raise ConfigError(f"{key}: missing; type {key}=..." if missing else f"{key}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     typed = {str(name): value for name, value in values.items()}
@@ -147,6 +149,9 @@ def _explain(error: HydraException, overrides: Sequence[Override], search: list[
             name = override.key_or_group
             if not override.is_add() and (override.input_line or "") not in chosen and name not in known:
                 return f"{name}: no such key{did_you_mean(name, known)}"
+    for override in overrides:
+        if override.is_sweep_override():
+            return f"{override.input_line}: several values; type -m for one run with each, or brackets for a list"
     return str(error).splitlines()[0]
 
 

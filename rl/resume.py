@@ -66,6 +66,12 @@ class Plan:
         config: RunConfig = self.composed.config
         return config
 
+    @property
+    def typed_pair(self) -> bool:
+        """Whether the algorithm or the environment was chosen, and no experiment that tunes the two together."""
+        typed = {override.key_or_group for override in parse(self.overrides)}
+        return bool(typed & {"algo", "env"}) and "experiment" not in typed
+
     def take_folder(self) -> None:
         """Make the folder of a new run, or take an existing one; nobody else works on it from here on."""
         if self.unnamed:
