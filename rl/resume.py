@@ -211,7 +211,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     overrides = drop(merge(saved, new), "hydra.", "base")
     base = value_of(new, "base")
     if base == "run":
-        composed = _compose_on_run(folder, new)
+        composed = _compose_on_run(folder, new, choices)
     else:
         composed = compose([*overrides, *_hydra_only(new)], RunConfig, config_dir=config_dir)
     if not checkpoint.was_committed(folder):
@@ -243,7 +243,7 @@ def _other_group(group: str, was: Any, now: str | None) -> Change | None:
     return None if now in (None, was) else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
 
 
-def _compose_on_run(folder: Path, new: list[str]) -> Composed:
+def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
@@ -257,7 +257,7 @@ def _compose_on_run(folder: Path, new: list[str]) -> Composed:
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
     typed = {str(name): value for name, value in plain.items()}
-    return Composed(typed, {}, read_config(typed, RunConfig), str(folder), "")
+    return Composed(typed, choices, read_config(typed, RunConfig), str(folder), "")
 
 
 def _hydra_only(overrides: list[str]) -> list[str]:
