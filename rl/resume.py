@@ -251,9 +251,12 @@ def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]
     GlobalHydra.instance().clear()
     values = OmegaConf.create(from_yaml(folder / CONFIG))
     for override in parse(drop(new, "base")):
-        if override.key_or_group.startswith("hydra."):
+        name = override.key_or_group
+        if name.startswith("hydra.") or name in ("algo", "env"):  # these were compared already
             continue
-        OmegaConf.update(values, override.key_or_group, override.value())
+        if name in GROUPS:
+            raise ConfigError(f"{name}={override.value()}: base=run takes the run's own configuration; type single keys with it")
+        OmegaConf.update(values, name, override.value(), merge=False)
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
     typed = {str(name): value for name, value in plain.items()}
