@@ -245,10 +245,8 @@ def _other_group(group: str, was: Any, now: str | None) -> Change | None:
 
 def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
-    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    GlobalHydra.instance().clear()
     values = OmegaConf.create(from_yaml(folder / CONFIG))
     for override in parse(drop(new, "base")):
         name = override.key_or_group
