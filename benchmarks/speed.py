@@ -11,6 +11,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import functools
 import shutil
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from benchmarks.record import ROOT, record
 from rl.build import Parts, build
 from rl.compose import compose
 from rl.config import RunConfig
+from rl.metrics import Metrics
 
 WARM_UP_S, TIMED_S = 1.0, 4.0
 Side = Callable[[], float]  # measures once; the bigger the better
@@ -100,25 +102,121 @@ def rows_of(case: str, unit: str, values: dict[str, list[float]]) -> list[dict[s
     ]
 
 
+def training_with_metrics(*overrides: str) -> Callable[[], int]:
+    """Iterations as the loop makes them, rows of metrics.csv included; without evaluation and checkpoints."""
+    parts = make_parts(*overrides)
+    cfg, clock, agent, collector = parts.config, parts.clock, parts.agent, parts.collector
+    metrics = Metrics(Path(tempfile.mkdtemp()) / "metrics.csv", agent.columns)
+    metrics.table.start()
+    batch = max(1, 4096 // (agent.rollout_length * cfg.env.num_envs))
+
+    def step() -> int:
+        before = clock.frames
+        for _ in range(batch):
+            rollout = collector.collect(agent)
+            metrics.add_episodes(collector.ended_returns, collector.ended_lengths)
+            metrics.add(agent.learn(rollout))
+            if clock.due(cfg.log_every):
+                metrics.write(clock)
+        return clock.frames - before
+
+    return step
+
+
+def stable_baselines(algorithm: str, env_id: str, num_envs: int, **arguments: Any) -> Callable[[], int]:
+    """The same training by Stable-Baselines3, on its own sync vector env."""
+    import stable_baselines3
+    import torch
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", make_vec_env(env_id, num_envs, seed=0), seed=0, device="cpu", **arguments)
+    iteration = arguments["n_steps"] * num_envs
+    frames = max(iteration, 4096 // iteration * iteration)
+
+    def step() -> int:
+        model.learn(frames, reset_num_timesteps=False)
+        return frames
+
+    return step
+
+
+def against_stable_baselines(case: str, repeats: int, ours: Sequence[str], theirs: dict[str, Any], timed_s: float) -> list[dict[str, Any]]:
+    """Stable-Baselines3, Encore, and Encore compiled, with the same hyper-parameters."""
+    compiled_at = time.perf_counter()
+    compiled = training_with_metrics(*ours, "compile=true")
+    compiled()
+    compile_s = time.perf_counter() - compiled_at
+    steps = {"Stable-Baselines3": stable_baselines(**theirs), "Encore": training_with_metrics(*ours), "Encore, compile=true": compiled}
+    sides = {name: functools.partial(frames_per_second, step, timed_s) for name, step in steps.items()}
+    rows = rows_of(case, "frames/s", alternate(sides, repeats))
+    return [{**row, "compile_s": f"{compile_s:.1f}" if "compile" in row["side"] else ""} for row in rows]
+
+
+def ppo_cartpole(repeats: int) -> list[dict[str, Any]]:
+    """PPO, CartPole: 8 envs x 128 steps, 4 epochs of 4 minibatches, separate 64-64 tanh."""
+    ours = "algo=ppo env=cartpole env.num_envs=8 algo.rollout_length=128 algo.epochs=4 algo.minibatch_size=256 algo.network.hidden=[64,64]"
+    common = ["algo.lr=3e-4", "algo.network.activation=tanh", "algo.normalize_obs=false", "algo.normalize_reward=false"]
+    theirs = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
+    return against_stable_baselines(
+        "ppo_cartpole", repeats, [*ours.split(), *common], {"algorithm": "PPO", "env_id": "CartPole-v1", "num_envs": 8, **theirs}, 6.0
+    )
+
+
+def a2c_cartpole(repeats: int) -> list[dict[str, Any]]:
+    """A2C, CartPole: 8 envs x 5 steps, separate 64-64 tanh, RMSprop."""
+    ours = "algo=a2c env=cartpole env.num_envs=8 algo.rollout_length=5 algo.network.hidden=[64,64] algo.network.activation=tanh"
+    theirs = {"n_steps": 5, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
+    return against_stable_baselines(
+        "a2c_cartpole", repeats, ours.split(), {"algorithm": "A2C", "env_id": "CartPole-v1", "num_envs": 8, **theirs}, 6.0
+    )
+
+
+def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:
+    """PPO, HalfCheetah: 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh."""
+    ours = (
+        "algo=ppo env=halfcheetah env.num_envs=1 algo.rollout_length=2048 algo.epochs=10 algo.minibatch_size=64 algo.network.hidden=[64,64]"
+    )
+    common = ["algo.lr=3e-4", "algo.network.activation=tanh", "algo.normalize_obs=false", "algo.normalize_reward=false"]
+    theirs = {"n_steps": 2048, "n_epochs": 10, "batch_size": 64, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
+    return against_stable_baselines(
+        "ppo_halfcheetah",
+        repeats,
+        [*ours.split(), *common],
+        {"algorithm": "PPO", "env_id": "HalfCheetah-v5", "num_envs": 1, **theirs},
+        10.0,
+    )
+
+
 def reinforce_cartpole(repeats: int) -> list[dict[str, Any]]:
     """Training against the same vector env with random actions alone."""
-    train, alone = make_parts(), make_parts()
+    alone = make_parts()
+    train = training_with_metrics()
     sides = {
         "random actions": lambda: frames_per_second(random_actions(alone)),
-        "training": lambda: frames_per_second(training(train)),
+        "training": lambda: frames_per_second(train),
     }
     return rows_of("reinforce_cartpole", "frames/s", alternate(sides, repeats))
 
 
 def tape(repeats: int) -> list[dict[str, Any]]:
-    """Training without and with the tape."""
-    without, with_tape = make_parts(), make_parts()
-    without.collector.tape.record = lambda actions, episode_begin: None  # type: ignore[method-assign]
+    """Seconds of one iteration, and what of them the tape takes."""
+    parts = make_parts()
+    step, record_actions = training(parts), parts.collector.tape.record
+    spent: list[float] = []
+
+    def timed(*arguments: Any) -> None:
+        started_at = time.perf_counter()
+        record_actions(*arguments)
+        spent.append(time.perf_counter() - started_at)
+
+    parts.collector.tape.record = timed  # type: ignore[method-assign]
+    frames = parts.collector.rollout.reward.size
     sides = {
-        "without tape": lambda: frames_per_second(training(without)),
-        "with tape": lambda: frames_per_second(training(with_tape)),
+        "one iteration": lambda: frames / frames_per_second(step),
+        "recording its actions": lambda: statistics.median(spent),
     }
-    return rows_of("tape", "frames/s", alternate(sides, 2 * repeats))
+    return rows_of("tape", "s", alternate(sides, repeats))
 
 
 def checkpoints(repeats: int) -> list[dict[str, Any]]:
@@ -187,6 +285,9 @@ def _run(command: Sequence[str], extra: dict[str, str] | None = None) -> float:
 
 CASES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "reinforce_cartpole": reinforce_cartpole,
+    "ppo_cartpole": ppo_cartpole,
+    "a2c_cartpole": a2c_cartpole,
+    "ppo_halfcheetah": ppo_halfcheetah,
     "tape": tape,
     "checkpoints": checkpoints,
     "start_up": start_up,

@@ -57,10 +57,10 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        except MissingMandatoryValue as error:
-            raise ConfigError(f"{error.full_key}: it has no default; type {error.full_key}=...") from error
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+            key = error.full_key or "the configuration"
+            missing = isinstance(error, MissingMandatoryValue)
+            raise ConfigError(f"{key}: missing; type {key}=..." if missing else f"{key}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     typed = {str(name): value for name, value in values.items()}
@@ -149,6 +149,9 @@ def _explain(error: HydraException, overrides: Sequence[Override], search: list[
             name = override.key_or_group
             if not override.is_add() and (override.input_line or "") not in chosen and name not in known:
                 return f"{name}: no such key{did_you_mean(name, known)}"
+    for override in overrides:
+        if override.is_sweep_override():
+            return f"{override.input_line}: several values; type -m for one run with each, or brackets for a list"
     return str(error).splitlines()[0]
 
 

@@ -298,8 +298,8 @@ def _allowed(kind: Any, key: Key | None) -> str:
     if key is not None and key.choices is not None:
         return "one of " + ", ".join("null" if choice is None else str(choice) for choice in key.choices)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Count: COUNT_FORMS}
-    words = names.get(kind, "a list" if typing.get_origin(kind) is list else "keys and values")
-    if key is not None:
+    words = names.get(kind, "a list in brackets, of numbers or words" if typing.get_origin(kind) is list else "keys and values")
+    if key is not None and typing.get_origin(kind) is not list:
         bounds = [
             f"{phrase} {bound:g}" if abs(bound) < 1e15 else ""
             for phrase, bound in (("from", key.low), ("above", key.above), ("to" if key.low is not None else "at most", key.high))

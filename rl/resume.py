@@ -69,6 +69,12 @@ class Plan:
         config: RunConfig = self.composed.config
         return config
 
+    @property
+    def typed_pair(self) -> bool:
+        """Whether the algorithm or the environment was chosen, and no experiment that tunes the two together."""
+        typed = {override.key_or_group for override in parse(self.overrides)}
+        return bool(typed & {"algo", "env"}) and "experiment" not in typed
+
     def take_folder(self) -> None:
         """Make the folder of a new run, or take an existing one; nobody else works on it from here on."""
         if self.unnamed:
@@ -210,7 +216,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     overrides = drop(merge(saved, new), "hydra.", "base")
     base = value_of(new, "base")
     if base == "run":
-        composed = _compose_on_run(folder, new)
+        composed = _compose_on_run(folder, new, choices)
     else:
         composed = compose([*overrides, *_hydra_only(new)], RunConfig, config_dir=config_dir)
     if not checkpoint.was_committed(folder):
@@ -242,20 +248,20 @@ def _other_group(group: str, was: Any, now: str | None) -> Change | None:
     return None if now in (None, was) else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
 
 
-def _compose_on_run(folder: Path, new: list[str]) -> Composed:
+def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
     values = OmegaConf.create(_saved_config(folder))
     for override in parse(drop(new, "base")):
-        if override.key_or_group.startswith("hydra."):
+        name = override.key_or_group
+        if name.startswith("hydra.") or name in ("algo", "env"):  # these were compared already
             continue
-        OmegaConf.update(values, override.key_or_group, override.value())
+        if name in GROUPS:
+            raise ConfigError(f"{name}={override.value()}: base=run takes the run's own configuration; type single keys with it")
+        OmegaConf.update(values, name, override.value(), merge=False)
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
     typed = {str(name): value for name, value in plain.items()}
-    return Composed(typed, {}, read_config(typed, RunConfig), str(folder), "")
+    return Composed(typed, choices, read_config(typed, RunConfig), str(folder), "")
 
 
 def _saved_config(folder: Path) -> dict[str, Any]:

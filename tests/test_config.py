@@ -133,7 +133,7 @@ def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
         ("algo=ppoo", "algo=ppoo: no such algo"),
         ("env=cartpol", "env=cartpol: no such env; did you mean cartpole?"),
         ("experiment=nothing_like_it", "experiment=nothing_like_it: no such experiment"),
-        ("env=gym", "env.id: it has no default; type env.id=..."),
+        ("env=gym", "env.id: missing; type env.id=..."),
         ("algo=null", "algo=null: no such algo"),
         ("experiment=null", "experiment=null: no such experiment"),
         ("algo=3", "algo=3: no such algo"),
