@@ -63,7 +63,9 @@ class GlobalRandom:
         """Seed all of them."""
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed remembers every call for a CUDA that may never start
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Their states; CUDA's only where CUDA is in use."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import logging
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +73,12 @@ def iterate(run: Run, iterations: int = 1) -> None:
         run.metrics.add(run.agent.learn(rollout))
 
 
+def hold(run: Run) -> None:
+    """A callback: stays at frame 4096 and after as long as the working directory has a file `hold`."""
+    while run.clock.frames >= 4096 and Path("hold").exists():
+        time.sleep(0.01)
+
+
 def command(*overrides: str, script: str = "train.py") -> list[str]:
     return [sys.executable, str(ROOT / script), *overrides]
 
@@ -96,6 +104,7 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        gc.freeze()  # or collecting garbage would copy every page that is shared with the parent
         code = 99
         try:
             if output is not None:

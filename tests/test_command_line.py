@@ -15,7 +15,7 @@ import pytest
 from runs import ROOT, TINY, command, contents, differences, environment, frames_of, go, record, rows, started, typed
 
 # 128 iterations of 64 frames; checkpoints far enough apart that those at a stop are forgotten by the end
-LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024"]
+LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: runs.hold}]"]
 RUN = Path("run")
 
 
@@ -82,12 +82,14 @@ def has_rows(number: int) -> Callable[[], bool]:
 
 def test_a_run_killed_twice_and_typed_again_ends_as_if_it_never_was() -> None:
     assert go(Path("straight"), *LINE) == 0
+    Path("hold").touch()
     for session in range(2):
         process = started(*LINE, f"hydra.run.dir={RUN}")
         wait_for(process, has_rows(1 if session == 0 else len(rows(RUN / "metrics.csv")) + 1))
         time.sleep(session * random.random())
         process.kill()
         assert process.wait() == -signal.SIGKILL
+    Path("hold").unlink()
     hydras = contents(RUN / ".hydra")
     done = typed(*LINE, f"hydra.run.dir={RUN}")
     assert done.returncode == 0, done.stderr
@@ -102,6 +104,7 @@ def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a
     assert go(Path("straight longer"), *longer) == 0
     outputs = Path("outputs/reinforce_cartpole")
 
+    Path("hold").touch()
     first = started(*LINE)
     wait_for(first, lambda: any(outputs.glob("*/ckpt/ckpt-0.json")))
     (folder,) = outputs.iterdir()
@@ -109,15 +112,18 @@ def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a
     assert (second.returncode, second.stdout) == (2, "")
     assert f"{folder} is being worked on by process {first.pid} on " in second.stderr
     first.send_signal(signal.SIGTERM)
+    Path("hold").unlink()
     output = first.communicate()[0]
     assert first.returncode == 75, output
     assert f"go on with: python train.py resume={folder}" in output
     assert max(frames_of(folder)) == int(rows(folder / "metrics.csv")[-1]["frames"])
 
+    Path("hold").touch()
     again = started("resume=latest")
     at = len(rows(folder / "metrics.csv"))
     wait_for(again, lambda: len(rows(folder / "metrics.csv")) > at)
     again.send_signal(signal.SIGINT)
+    Path("hold").unlink()
     assert again.wait() == 130
     assert max(frames_of(folder)) == int(rows(folder / "metrics.csv")[-1]["frames"])
 
@@ -159,11 +165,13 @@ def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> N
 
 
 def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
+    Path("hold").touch()
     process = subprocess.Popen(
         command("-m", *LINE, "seed=1,2", "hydra.sweep.dir=sweep"), stdout=subprocess.PIPE, env=environment(), text=True
     )
     wait_for(process, lambda: any(Path("sweep").glob("*/ckpt/ckpt-0.json")))
     process.send_signal(signal.SIGTERM)
+    Path("hold").unlink()
     output = process.communicate()[0]
     assert process.returncode == 75, output
     assert [path.name for path in Path("sweep").glob("*/ckpt")] == ["ckpt"]

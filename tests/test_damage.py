@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from faults import fail_at
 from runs import contents, differences, frames_of, go, in_child, record
-from test_kills import LINE
+from test_kills import LINE as SHORTER
 
 from rl import resume
 from rl.checkpoint import DamagedError
 
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
-LONGER = [*LINE, "frames=288"]
+LINE, LONGER = [*SHORTER, "frames=224"], [*SHORTER, "frames=288"]
 
 
 def truncate(path: Path) -> None:
@@ -174,6 +174,6 @@ def test_a_disk_that_fails_stops_the_run_with_the_reason_and_the_way_on(tmp_path
 
 
 def test_an_error_of_an_env_is_told_by_its_own_words(tmp_path: Path) -> None:
-    line = [*SHORT, "env=gym", "env.id=tiny_envs:Broken-v0"]
+    line = [*SHORT, "env=gym", "env.id=tiny_envs:Broken-v0", "+env.kwargs.at=20"]
     assert in_child(functools.partial(go, tmp_path / "run", *line), tmp_path / "output") == 1
     assert "the simulator is gone" in (tmp_path / "output").read_text()

@@ -180,6 +180,14 @@ def test_the_global_generators_come_back() -> None:
     assert draw() == first
 
 
+def test_setting_the_global_generators_apart_leaves_nothing_behind() -> None:
+    before = len(torch.cuda._queued_calls)
+    for seed in range(10):
+        with GlobalRandom().apart(seed):
+            torch.rand(())
+    assert len(torch.cuda._queued_calls) == before
+
+
 def as_file(state: Any) -> io.BytesIO:
     buffer = io.BytesIO()
     torch.save(state, buffer)
