@@ -121,16 +121,12 @@ class ActorCritic(nn.Module):
 
     def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, shared: bool) -> None:
         super().__init__()
-        self.shared = shared
         self.policy = Policy(network, obs_shape, distribution, num_extra=1 if shared else 0)
         self.value: nn.Module | None = None if shared else network(obs_shape, 1, out_gain=1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, *obs_shape] -> the policy's params [B, num_params] and the values [B]."""
-        if self.value is None:
-            params, value = self.policy.with_extra(obs)
-        else:
-            params, value = self.policy(obs), self.value(obs)
+        params, value = self.policy.with_extra(obs) if self.value is None else (self.policy(obs), self.value(obs))
         return params, value.squeeze(-1)
 
     def numpy_policy(self) -> Callable[[Array], Array]:
@@ -146,9 +142,9 @@ class ActorCritic(nn.Module):
 def numpy_forward(network: nn.Module) -> Callable[[Array], Array]:
     """A network as a function from and to NumPy: by NumPy alone where it lives on the CPU and offers that."""
     device = next(network.parameters()).device
-    if device.type == "cpu" and hasattr(network, "numpy_forward"):
-        forward: Callable[[Array], Array] = network.numpy_forward()
-        return forward
+    offered: Callable[[], Callable[[Array], Array]] | None = getattr(network, "numpy_forward", None)
+    if offered is not None and device.type == "cpu":
+        return offered()
 
     @torch.inference_mode()
     def by_torch(obs: Array) -> Array:

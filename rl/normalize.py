@@ -34,8 +34,8 @@ class Moments:
         total = self.count + number
         delta = mean - self.mean
         squares = self.count * self.var + number * batch.var(0) + delta**2 * (self.count * number / total)
-        self.mean = self.mean + delta * (number / total)
-        self.var, self.count = squares / total, total
+        self.mean = np.asarray(self.mean + delta * (number / total))
+        self.var, self.count = np.asarray(squares / total), total
 
     def state_dict(self) -> dict[str, Any]:
         """Count, mean and variance."""

@@ -32,10 +32,10 @@ class Adam:
         weight_decay: float = 0.0,
     ) -> None:
         (self.flat,) = params
-        self.lr = torch.tensor(lr, dtype=torch.float64, device=self.flat.device)
+        self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
-        self.steps = torch.zeros((), dtype=torch.float64, device=self.flat.device)
+        self.steps = torch.zeros(1, dtype=torch.float64, device=self.flat.device)  # [1]: torch 2.13 compiled loses a change of a float64 []
 
     @torch.no_grad()
     def update(self, grad: Tensor) -> None:
@@ -44,11 +44,11 @@ class Adam:
         self.steps.add_(1)
         self.mean.lerp_(grad, 1 - beta1)
         self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        unbiased = (1 - beta2**self.steps).sqrt()
+        unbias, unbias_square = (1 - beta1**self.steps).float(), (1 - beta2**self.steps).float()
         if self.weight_decay:
             self.flat.mul_(1 - self.lr * self.weight_decay)
-        denominator = (self.mean_square.sqrt() / unbiased).add_(self.eps)
-        self.flat.sub_(self.mean / denominator * (self.lr / (1 - beta1**self.steps)))
+        denominator = (self.mean_square / unbias_square).sqrt_().add_(self.eps)
+        self.flat.sub_(self.mean / denominator * (self.lr / unbias))
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments and the number of steps."""
@@ -65,7 +65,7 @@ class RMSprop:
 
     def __init__(self, params: Sequence[nn.Parameter], lr: float, *, alpha: float = 0.99, eps: float = 1e-8) -> None:
         (self.flat,) = params
-        self.lr = torch.tensor(lr, dtype=torch.float64, device=self.flat.device)
+        self.lr = torch.full((1,), lr, device=self.flat.device)
         self.alpha, self.eps = alpha, eps
         self.mean_square = torch.zeros_like(self.flat.detach())
 
@@ -89,7 +89,7 @@ class TorchOptimizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
         self.optimizer, self.flat = optimizer, flat
-        self.lr = torch.tensor(0.0, dtype=torch.float64)
+        self.lr = torch.zeros(1, dtype=torch.float64)
 
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]."""
