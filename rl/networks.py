@@ -20,7 +20,7 @@ from rl.distributions import Distribution
 Array = NDArray[np.float32]
 NetworkFactory = Callable[..., nn.Module]  # called with (obs_shape, num_outputs, out_gain=...)
 
-_ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class MLP(nn.Module):
@@ -43,24 +43,31 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = activation
         sizes = [math.prod(obs_shape), *hidden, num_outputs]
-        layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-        self.layers = nn.Sequential(*itertools.chain(*((layer, _ACTIVATIONS[activation]()) for layer in layers[:-1])), layers[-1])
+        self.activate = _ACTIVATIONS[activation]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         if init == "orthogonal":
-            for linear in layers:
-                nn.init.orthogonal_(linear.weight, 1.0 if linear is layers[-1] else math.sqrt(2))
+            *_, last = self._linears
+            for linear in self._linears:
+                nn.init.orthogonal_(linear.weight, 1.0 if linear is last else math.sqrt(2))
                 nn.init.zeros_(linear.bias)
             with torch.no_grad():
-                layers[-1].weight.mul_(torch.tensor(out_gain).view(-1, 1))
+                last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
+
+    @property
+    def _linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs]."""
-        result: Tensor = self.layers(obs.flatten(1))
-        return result
+        x = obs.flatten(1)
+        *inner, last = self._linears
+        for linear in inner:  # in place: the activations' gradients need their outputs alone
+            x = self.activate(nn.functional.linear(x, linear.weight, linear.bias))
+        return nn.functional.linear(x, last.weight, last.bias)
 
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
-        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
+        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
         *inner, (last_weight, last_bias) = layers
         relu = self.activation == "relu"
 
