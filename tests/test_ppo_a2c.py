@@ -121,7 +121,7 @@ def test_an_identity_env_is_solved(algo, kind):
         *(f"algo={algo}", "env=gym", "env.id=IdentityForTests-v0", f"+env.kwargs.kind={kind}", "env.num_envs=8"),
         *("algo.gamma=0", "algo.network.hidden=[32]", *own),
     )
-    agent = train(parts, 10_000 if algo == "ppo" else 20_000)
+    agent = train(parts, 10_000 if algo == "ppo" else 30_000)
     score = play(agent, parts.make_env, 20, seed=1).mean
     assert score > (-0.1 if kind == "continuous" else 9.9)
 
@@ -255,8 +255,9 @@ def _bytes(state):
 # --------------------------------------------------------------------------------------------------------- compile
 
 
-@pytest.mark.parametrize("algo", ALGOS)
-@pytest.mark.parametrize("optimizer", ["rl.optimizers.Adam", "torch.optim.AdamW"])
+@pytest.mark.parametrize(
+    ("algo", "optimizer"), [("a2c", "rl.optimizers.RMSprop"), ("ppo", "rl.optimizers.Adam"), ("ppo", "torch.optim.AdamW")]
+)
 def test_compiled_and_eager_updates_agree(algo, optimizer):
     overrides = (f"algo={algo}", "env=pendulum", *SMALL, *OWN[algo], f"algo.optimizer._target_={optimizer}")
     eager, compiled = make(*overrides), make(*overrides, "compile=true")
