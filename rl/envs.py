@@ -75,7 +75,10 @@ def make_factory(env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callabl
     """What makes one env of the entry. `wrappers` are applied in order, innermost first."""
 
     def make(render_mode: str | None = None) -> gym.Env:
-        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
+        rendering: dict[str, Any] = (
+            {} if render_mode is None else {"render_mode": render_mode}
+        )  # an env that cannot render may not take the key
+        env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
         for wrapper in wrappers:
             env = wrapper(env)
         return env
