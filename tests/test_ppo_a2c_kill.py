@@ -45,7 +45,7 @@ def equal(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-@pytest.mark.parametrize("algo", ["a2c", "ppo"])
+@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
 def test_a_killed_run_comes_back_bit_for_bit(tmp_path, algo):
     overrides = (f"algo={algo}", *COMMON, *OWN[algo])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
