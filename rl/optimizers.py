@@ -134,11 +134,16 @@ class GradientStep:
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one for one, flat in zip(made, self.flats, strict=True)
         ]
         self.compiled = compile
-        whole = not any(isinstance(one, TorchOptimizer) for one in self.optimizers)
-        self._graph: Callable[..., Any] = torch.compile(self._step if whole else self._gradients, dynamic=False, fullgraph=True)
-        self._run: Callable[..., Tensor] = self._eager
-        if compile:
-            self._run = self._graph if whole else self._half_compiled
+        self._run: Callable[..., Tensor] = self._compile() if compile else self._eager
+
+    def _compile(self) -> Callable[..., Tensor]:
+        """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks graphs."""
+        torch._dynamo.config.recompile_limit = 1000  # a sweep builds one after another in one process
+        graph = functools.partial(torch.compile, dynamic=False, fullgraph=True)
+        if not any(isinstance(one, TorchOptimizer) for one in self.optimizers):
+            return graph(lambda *inputs: self._apply(*self._gradients(*inputs)))
+        gradients = graph(self._gradients)
+        return lambda *inputs: self._apply(*gradients(*inputs))
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -166,12 +171,6 @@ class GradientStep:
         loss, report = self.loss(self.networks, *inputs)
         loss.backward()
         return self._apply(grads, [loss, *report])
-
-    def _step(self, *inputs: Any) -> Tensor:
-        return self._apply(*self._gradients(*inputs))
-
-    def _half_compiled(self, *inputs: Any) -> Tensor:
-        return self._apply(*self._graph(*inputs))
 
     def _gradients(self, *inputs: Any) -> tuple[Sequence[Tensor], list[Tensor]]:
         """The gradient of each group and the report, as a function without side effects, for torch.compile."""

@@ -150,9 +150,9 @@ class PPO(Agent):
         entropy_coef: Any,
     ) -> tuple[Tensor, list[Tensor]]:
         """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of REPORT."""
-        advantage, target, old_value, old_log_prob = numbers[:, index].unbind()
-        params, value = networks(obs[index])
-        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action[index])
+        advantage, target, old_value, old_log_prob = numbers.index_select(1, index).unbind()
+        params, value = networks(obs.index_select(0, index))
+        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.index_select(0, index))
         entropy = entropy.mean()
 
         log_ratio = log_prob - old_log_prob
@@ -170,6 +170,6 @@ class PPO(Agent):
 
         with torch.no_grad():
             approx_kl = (ratio - 1 - log_ratio).mean()  # Schulman's estimator k3: unbiased, and never below 0
-            clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
+            clip_fraction = (ratio != clipped).float().mean()
         loss = policy_loss + self.value_coef * value_loss - entropy_coef * entropy
         return loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction]
