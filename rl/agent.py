@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,21 @@ class Rollout:
         for t, n, obs in self.final_obs:
             result[t, n] = obs
         return result
+
+    def values(self, value_function: Callable[[NDArray[Any]], NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """V(s_t) and V(s'_t) of all steps, both [T, N], from a function of observations [B, *obs_shape].
+
+        Every observation is evaluated once, and where an episode was truncated its last one too. V(s'_t) has no
+        meaning where the episode terminated.
+        """
+        t_plus_1, n = self.obs.shape[:2]
+        value = value_function(self.obs.reshape(-1, *self.obs.shape[2:])).reshape(t_plus_1, n)
+        next_value = value[1:].copy()
+        cut = [(t, n, obs) for t, n, obs in self.final_obs if not self.terminated[t, n]]
+        if cut:
+            rows, envs, obs = zip(*cut, strict=True)
+            next_value[list(rows), list(envs)] = value_function(np.stack(obs).astype(self.obs.dtype))
+        return value[:-1], next_value
 
 
 @dataclass(frozen=True)

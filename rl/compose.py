@@ -82,14 +82,14 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def for_hydra(overrides: Iterable[str]) -> list[str]:
-    """The same overrides, such that a schedule replaces what is there: Hydra cannot put keys where a list is, nor the
-    other way round, but it can delete and add."""
+    """The same overrides, such that a schedule replaces what is there: Hydra puts neither keys where a list is nor the
+    other way round, but either where null is."""
     result = []
     for override in parse(list(overrides)):
         line, value = override.input_line or "", override.value()
         schedule = isinstance(value, dict) and "kind" in value or isinstance(value, list) and value and isinstance(value[0], list)
         plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
-        result += [f"~{override.key_or_group}", f"+{line}"] if schedule and plain else [line]
+        result += [f"{override.key_or_group}=null", line] if schedule and plain else [line]
     return result
 
 

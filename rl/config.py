@@ -134,6 +134,53 @@ class ReinforceConfig:
 
 
 @dataclass
+class A2CConfig:
+    """`algo=a2c`: the keyword arguments of rl.algos.a2c.A2C."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    gae_lambda: Annotated[float, Key("generalised advantage estimation; 1: n-step returns to the rollout's end", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    value_lr: Annotated[Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)]
+    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
+    value_coef: Annotated[float, Key("weight of the value function's squared error", low=0)]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_advantage: Annotated[bool, Key("advantages of a rollout to mean 0 and standard deviation 1")]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
+    shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
+    network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
+class PPOConfig:
+    """`algo=ppo`: the keyword arguments of rl.algos.ppo.PPO."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    gae_lambda: Annotated[float, Key("generalised advantage estimation; 1: returns to the rollout's end", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    minibatch_size: Annotated[int, Key("steps in one gradient step; divides rollout_length * num_envs", low=1, high=1_000_000_000)]
+    epochs: Annotated[int, Key("passes over each rollout", low=1, high=10_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    value_lr: Annotated[Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)]
+    clip_range: Annotated[Schedule, Key("how far an action's probability ratio may leave 1 and still pay", SCHEDULE, low=0)]
+    value_clip_range: Annotated[Schedule | None, Key("the same for values, in their units; null: not clipped", SCHEDULE, low=0)]
+    target_kl: Annotated[float | None, Key("no further epoch after one whose mean approx_kl is above this; null: all epochs", above=0)]
+    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
+    value_coef: Annotated[float, Key("weight of the value function's squared error", low=0)]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_advantage: Annotated[bool, Key("advantages of a minibatch to mean 0 and standard deviation 1")]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
+    shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
+    network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
 class RandomConfig:
     """`algo=random`: the keyword arguments of rl.algos.random.Random."""
 
@@ -149,6 +196,27 @@ class MlpConfig:
     hidden: Annotated[list[int], Key("units of the hidden layers", low=1, high=1_000_000)]
     activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
     init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
+
+
+@dataclass
+class AdamConfig:
+    """The keyword arguments of rl.optimizers.Adam."""
+
+    _target_: Annotated[str, Key("the optimizer's class")]
+    betas: Annotated[list[float], Key("decay of the gradient's mean and of its square's", low=0, high=1)] = dataclasses.field(
+        default_factory=lambda: [0.9, 0.999]
+    )
+    eps: Annotated[float, Key("added to the denominator", above=0)] = 1e-8
+    weight_decay: Annotated[float, Key("decoupled from the gradient: AdamW", low=0)] = 0.0
+
+
+@dataclass
+class RMSpropConfig:
+    """The keyword arguments of rl.optimizers.RMSprop."""
+
+    _target_: Annotated[str, Key("the optimizer's class")]
+    alpha: Annotated[float, Key("decay of the mean square of the gradient", low=0, high=1)] = 0.99
+    eps: Annotated[float, Key("added to the denominator", above=0)] = 1e-8
 
 
 @dataclass
@@ -174,8 +242,12 @@ class EnjoyConfig:
 # Classes whose arguments are known. Of any other class all keys are taken as they are, and are frozen.
 TARGETS: dict[str, type] = {
     "rl.algos.reinforce.Reinforce": ReinforceConfig,
+    "rl.algos.a2c.A2C": A2CConfig,
+    "rl.algos.ppo.PPO": PPOConfig,
     "rl.algos.random.Random": RandomConfig,
     "rl.networks.MLP": MlpConfig,
+    "rl.optimizers.Adam": AdamConfig,
+    "rl.optimizers.RMSprop": RMSpropConfig,
 }
 
 # ---------------------------------------------------------------------------------------------- reading the values
@@ -236,10 +308,13 @@ def _read_section(schema: type, value: Any, path: str, errors: list[str]) -> Any
         if name not in known:
             errors.append(f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}")
     read = {}
+    optional = {
+        f.name for f in dataclasses.fields(schema) if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+    }
     for name, (kind, key) in known.items():
         if name in value:
             read[name] = _read(kind, key, value[name], f"{prefix}{name}", errors)
-        else:
+        elif name not in optional:
             errors.append(f"{prefix}{name}: missing")
             read[name] = None
     return schema(**read)
@@ -347,7 +422,7 @@ def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = 
     for name, value in values.items():
         kind, key = known.get(name, (None, section))
         full = f"{path}{name}"
-        if isinstance(value, dict) and value and kind is not Schedule:
+        if isinstance(value, dict) and value and Schedule not in _options(kind):
             inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
             result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
         else:
@@ -361,7 +436,7 @@ def _meaning(kind: Any, value: Any) -> Any:
         return None
     if Count in _options(kind):
         return parse_count(value)
-    if kind is Schedule:
+    if Schedule in _options(kind):
         return Schedule(value)
     return value
 

@@ -37,6 +37,9 @@ class Distribution(Protocol):
     def entropy(self, params: Tensor) -> Tensor:
         """Entropy in nats [B]."""
 
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, for less than the two apart."""
+
 
 class Categorical:
     """One of `num_actions` actions; params are unnormalised log-probabilities."""
@@ -64,6 +67,48 @@ class Categorical:
         """Entropy in nats [B]."""
         log_prob = params.log_softmax(-1)
         return -(log_prob.exp() * log_prob).sum(-1)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B] and entropy [B] from one softmax."""
+        log_prob = params.log_softmax(-1)
+        taken = log_prob.gather(-1, action.unsqueeze(-1) - self.start if self.start else action.unsqueeze(-1))
+        return taken.squeeze(-1), -(log_prob.exp() * log_prob).sum(-1)
+
+
+class MultiCategorical:
+    """Independent choices, the i-th among `choices[i]` actions; params are their log-probabilities side by side."""
+
+    action_dtype = np.int64
+
+    def __init__(self, choices: NDArray[np.integer], start: NDArray[np.integer]) -> None:
+        self.action_shape = choices.shape
+        self.parts = [Categorical(int(n), int(first)) for n, first in zip(choices.ravel(), start.ravel(), strict=True)]
+        self.sizes = [part.num_params for part in self.parts]
+        self.num_params = self.num_means = sum(self.sizes)
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """By the Gumbel-max trick, one draw of noise for all choices: [N, *action_shape]."""
+        return self.mode(params + rng.gumbel(size=params.shape))
+
+    def mode(self, params: Array) -> Array:
+        """The most likely of each choice, [N, *action_shape]."""
+        ends = np.cumsum(self.sizes)[:-1]
+        best = [part.mode(own) for part, own in zip(self.parts, np.split(params, ends, -1), strict=True)]
+        return np.stack(best, -1).reshape(-1, *self.action_shape)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-probability [B], summed over the choices."""
+        return self.log_prob_and_entropy(params, action)[0]
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [B], summed over the choices."""
+        return torch.stack([part.entropy(own) for part, own in zip(self.parts, params.split(self.sizes, -1), strict=True)]).sum(0)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B] and entropy [B], summed over the choices."""
+        triples = zip(self.parts, params.split(self.sizes, -1), action.flatten(1).unbind(-1), strict=True)
+        log_prob, entropy = zip(*(part.log_prob_and_entropy(own, taken) for part, own, taken in triples), strict=True)
+        return torch.stack(log_prob).sum(0), torch.stack(entropy).sum(0)
 
 
 class DiagonalGaussian:
@@ -99,11 +144,17 @@ class DiagonalGaussian:
         """Differential entropy in nats [B]."""
         return (params[..., self.num_means :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density [B] and entropy [B]."""
+        return self.log_prob(params, action), self.entropy(params)
+
 
 def distribution_for(space: gym.Space) -> Distribution:
     """The distribution over an action space. ValueError if there is none for it."""
     if isinstance(space, gym.spaces.Discrete):
         return Categorical(int(space.n), int(space.start))
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return MultiCategorical(space.nvec, space.start)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space.shape)
-    raise ValueError(f"no policy for the action space {space}: Discrete and floating-point Box spaces have one")
+    raise ValueError(f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces have one")

@@ -75,7 +75,10 @@ def make_factory(env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callabl
     """What makes one env of the entry. `wrappers` are applied in order, innermost first."""
 
     def make(render_mode: str | None = None) -> gym.Env:
-        env = gym.make(env_id, render_mode=render_mode, disable_env_checker=True, **kwargs)
+        rendering: dict[str, Any] = (
+            {} if render_mode is None else {"render_mode": render_mode}
+        )  # an env that cannot render may not take the key
+        env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
         for wrapper in wrappers:
             env = wrapper(env)
         return env
@@ -99,6 +102,29 @@ def check_env(env: gym.Env) -> None:
         layer = layer.env
 
 
+class SyncEnvs(SyncVectorEnv):
+    """Gymnasium's, with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
+
+    Observations must be in a Box. Of the infos there are `final_obs` and `_final_obs` alone, on a step with an end.
+    """
+
+    def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Step every env; one whose episode ends is reset. The observations are overwritten by the next step."""
+        batch, reward = self._observations, np.empty(self.num_envs)
+        terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
+        infos: dict[str, Any] = {}
+        for n, env in enumerate(self.envs):
+            obs, reward[n], ends, cut, _ = env.step(actions[n])
+            if ends or cut:
+                terminated[n], truncated[n] = ends, cut
+                if not infos:
+                    infos = {"final_obs": np.full(self.num_envs, None, object), "_final_obs": np.zeros(self.num_envs, np.bool_)}
+                infos["final_obs"][n], infos["_final_obs"][n] = obs, True
+                obs, _ = env.reset()
+            batch[n] = obs
+        return batch, reward, terminated, truncated, infos
+
+
 def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> VectorEnv:
     """N envs whose every step gives N real transitions: an ended episode's env is reset in the same step.
 
@@ -117,7 +143,7 @@ def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: in
     makers = [maker(index) for index in range(num_envs)]
     if vectorization == "async":
         return AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
-    return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+    return SyncEnvs(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 def float32_or_uint8(space: gym.Space) -> np.dtype[Any]:

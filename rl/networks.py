@@ -20,37 +20,54 @@ from rl.distributions import Distribution
 Array = NDArray[np.float32]
 NetworkFactory = Callable[..., nn.Module]  # called with (obs_shape, num_outputs, out_gain=...)
 
-_ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+_ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class MLP(nn.Module):
     """Fully connected layers from flat observations [B, *obs_shape] to [B, num_outputs].
 
-    `orthogonal` weights have gain sqrt(2), `out_gain` in the last layer, and zero biases (Andrychowicz et al. 2021).
+    `orthogonal` weights have gain sqrt(2), `out_gain` in the last layer (one number, or one for each output), and zero biases
+    (Andrychowicz et al. 2021).
     """
 
     def __init__(
-        self, obs_shape: Sequence[int], num_outputs: int, *, hidden: Sequence[int], activation: str, init: str, out_gain: float = 1.0
+        self,
+        obs_shape: Sequence[int],
+        num_outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        out_gain: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
         self.activation = activation
         sizes = [math.prod(obs_shape), *hidden, num_outputs]
-        layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-        self.layers = nn.Sequential(*itertools.chain(*((layer, _ACTIVATIONS[activation]()) for layer in layers[:-1])), layers[-1])
+        self.activate = _ACTIVATIONS[activation]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         if init == "orthogonal":
-            for linear in layers:
-                nn.init.orthogonal_(linear.weight, out_gain if linear is layers[-1] else math.sqrt(2))
+            *_, last = self._linears
+            for linear in self._linears:
+                nn.init.orthogonal_(linear.weight, 1.0 if linear is last else math.sqrt(2))
                 nn.init.zeros_(linear.bias)
+            with torch.no_grad():
+                last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
+
+    @property
+    def _linears(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs]."""
-        result: Tensor = self.layers(obs.flatten(1).float())  # observations may be bytes
-        return result
+        x = obs.flatten(1).float()  # observations may be bytes
+        *inner, last = self._linears
+        for linear in inner:  # in place: the activations' gradients need their outputs alone
+            x = self.activate(nn.functional.linear(x, linear.weight, linear.bias))
+        return nn.functional.linear(x, last.weight, last.bias)
 
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
-        linears = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
-        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
+        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
         *inner, (last_weight, last_bias) = layers
         relu = self.activation == "relu"
 
@@ -70,32 +87,78 @@ class Policy(nn.Module):
     A Gaussian's log standard deviations do not depend on the observation: they are one learned vector.
     """
 
-    def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, out_gain: float = 0.01) -> None:
+    def __init__(
+        self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, out_gain: float = 0.01, num_extra: int = 0
+    ) -> None:
+        """`num_extra`: outputs of the same network, after the policy's, for another purpose (see `with_extra`)."""
         super().__init__()
-        self.network = network(obs_shape, distribution.num_means, out_gain=out_gain)
+        means = self.num_means = distribution.num_means
+        self.num_extra = num_extra
+        self.network = network(obs_shape, means + num_extra, out_gain=[out_gain] * means + [1.0] * num_extra if num_extra else out_gain)
         free = distribution.num_params - distribution.num_means
         self.log_std = nn.Parameter(torch.zeros(free)) if free else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_params]."""
-        params = self.network(obs)
-        return params if self.log_std is None else torch.cat([params, self.log_std.expand(len(params), -1)], -1)
+        return self.with_extra(obs)[0] if self.num_extra else self._with_log_std(self.network(obs))
+
+    def with_extra(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, *obs_shape] -> [B, num_params] and [B, num_extra]."""
+        means, extra = self.network(obs).tensor_split((self.num_means,), -1)
+        return self._with_log_std(means), extra
+
+    def _with_log_std(self, means: Tensor) -> Tensor:
+        return means if self.log_std is None else torch.cat([means, self.log_std.expand(len(means), -1)], -1)
 
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` from and to NumPy: [N, *obs_shape] -> [N, num_params]; by NumPy alone where the network can."""
-        parameter = next(self.parameters())
-        if parameter.device.type != "cpu" or not isinstance(self.network, MLP):
-            return self._torch_forward
-        means = self.network.numpy_forward()
+        outputs, count = numpy_forward(self.network), self.num_means
+        means = (lambda obs: outputs(obs)[:, :count]) if self.num_extra else outputs
         if self.log_std is None:
             return means
-        log_std = self.log_std.detach().numpy()
-        return lambda obs: np.concatenate([means(obs), np.broadcast_to(log_std, (len(obs), len(log_std)))], -1)
+        log_std = self.log_std.detach()
+        return lambda obs: np.concatenate([means(obs), np.broadcast_to(log_std.cpu().numpy(), (len(obs), len(log_std)))], -1)
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value function: two networks, or with `shared` one whose last output is the value.
+
+    Of two networks the policy's comes first in `parameters()`.
+    """
+
+    def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, shared: bool) -> None:
+        super().__init__()
+        self.policy = Policy(network, obs_shape, distribution, num_extra=1 if shared else 0)
+        self.value: nn.Module | None = None if shared else network(obs_shape, 1, out_gain=1.0)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, *obs_shape] -> the policy's params [B, num_params] and the values [B]."""
+        params, value = self.policy.with_extra(obs) if self.value is None else (self.policy(obs), self.value(obs))
+        return params, value.squeeze(-1)
+
+    def numpy_policy(self) -> Callable[[Array], Array]:
+        """The policy's params [N, num_params], from and to NumPy: what acting needs."""
+        return self.policy.numpy_forward()
+
+    def numpy_value(self) -> Callable[[Array], Array]:
+        """The values [N], from and to NumPy."""
+        forward = numpy_forward(self.policy.network if self.value is None else self.value)
+        return lambda obs: forward(obs)[:, -1]
+
+
+def numpy_forward(network: nn.Module) -> Callable[[Array], Array]:
+    """A network as a function from and to NumPy: by NumPy alone where it lives on the CPU and offers that."""
+    device = next(network.parameters()).device
+    offered: Callable[[], Callable[[Array], Array]] | None = getattr(network, "numpy_forward", None)
+    if offered is not None and device.type == "cpu":
+        return offered()
 
     @torch.inference_mode()
-    def _torch_forward(self, obs: Array) -> Array:
-        device = next(self.parameters()).device
-        return self(torch.as_tensor(obs, device=device)).cpu().numpy()
+    def by_torch(obs: Array) -> Array:
+        result: Array = network(torch.as_tensor(obs, device=device)).cpu().numpy()
+        return result
+
+    return by_torch
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:

@@ -23,6 +23,32 @@ def returns_to_go(
     return result
 
 
+def gae(
+    reward: NDArray[np.floating],
+    value: NDArray[np.floating],
+    next_value: NDArray[np.floating],
+    terminated: NDArray[np.bool_],
+    done: NDArray[np.bool_],
+    gamma: float,
+    gae_lambda: float,
+) -> NDArray[np.float64]:
+    """Generalised advantage estimates A_t [T, N] (Schulman et al. 2016, eq. 11 and 16), of steps t = 0 ... T - 1:
+
+    delta_t = r_t + gamma * V(s'_t) - V(s_t),    A_t = delta_t + gamma * lambda * A_{t+1}.
+
+    V(s'_t) counts as 0 where the episode is `terminated`; A_{t+1} where it is `done` (terminated or truncated) and
+    after the last row. `next_value` [T, N] is the value of the true successors: where an episode is truncated, of its
+    last observation, not of the one after the reset.
+    With lambda = 1, A_t + V(s_t) is the return to the rollout's end, bootstrapped there: the n-step return of A3C
+    (Mnih et al. 2016). With lambda = 0 it is the one-step target.
+    """
+    delta = reward + gamma * np.where(terminated, 0.0, next_value).astype(np.float64) - value
+    carry = np.where(done, 0.0, gamma * gae_lambda)
+    for t in range(len(delta) - 2, -1, -1):
+        delta[t] += carry[t] * delta[t + 1]
+    return delta
+
+
 def ends_within(done: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether the episode of each step [T, N] ends at or after it within the rollout."""
     return np.logical_or.accumulate(done[::-1])[::-1]

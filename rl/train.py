@@ -250,9 +250,10 @@ def _announce(run: Run) -> None:
     config, manifest = run.config, run.plan.manifest
     what = f"{run.folder}: {format_count(config.frames)} frames of {config.env.id}, seed {config.seed}"
     log.info(f"going on at frame {format_count(manifest.frames)} with {what}" if manifest else what)
-    pair = "{algo}_{env}".format(**run.plan.composed.choices)
-    if manifest is None and run.plan.typed_pair and pair in compose.options("experiment"):
-        log.info("experiment=%s is the tuned pair of this algorithm and environment", pair)
+    choices = run.plan.composed.choices
+    tuned = f"{choices['algo']}_{choices['env']}"
+    if manifest is None and run.plan.typed_pair and tuned in compose.options("experiment"):
+        log.info("experiment=%s is this pair with tuned values", tuned)
     if run.plan.changes:
         log.info("accepted changes:\n%s", resume.change_table(run.plan.changes))
 

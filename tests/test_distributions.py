@@ -61,7 +61,7 @@ def test_actions_have_the_shape_of_their_space() -> None:
     assert distribution.log_prob(torch.tensor(params), torch.tensor(action)).shape == (4,)
 
 
-@pytest.mark.parametrize("space", [gym.spaces.MultiDiscrete([2, 2]), gym.spaces.Box(0, 255, (3,), np.uint8)])
+@pytest.mark.parametrize("space", [gym.spaces.MultiBinary(3), gym.spaces.Box(0, 255, (3,), np.uint8)])
 def test_a_space_without_a_distribution_is_refused_by_name(space: gym.Space) -> None:
     with pytest.raises(ValueError, match=type(space).__name__):
         distribution_for(space)

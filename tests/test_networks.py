@@ -96,7 +96,7 @@ def test_a_gradient_is_clipped_to_its_norm_and_a_small_one_left_alone() -> None:
 def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
     torch.manual_seed(0)
     network = MLP((8,), 8, hidden=[8], activation="tanh", init="orthogonal", out_gain=0.01)
-    first, last = network.layers[0], network.layers[2]
+    first, last = network.layers[0], network.layers[1]
     torch.testing.assert_close(first.weight @ first.weight.T, 2 * torch.eye(8), atol=1e-5, rtol=0)
     torch.testing.assert_close(last.weight @ last.weight.T, 1e-4 * torch.eye(8), atol=1e-8, rtol=0)
     assert not first.bias.any()

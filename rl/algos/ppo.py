@@ -1,0 +1,175 @@
+"""PPO (Schulman et al. 2017): several epochs on each rollout, with an objective that stops paying beyond the clip range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl.agent import Agent, Recurrent, Rollout, Setting
+from rl.distributions import distribution_for
+from rl.networks import ActorCritic, NetworkFactory
+from rl.normalize import ObsNormalizer, RewardNormalizer
+from rl.optimizers import GradientStep
+from rl.returns import gae
+from rl.schedule import Schedule
+
+REPORT = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
+
+
+class PPO(Agent):
+    """Clipped surrogate objective (eq. 7) with generalised advantages, a value loss and an entropy bonus (eq. 9)."""
+
+    columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        gamma: float,
+        gae_lambda: float,
+        rollout_length: int,
+        minibatch_size: int,
+        epochs: int,
+        lr: Schedule,
+        value_lr: Schedule | None,
+        clip_range: Schedule,
+        value_clip_range: Schedule | None,
+        target_kl: float | None,
+        entropy_coef: Schedule,
+        value_coef: float,
+        max_grad_norm: float | None,
+        normalize_advantage: bool,
+        normalize_obs: bool,
+        normalize_reward: bool,
+        shared_network: bool,
+        network: NetworkFactory,
+        optimizer: Any,
+    ) -> None:
+        self.batch_size = rollout_length * setting.num_envs
+        if self.batch_size % minibatch_size:
+            near = min((d for d in range(1, self.batch_size + 1) if self.batch_size % d == 0), key=lambda d: abs(d - minibatch_size))
+            raise ValueError(
+                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {self.batch_size}; try {near}"
+            )
+        if normalize_advantage and minibatch_size == 1:
+            raise ValueError("algo.minibatch_size=1 has no spread to normalise advantages by; type algo.normalize_advantage=false")
+        if shared_network and value_lr is not None:
+            raise ValueError("algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null")
+        self.rollout_length, self.minibatch_size, self.epochs = rollout_length, minibatch_size, epochs
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.lr, self.value_lr, self.entropy_coef = lr, value_lr, entropy_coef
+        self.clip_range, self.value_clip_range, self.target_kl = clip_range, value_clip_range, target_kl
+        self.value_coef, self.normalize_advantage = value_coef, normalize_advantage
+        self.clock, self.rng, self.device = setting.clock, setting.streams.minibatch, setting.device
+
+        self.distribution = distribution_for(setting.action_space)
+        self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
+        obs_shape = setting.obs_space.shape
+        networks = ActorCritic(network, obs_shape, self.distribution, shared=shared_network).to(self.device)
+        groups = [networks] if value_lr is None else [*networks.children()]
+        self.networks = networks
+        self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=max_grad_norm, compile=setting.compile)
+        self.policy_params, self.value = networks.numpy_policy(), networks.numpy_value()
+        self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
+        self.reward_normalizer = RewardNormalizer(setting.num_envs, gamma) if normalize_reward else None
+
+        self.parts = {"networks": networks, **self.step.parts}
+        self.playing = ("networks",)
+        if self.obs_normalizer is not None:
+            self.parts["obs_normalizer"] = self.obs_normalizer
+            self.playing = ("networks", "obs_normalizer")
+        if self.reward_normalizer is not None:
+            self.parts["reward_normalizer"] = self.reward_normalizer
+
+    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+        """Sampled actions, or the policy's mode."""
+        params = self.policy_params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """`epochs` passes over the rollout in shuffled minibatches, fewer if the policy moves beyond `target_kl`."""
+        obs, action, numbers, explained_variance = self._batch(rollout)
+        frames, step = self.clock.frames, self.step
+        lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
+        step.set_lr(lr, *([] if self.value_lr is None else [self.value_lr(frames)]))
+        value_clip = None if self.value_clip_range is None else step.scalar(self.value_clip_range(frames))
+        coefs = step.scalar(self.clip_range(frames)), value_clip, step.scalar(entropy_coef)
+        total, updates = torch.zeros(len(REPORT), device=self.device), 0
+        for _ in range(self.epochs):
+            before = total.clone()
+            permutation = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
+            for index in permutation.split(self.minibatch_size):
+                total += step(obs, action, numbers, index, *coefs)
+                updates += 1
+            if self.target_kl is not None:
+                approx_kl = (total - before)[REPORT.index("approx_kl")] * self.minibatch_size / self.batch_size
+                if float(approx_kl) > self.target_kl:
+                    break
+        self.clock.updates += updates
+        if self.obs_normalizer is not None:
+            self.obs_normalizer.update(rollout.obs[:-1])
+        report = dict(zip(REPORT, (total / updates).tolist(), strict=True))
+        return report | explained_variance | {"lr": lr, "entropy_coef": entropy_coef}
+
+    @torch.no_grad()
+    def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+        """Observations [B, ...], actions [B, ...] and what the loss knows of each step [4, B], all of the policy as it is.
+
+        The rewards' statistics take in this rollout first; the observations' only after the updates, so that the
+        policy is judged as it acted.
+        """
+        reward, normalize = rollout.reward, self.obs_normalizer
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.update(reward, rollout.done)
+            reward = self.reward_normalizer(reward)
+        value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)))
+        advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
+        target = advantage + value
+        spread = float(target.var())
+        explained_variance = {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}
+
+        inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
+        obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
+        log_prob = self.distribution.log_prob(self.networks.policy(obs), action)
+        steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
+        return obs, action, torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)]), explained_variance
+
+    def _loss(
+        self,
+        networks: Any,
+        obs: Tensor,
+        action: Tensor,
+        numbers: Tensor,
+        index: Tensor,
+        clip_range: Any,
+        value_clip_range: Any,
+        entropy_coef: Any,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of REPORT."""
+        advantage, target, old_value, old_log_prob = numbers.index_select(1, index).unbind()
+        params, value = networks(obs.index_select(0, index))
+        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.index_select(0, index))
+        entropy = entropy.mean()
+
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        if self.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+
+        error = (value - target).square()
+        if value_clip_range is not None:
+            near = old_value + (value - old_value).clamp(-value_clip_range, value_clip_range)
+            error = torch.maximum(error, (near - target).square())
+        value_loss = error.mean()
+
+        with torch.no_grad():
+            approx_kl = (ratio - 1 - log_ratio).mean()  # Schulman's estimator k3: unbiased, and never below 0
+            clip_fraction = (ratio != clipped).float().mean()
+        loss = policy_loss + self.value_coef * value_loss - entropy_coef * entropy
+        return loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction]

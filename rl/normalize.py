@@ -1,0 +1,115 @@
+"""Normalisation by running statistics: part of what is trained, so saved with the weights, and still outside `learn`.
+
+The statistics are in float64. They stand still while a rollout is collected and change in `update` alone, which an
+algorithm calls once in `learn`; evaluation and enjoy never call it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+_TINY = 1e-8  # added to variances: something that never varies is not divided by 0
+
+
+class Moments:
+    """Mean and (population) variance of everything seen, by the parallel algorithm (Chan et al. 1979).
+
+    0 and 1 before anything was.
+    """
+
+    def __init__(self, shape: Sequence[int] = ()) -> None:
+        self.count = 0
+        self.mean, self.var = np.zeros(shape, np.float64), np.ones(shape, np.float64)
+
+    def update(self, batch: NDArray[Any]) -> None:
+        """Add a batch [B, *shape]."""
+        batch = batch.astype(np.float64, copy=False)
+        number, mean = len(batch), batch.mean(0)
+        total = self.count + number
+        delta = mean - self.mean
+        squares = self.count * self.var + number * batch.var(0) + delta**2 * (self.count * number / total)
+        self.mean = np.asarray(self.mean + delta * (number / total))
+        self.var, self.count = np.asarray(squares / total), total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count, mean and variance."""
+        return {"count": self.count, "mean": torch.from_numpy(self.mean.copy()), "var": torch.from_numpy(self.var.copy())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set them."""
+        self.count = state["count"]
+        self.mean, self.var = state["mean"].cpu().numpy().copy(), state["var"].cpu().numpy().copy()
+
+
+class ObsNormalizer:
+    """(obs - mean) / standard deviation of each component, clipped to +-`clip`."""
+
+    def __init__(self, shape: Sequence[int], *, clip: float = 10.0) -> None:
+        self.moments, self.clip = Moments(shape), np.float32(clip)
+        self._cache()
+
+    def __call__(self, obs: NDArray[Any]) -> NDArray[np.float32]:
+        """Normalised float32 observations [..., *shape]."""
+        result: NDArray[np.float32] = (obs - self._mean) * self._scale
+        np.minimum(result, self.clip, out=result)
+        return np.maximum(result, -self.clip, out=result)
+
+    def update(self, obs: NDArray[Any]) -> None:
+        """Add observations [T, N, *shape] to the statistics."""
+        self.moments.update(obs.reshape(-1, *self.moments.mean.shape))
+        self._cache()
+
+    def _cache(self) -> None:
+        self._mean = self.moments.mean.astype(np.float32)
+        self._scale = (1 / np.sqrt(self.moments.var + _TINY)).astype(np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics."""
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set them."""
+        self.moments.load_state_dict(state)
+        self._cache()
+
+
+class RewardNormalizer:
+    """Rewards divided by the standard deviation of the discounted return, clipped to +-`clip`; their sign stays.
+
+    The return G = gamma * G + r goes on over rollouts in each env, and begins anew with each episode (Engstrom et al.
+    2020, section 3, who found it in OpenAI's PPO).
+    """
+
+    def __init__(self, num_envs: int, gamma: float, *, clip: float = 10.0) -> None:
+        self.moments, self.gamma, self.clip = Moments(), gamma, clip
+        self.returns = np.zeros(num_envs, np.float64)
+
+    def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Normalised rewards."""
+        scale = 1 / math.sqrt(float(self.moments.var) + _TINY)
+        return np.clip(reward * scale, -self.clip, self.clip).astype(np.float32)
+
+    def update(self, reward: NDArray[np.floating], done: NDArray[np.bool_]) -> None:
+        """Add the rewards [T, N] of a rollout to the statistics; `done` [T, N] ends an episode."""
+        returns = np.empty(reward.shape, np.float64)
+        ahead = self.returns
+        for t in range(len(reward)):
+            returns[t] = ahead = self.gamma * ahead + reward[t]
+            ahead = np.where(done[t], 0.0, ahead)
+        self.returns = ahead
+        self.moments.update(returns.reshape(-1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics, and each env's return so far."""
+        return {"returns": torch.from_numpy(self.returns.copy()), **self.moments.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set them."""
+        self.moments.load_state_dict(state)
+        self.returns = state["returns"].cpu().numpy().copy()

@@ -1,0 +1,198 @@
+"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector; compiled, in one graph.
+
+The optimizers here are those of torch.optim for one flat vector, written so that torch.compile can fuse them with the
+rest: plain operations on tensors, nothing that depends on a value. The others of torch.optim work too, outside the graph.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rl.networks import flatten_parameters
+
+Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # (networks, *inputs) -> the loss and what to report, all 0-d
+
+
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
+
+    def __init__(
+        self,
+        params: Sequence[nn.Parameter],
+        lr: float,
+        *,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        (self.flat,) = params
+        self.lr = torch.full((1,), lr, device=self.flat.device)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
+        self.steps = torch.zeros(1, dtype=torch.float64, device=self.flat.device)  # [1]: torch 2.13 compiled loses a change of a float64 []
+
+    @torch.no_grad()
+    def update(self, grad: Tensor) -> None:
+        """One step along `grad` [P]."""
+        beta1, beta2 = self.betas
+        self.steps.add_(1)
+        self.mean.lerp_(grad, 1 - beta1)
+        self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        unbias, unbias_square = (1 - beta1**self.steps).float(), (1 - beta2**self.steps).float()
+        if self.weight_decay:
+            self.flat.mul_(1 - self.lr * self.weight_decay)
+        denominator = (self.mean_square / unbias_square).sqrt_().add_(self.eps)
+        self.flat.sub_(self.mean / denominator * (self.lr / unbias))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both moments and the number of steps."""
+        return {"mean": self.mean, "mean_square": self.mean_square, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set them."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
+
+
+class RMSprop:
+    """RMSprop (Hinton 2012), as A3C uses it: without momentum."""
+
+    def __init__(self, params: Sequence[nn.Parameter], lr: float, *, alpha: float = 0.99, eps: float = 1e-8) -> None:
+        (self.flat,) = params
+        self.lr = torch.full((1,), lr, device=self.flat.device)
+        self.alpha, self.eps = alpha, eps
+        self.mean_square = torch.zeros_like(self.flat.detach())
+
+    @torch.no_grad()
+    def update(self, grad: Tensor) -> None:
+        """One step along `grad` [P]."""
+        self.mean_square.mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
+        self.flat.sub_(grad / self.mean_square.sqrt().add_(self.eps) * self.lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean square of the gradient."""
+        return {"mean_square": self.mean_square}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set it."""
+        self.mean_square.copy_(state["mean_square"])
+
+
+class TorchOptimizer:
+    """An optimizer of torch.optim behind the same three methods."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
+        self.optimizer, self.flat = optimizer, flat
+        self.lr = torch.zeros(1, dtype=torch.float64)
+
+    def update(self, grad: Tensor) -> None:
+        """One step along `grad` [P]."""
+        assert self.flat.grad is not None
+        self.flat.grad.copy_(grad)  # in place: the networks' gradients are views of it
+        self.optimizer.param_groups[0]["lr"] = float(self.lr)
+        self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's own."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set it."""
+        self.optimizer.load_state_dict(state)
+
+
+class GradientStep:
+    """Steps that lower `loss(networks, *inputs)`. The parameters of `networks` become views of flat vectors.
+
+    `groups` are the modules that have a learning rate, and an optimizer, of their own; together they hold all
+    parameters of `networks`.
+    """
+
+    def __init__(
+        self,
+        networks: nn.Module,
+        groups: Sequence[nn.Module],
+        loss: Loss,
+        *,
+        optimizer: Callable[..., Any],
+        max_grad_norm: float | None,
+        compile: bool,
+    ) -> None:
+        self.networks, self.loss, self.max_grad_norm = networks, loss, max_grad_norm
+        names = {id(parameter): name for name, parameter in networks.named_parameters()}
+        self.layouts = [[(names.pop(id(p)), p.shape, p.numel()) for p in group.parameters()] for group in groups]
+        assert not names, f"in no group: {sorted(names.values())}"
+        self.flats = [flatten_parameters(group) for group in groups]
+        made = [optimizer([flat], lr=0.0) for flat in self.flats]
+        self.optimizers = [
+            TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one for one, flat in zip(made, self.flats, strict=True)
+        ]
+        self.compiled = compile
+        self._run: Callable[..., Tensor] = self._compile() if compile else self._eager
+
+    def _compile(self) -> Callable[..., Tensor]:
+        """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks graphs."""
+        torch._dynamo.config.recompile_limit = 1000  # a sweep builds one after another in one process
+        graph = functools.partial(torch.compile, dynamic=False, fullgraph=True)
+        if not any(isinstance(one, TorchOptimizer) for one in self.optimizers):
+            return graph(lambda *inputs: self._apply(*self._gradients(*inputs)))
+        gradients = graph(self._gradients)
+        return lambda *inputs: self._apply(*gradients(*inputs))
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it: an optimizer, or one for each group."""
+        names = ["optimizer"] if len(self.optimizers) == 1 else [f"optimizer_{n}" for n in range(len(self.optimizers))]
+        return dict(zip(names, self.optimizers, strict=True))
+
+    def set_lr(self, *lrs: float) -> None:
+        """The learning rate of each group from now on."""
+        for optimizer, lr in zip(self.optimizers, lrs, strict=True):
+            optimizer.lr.fill_(lr)
+
+    def scalar(self, value: float) -> Any:
+        """A number that changes from call to call, as an input: in a compiled graph a number would be a constant."""
+        return torch.tensor(value, device=self.flats[0].device) if self.compiled else value
+
+    def __call__(self, *inputs: Any) -> Tensor:
+        """One step; the loss, what the loss function reports, and the gradient's norm before clipping, as one vector."""
+        return self._run(*inputs)
+
+    def _eager(self, *inputs: Any) -> Tensor:
+        grads = [flat.grad for flat in self.flats if flat.grad is not None]
+        for grad in grads:
+            grad.zero_()
+        loss, report = self.loss(self.networks, *inputs)
+        loss.backward()
+        return self._apply(grads, [loss, *report])
+
+    def _gradients(self, *inputs: Any) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """The gradient of each group and the report, as a function without side effects, for torch.compile."""
+
+        def loss_of(*flats: Tensor) -> tuple[Tensor, list[Tensor]]:
+            weights = {}
+            for flat, layout in zip(flats, self.layouts, strict=True):
+                for (name, shape, _), part in zip(layout, flat.split([size for *_, size in layout]), strict=True):
+                    weights[name] = part.view(shape)
+            loss, report = self.loss(functools.partial(functional_call, self.networks, weights), *inputs)
+            return loss, [loss, *report]
+
+        argnums = tuple(range(len(self.flats)))
+        return torch.func.grad(loss_of, argnums, has_aux=True)(*(flat.detach() for flat in self.flats))
+
+    @torch.no_grad()
+    def _apply(self, grads: Sequence[Tensor], report: list[Tensor]) -> Tensor:
+        """Clip, and step."""
+        norm = torch.linalg.vector_norm(grads[0])
+        if len(grads) > 1:
+            norm = torch.stack([torch.linalg.vector_norm(grad) for grad in grads]).norm()
+        scale = None if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        for optimizer, grad in zip(self.optimizers, grads, strict=True):
+            optimizer.update(grad if scale is None else grad * scale)
+        return torch.stack([*report, norm])

@@ -1,0 +1,75 @@
+"""Kill -9 in the middle of A2C and PPO runs: what comes back is the run that was never killed."""
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMON = (
+    *("env=cartpole", "env.num_envs=2", "algo.rollout_length=16", "algo.network.hidden=[8,8]", "frames=6k", "log_every=500"),
+    *("eval.every=2k", "eval.episodes=2", "ckpt.every=1k", "algo.normalize_obs=true", "algo.normalize_reward=true"),
+    "algo.lr=[[0, 1e-2], [6k, 1e-3]]",
+)
+OWN = {"ppo": ("algo.minibatch_size=16", "algo.epochs=2", "algo.clip_range=[[0, 0.3], [6k, 0.1]]"), "a2c": ("env.vectorization=async",)}
+
+
+def start(*overrides):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def rows(folder, name):
+    with (folder / name).open(newline="") as file:
+        return [{key: cell for key, cell in row.items() if key not in ("wall_s", "fps")} for row in csv.DictReader(file)]
+
+
+def last_state(folder):
+    path = max((folder / "ckpt").glob("ckpt-[0-9]*.pt"), key=lambda p: int(p.stem.split("-")[1]))
+    return path.name, torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+
+
+def equal(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
+def test_a_killed_run_comes_back_bit_for_bit(tmp_path, algo):
+    overrides = (f"algo={algo}", *COMMON, *OWN[algo])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    straight = start(*overrides, f"hydra.run.dir={whole}")
+    output, _ = straight.communicate(timeout=120)
+    assert straight.returncode == 0, output
+    run = start(*overrides, f"hydra.run.dir={killed}")
+    while run.poll() is None and not reached(killed, 3_500):
+        time.sleep(0.002)
+    run.send_signal(signal.SIGKILL)
+    run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    resumed = start(f"resume={killed}")
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
+    assert rows(killed, "metrics.csv") == rows(whole, "metrics.csv")
+    assert rows(killed, "eval.csv") == rows(whole, "eval.csv")
+    (name, state), (other_name, other) = last_state(whole), last_state(killed)
+    assert name == other_name
+    assert equal(state, other)
+
+
+def reached(folder, frames):
+    try:
+        return int(rows(folder, "metrics.csv")[-1]["frames"]) >= frames
+    except (OSError, IndexError, ValueError, KeyError, TypeError):
+        return False
