@@ -88,9 +88,16 @@ def test_every_step_is_a_real_transition_and_its_successor_the_true_one(vectoriz
     ]
 
 
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_rollouts_successors_are_never_observations_after_a_reset(in_place: bool, tmp_path: Path) -> None:
-    env = ["env=gym", "env.id=tiny_envs:Counting-v0", "+env.kwargs.length=3", f"+env.kwargs.in_place={in_place}"]
+def test_a_rollouts_successors_are_never_observations_after_a_reset(in_place: bool, vectorization: str, tmp_path: Path) -> None:
+    env = [
+        f"env.vectorization={vectorization}",
+        "env=gym",
+        "env.id=tiny_envs:Counting-v0",
+        "+env.kwargs.length=3",
+        f"+env.kwargs.in_place={in_place}",
+    ]
     run = begun(tmp_path / "run", *TINY, *env, "algo.rollout_length=7")
     for _ in range(2):
         rollout = run.collector.collect(run.agent)
