@@ -10,7 +10,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, NewType
 
@@ -253,6 +253,19 @@ TARGETS: dict[str, type] = {
 # ---------------------------------------------------------------------------------------------- reading the values
 
 
+def fill_in(values: dict[str, Any], defaults: dict[str, Any], schema: Any = RunConfig) -> dict[str, Any]:
+    """`values`, and from `defaults` what a schema names and they lack: the configuration of a run made before a key was."""
+    schema = TARGETS.get(values.get("_target_", ""), schema)
+    filled = dict(values)
+    for name, (kind, key) in (fields(schema) if isinstance(schema, type) and dataclasses.is_dataclass(schema) else {}).items():
+        if name not in values and name in defaults:
+            filled[name] = defaults[name]
+        elif isinstance(values.get(name), dict) and isinstance(defaults.get(name), dict) and (key is None or kind is Target):
+            same = values[name].get("_target_") == defaults[name].get("_target_")
+            filled[name] = fill_in(values[name], defaults[name], kind) if same else values[name]
+    return filled
+
+
 def read_config(values: dict[str, Any], schema: type = RunConfig) -> Any:
     """A typed configuration from plain values. ConfigError names every key that cannot be, one line each."""
     errors: list[str] = []
@@ -412,6 +425,7 @@ class Leaf:
     meaning: Any
     policy: str
     classified: bool  # whether a schema names it, or the open section that it is in
+    open: bool  # whether it is in an open section, whose names no schema knows
 
 
 def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "", section: Key | None = None) -> dict[str, Leaf]:
@@ -422,11 +436,13 @@ def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = 
     for name, value in values.items():
         kind, key = known.get(name, (None, section))
         full = f"{path}{name}"
-        if isinstance(value, dict) and value and Schedule not in _options(kind):
+        if isinstance(value, dict) and Schedule not in _options(kind):  # an empty one has no leaves
             inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
             result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
         else:
-            result[full] = Leaf(value, _meaning(kind, value), key.policy if key else FROZEN, key is not None)
+            result[full] = Leaf(
+                value, _meaning(kind, value), key.policy if key else FROZEN, key is not None, name not in known and key is not None
+            )
     return result
 
 
@@ -455,17 +471,24 @@ class Change:
     @property
     def keep(self) -> str:
         """The override that keeps the run's value."""
-        return f"{self.key}={_typed(self.was)}" if self.was is not MISSING else f"~{self.key}"
+        return f"{self.key}={_typed(self.was)}"
 
 
 MISSING = "(absent)"
 
 
-def compare(old: dict[str, Any], new: dict[str, Any], frames: int, typed: Collection[str] = ()) -> list[Change]:
+def compare(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    frames: int,
+    typed: Collection[str] = (),
+    defaults: Callable[[], dict[str, Any]] = dict,
+) -> list[Change]:
     """The keys in which a run's configuration and today's differ, at a clock of `frames`, each judged by its policy.
 
-    `typed`: the keys that the whole command line names. A key that only one side knows and that nobody typed is at its
-    default there, and counts as having always been so.
+    A key of a schema that only one side knows counts as having always been at its default. New today, it must be at the
+    default that `defaults()` holds; gone today, nobody must have typed it (`typed`: the keys that the whole command line
+    names). In an open section, such as env.kwargs, there are no defaults.
     """
     before, after = leaves(old), leaves(new)
     changes = []
@@ -473,8 +496,12 @@ def compare(old: dict[str, Any], new: dict[str, Any], frames: int, typed: Collec
         was, now = before.get(key), after.get(key)
         if key in COMMANDS or (was and now and _same(was.meaning, now.meaning, frames=None)):
             continue
-        named = any(key == name or key.startswith(f"{name}.") for name in typed)
-        changes.append(_judge(key, was, now, frames, named))
+        if was is None and now is not None:
+            default = leaves(defaults()).get(key)
+            at_default = not now.open and default is not None and _same(default.meaning, now.meaning, frames=None)
+        else:
+            at_default = was is not None and not was.open and not any(key == name or key.startswith(f"{name}.") for name in typed)
+        changes.append(_judge(key, was, now, frames, at_default))
     return changes
 
 
@@ -492,15 +519,15 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, named: bool) -> Change:
+def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default: bool) -> Change:
     policy = (now or was).policy  # type: ignore[union-attr]
     refused, note = True, "it defines the run: with another value it would be another run"
     if policy == FREE:
         refused, note = False, "does not change what is learned"
     elif was is None or now is None:
-        refused = named
-        known = "the run was made without this key" if was is None else "this key is gone today"
-        note = known if named else f"{known}; it is at its default"
+        refused = not at_default
+        note = "the run was made without this key" if was is None else "this key is gone today"
+        note += "; it is at its default" if at_default else "; it defines the run"
     elif policy == NUMERICS:
         refused, note = False, "results may differ in the last bits from here on"
     elif policy == HORIZON:
