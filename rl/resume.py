@@ -6,15 +6,10 @@ key, with the configuration that the run has; `rl.config.compare` judges the dif
 
 from __future__ import annotations
 
-import contextlib
 import json
-import platform
 import shlex
-import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +17,18 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from rl import checkpoint, files
+from rl import checkpoint, history
 from rl.checkpoint import DamagedError, Manifest, RunLock
-from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, quote, to_yaml, value_of
+from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, quote, value_of
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, fill_in, read_config
 from rl.counts import format_count, parse_count
+from rl.history import CONFIG, HISTORY
 from rl.schedule import Schedule
 
 if TYPE_CHECKING:  # it imports torch
     from rl.agent import Agent
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
-CONFIG, HISTORY, RESULT = "config.yaml", "history.jsonl", "result.json"
+RESULT = "result.json"
 _MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
 
 
@@ -150,8 +145,8 @@ def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | N
     if fork is not None:
         weights, exact = _fork_weights(fork, overrides)
         overrides = merge(overrides, [f"fork={quote(exact)}"])
-        history = read_history(weights.run)
-        line = merge(drop(history[-1]["overrides"], "fork") if history else [], overrides)
+        past = history.read(weights.run)
+        line = merge(drop(past[-1]["overrides"], "fork") if past else [], overrides)
     composed = compose(line, RunConfig, config_dir=config_dir)
     if composed.config.base:
         raise ConfigError("base=run goes with resume=")
@@ -229,9 +224,9 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 
 
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
-    history = read_history(folder)
-    saved = history[-1]["overrides"] if history else _first_overrides(folder)
-    choices = history[0]["choices"] if history else {}
+    past = history.read(folder)
+    saved = past[-1]["overrides"] if past else _first_overrides(folder)
+    choices = past[0]["choices"] if past else {}
     other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
     if any(other) and checkpoint.was_committed(folder):
         raise Refused(_refusal(folder, None, [change for change in other if change], new))
@@ -264,7 +259,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     if refused:
         raise Refused(_refusal(folder, manifest, refused, new))
     _refuse_if_finished(folder, composed.config, manifest)
-    warnings += _other_world(history) + _learns_no_more(folder, composed.config, manifest.frames)
+    warnings += history.other_world(past) + _learns_no_more(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
@@ -293,8 +288,8 @@ def saved_config(folder: Path) -> dict[str, Any]:
     """The configuration that the run has; keys that are newer than the run are at their defaults. DamagedError if it
     cannot be read."""
     values = _read_config(folder)
-    history = read_history(folder)
-    return fill_in(values, _defaults(history[0]["choices"])) if history else values
+    past = history.read(folder)
+    return fill_in(values, _defaults(past[0]["choices"])) if past else values
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -426,68 +421,6 @@ def run_folders(outputs: Path) -> list[Path]:
 def _matches(folder: Path, wanted: dict[str, str]) -> bool:
     if not wanted:
         return True
-    history = read_history(folder)
-    choices = history[0]["choices"] if history else {}
+    past = history.read(folder)
+    choices = past[0]["choices"] if past else {}
     return all(str(choices.get(name)) == value for name, value in wanted.items())
-
-
-# --------------------------------------------------------------------------------------------------------- history
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The starts and resumes of a run, oldest first; a last line that a kill left unfinished does not count.
-
-    DamagedError for any other line that cannot be read.
-    """
-    path = folder / HISTORY
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    except ValueError as error:
-        raise DamagedError(f"{path}: {error}") from error
-
-
-def write_history(plan: Plan, *, frames: int, command: str, not_exact: list[str]) -> None:
-    """Add this start or resume, and make its configuration the run's. The line comes first: a kill between the two
-    leaves a run that makes the same changes again."""
-    path = plan.folder / HISTORY
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        files.cut(path, path.read_bytes().rfind(b"\n") + 1)
-    line = {
-        "event": "resume" if plan.manifest else "start",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "frames": frames,
-        "command": command,
-        "overrides": plan.overrides,
-        "choices": plan.composed.choices | {"seed": plan.config.seed},
-        "fork": plan.weights and {"run": str(plan.weights.run), "weights": plan.weights.name},
-        "changes": [{"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note} for c in plan.changes],
-        "world": world(plan.config),
-        "exactness": f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact",
-    }
-    files.append(path, (json.dumps(line) + "\n").encode())
-    files.sync(path)
-    files.write_atomic(plan.folder / CONFIG, to_yaml(plan.composed.values).encode())
-
-
-def world(config: RunConfig) -> dict[str, Any]:
-    """What bit-exactness depends on besides the run itself."""
-    sha = None
-    with contextlib.suppress(OSError):  # a machine without git
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-        sha = done.stdout.strip() or None
-    settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
-    return {**versions(), "git": sha, "host": platform.node(), **settings}
-
-
-def versions() -> dict[str, str]:
-    """The machine's type and the versions of what computes."""
-    return {"machine": platform.machine(), "python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-def _other_world(history: list[dict[str, Any]]) -> list[str]:
-    """A warning if machine type or versions are not what they were in the session before."""
-    before, now = history[-1]["world"] if history else {}, versions()
-    what = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name])
-    return [f"{what}: results may differ in the last bits from here on"] if what else []

@@ -19,7 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl import compose, files, resume
+from rl import compose, files, history, resume
 from rl.checkpoint import Checkpoints, DamagedError, LockedError, load, read_verified
 from rl.config import ConfigError
 from rl.counts import format_count
@@ -97,7 +97,7 @@ class Run:
             self.metrics.table.start()
             self.evaluations.start()
             self.collector.start()
-            resume.write_history(self.plan, frames=0, command=command, not_exact=[])
+            history.write(self.plan, frames=0, command=command, not_exact=[])
             self.save()
         else:
             self.checkpoints.resume_from(manifest)
@@ -108,7 +108,7 @@ class Run:
             self.clock.wall_before_s = manifest.wall_s
             for problem in self.collector.not_exact:
                 log.warning("NOT EXACT from frame %d: %s; it begins a new episode", self.clock.frames, problem)
-            resume.write_history(self.plan, frames=self.clock.frames, command=command, not_exact=self.collector.not_exact)
+            history.write(self.plan, frames=self.clock.frames, command=command, not_exact=self.collector.not_exact)
             (self.folder / resume.RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
 

@@ -1,0 +1,256 @@
+"""The schema: every configuration key with its type, its meaning and its resume policy."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NewType
+
+from rl.schedule import Schedule
+
+# What a resumed run may do to a key (design: "The config of a resumed run").
+FREE = "free"  # cannot change what is learned
+NUMERICS = "numerics"  # may change the last bits
+HORIZON = "horizon"  # how long to train: not below the clock
+SCHEDULE = "schedule"  # a function of the clock: its past must stay
+FROZEN = "frozen"  # defines the run
+
+Count = NewType("Count", int)  # written 20M, 500k, ...
+
+
+class Target(dict[str, Any]):
+    """A part chosen in YAML: `_target_` names its class, the other keys are the class's keyword arguments."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a key means, what a resume may do to it, and which values are possible."""
+
+    help: str
+    policy: str = FROZEN
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] | None = None
+    above: float | None = None
+
+
+class ConfigError(ValueError):
+    """A value or a name that cannot be; says what was given and what is allowed."""
+
+
+@dataclass
+class EnvConfig:
+    """Config group `env`."""
+
+    id: Annotated[str, Key("Gymnasium id, or my_package:MyEnv-v0")]
+    kwargs: Annotated[dict[str, Any], Key("keyword arguments for gymnasium.make")]
+    wrappers: Annotated[list[Target], Key("gymnasium wrappers, innermost first, each a _target_ with its arguments")]
+    frames: Annotated[Count, Key("the default of `frames`", FREE, low=1)]
+    num_envs: Annotated[int, Key("environments stepped together", low=1, high=100_000)]
+    vectorization: Annotated[
+        str, Key("sync: in this process; async: one process each, for slow environments", NUMERICS, choices=("sync", "async"))
+    ]
+    solved: Annotated[float | None, Key("the return that its authors call solved", FREE)]
+    tape_max: Annotated[Count, Key("warn of an episode longer than this many steps: resuming replays it", FREE, low=1)]
+
+
+@dataclass
+class EvalConfig:
+    """Root key `eval`."""
+
+    every: Annotated[Count | None, Key("frames between evaluations; null: never", FREE, low=1)]
+    episodes: Annotated[int, Key("episodes of one evaluation", FREE, low=1, high=1_000_000)]
+
+
+@dataclass
+class CkptConfig:
+    """Root key `ckpt`."""
+
+    every: Annotated[Count | None, Key("frames between checkpoints; null: by minutes alone", FREE, low=1)]
+    minutes: Annotated[float | None, Key("a checkpoint also after this many minutes; null: by frames alone", FREE, above=0)]
+    keep: Annotated[int, Key("checkpoints that stay on disk, besides the best", FREE, low=1, high=1_000_000)]
+    best_by: Annotated[
+        str,
+        Key("the eval.csv column whose highest value is the best", choices=("total_reward_ma", "total_reward", "total_reward_min")),
+    ]
+
+
+@dataclass
+class RunConfig:
+    """The whole configuration of a run."""
+
+    algo: Any
+    env: EnvConfig
+    frames: Annotated[Count, Key("train until the clock shows this many frames, over all envs", HORIZON, low=1)]
+    seed: Annotated[int, Key("everything random derives from it", low=0, high=2**63 - 1)]
+    device: Annotated[str, Key("where networks live", NUMERICS, choices=("cpu", "cuda"))]
+    threads: Annotated[int, Key("CPU threads for torch", NUMERICS, low=1, high=1024)]
+    compile: Annotated[bool, Key("compile the update with torch.compile; pays on long runs", NUMERICS)]
+    deterministic: Annotated[bool, Key("only deterministic kernels: exact resume on GPU too", NUMERICS)]
+    log_every: Annotated[Count, Key("frames between rows of metrics.csv", FREE, low=1)]
+    eval: EvalConfig
+    ckpt: CkptConfig
+    stop_at: Annotated[float | None, Key("end early once the mean return of the last 100 training episodes reaches this", FREE)]
+    progress: Annotated[bool, Key("a progress line on a terminal", FREE)]
+    callbacks: Annotated[list[Target], Key("called with the run at every iteration boundary; each a _target_ with its arguments")]
+    outputs: Annotated[str, Key("root of the run folders", FREE)]
+    resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
+    fork: Annotated[
+        str | None,
+        Key("latest or a run's folder, and @best, @last or @<frames>: a new run that starts from its weights and configuration", FREE),
+    ]
+    base: Annotated[str | None, Key("run: resume from the run's own config.yaml, not from today's conf/", FREE, choices=(None, "run"))]
+
+
+@dataclass
+class ReinforceConfig:
+    """`algo=reinforce`: the keyword arguments of rl.algos.reinforce.Reinforce."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
+    center_returns: Annotated[bool, Key("subtract the mean of the rollout's returns (of its advantages, with a baseline)")]
+    standardize_returns: Annotated[bool, Key("divide by their standard deviation")]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    baseline: Annotated[bool, Key("learn V(s) and subtract it from the returns")]
+    value_coef: Annotated[float, Key("weight of the baseline's squared error", low=0)]
+    network: Annotated[Target, Key("policy network (and the baseline's): _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("torch optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
+class A2CConfig:
+    """`algo=a2c`: the keyword arguments of rl.algos.a2c.A2C."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    gae_lambda: Annotated[float, Key("generalised advantage estimation; 1: n-step returns to the rollout's end", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    value_lr: Annotated[Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)]
+    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
+    value_coef: Annotated[float, Key("weight of the value function's squared error", low=0)]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_advantage: Annotated[bool, Key("advantages of a rollout to mean 0 and standard deviation 1")]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
+    shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
+    network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
+class PPOConfig:
+    """`algo=ppo`: the keyword arguments of rl.algos.ppo.PPO."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    gae_lambda: Annotated[float, Key("generalised advantage estimation; 1: returns to the rollout's end", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    minibatch_size: Annotated[int, Key("steps in one gradient step; divides rollout_length * num_envs", low=1, high=1_000_000_000)]
+    epochs: Annotated[int, Key("passes over each rollout", low=1, high=10_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    value_lr: Annotated[Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)]
+    clip_range: Annotated[Schedule, Key("how far an action's probability ratio may leave 1 and still pay", SCHEDULE, low=0)]
+    value_clip_range: Annotated[Schedule | None, Key("the same for values, in their units; null: not clipped", SCHEDULE, low=0)]
+    target_kl: Annotated[float | None, Key("no further epoch after one whose mean approx_kl is above this; null: all epochs", above=0)]
+    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
+    value_coef: Annotated[float, Key("weight of the value function's squared error", low=0)]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_advantage: Annotated[bool, Key("advantages of a minibatch to mean 0 and standard deviation 1")]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
+    shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
+    network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
+class RandomConfig:
+    """`algo=random`: the keyword arguments of rl.algos.random.Random."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    rollout_length: Annotated[int, Key("steps of every env in an iteration", low=1, high=10_000_000)]
+
+
+@dataclass
+class MlpConfig:
+    """The keyword arguments of rl.networks.MLP."""
+
+    _target_: Annotated[str, Key("the network's class")]
+    hidden: Annotated[list[int], Key("units of the hidden layers", low=1, high=1_000_000)]
+    activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
+    init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
+
+
+@dataclass
+class AdamConfig:
+    """The keyword arguments of rl.optimizers.Adam."""
+
+    _target_: Annotated[str, Key("the optimizer's class")]
+    betas: Annotated[list[float], Key("decay of the gradient's mean and of its square's", low=0, high=1)] = field(
+        default_factory=lambda: [0.9, 0.999]
+    )
+    eps: Annotated[float, Key("added to the denominator", above=0)] = 1e-8
+    weight_decay: Annotated[float, Key("decoupled from the gradient: AdamW", low=0)] = 0.0
+
+
+@dataclass
+class RMSpropConfig:
+    """The keyword arguments of rl.optimizers.RMSprop."""
+
+    _target_: Annotated[str, Key("the optimizer's class")]
+    alpha: Annotated[float, Key("decay of the mean square of the gradient", low=0, high=1)] = 0.99
+    eps: Annotated[float, Key("added to the denominator", above=0)] = 1e-8
+
+
+@dataclass
+class EnjoyConfig:
+    """The configuration of enjoy.py."""
+
+    run: Annotated[str, Key("latest, or a run's folder")]
+    ckpt: Annotated[str, Key("best, last, or the frames of a kept checkpoint (120k)")]
+    episodes: Annotated[int, Key("episodes to play", low=1, high=1_000_000)]
+    seed: Annotated[int, Key("seed of the first episode", low=0, high=2**63 - 1)]
+    deterministic: Annotated[bool, Key("the policy's most likely action; false: sampled")]
+    render: Annotated[
+        str | None,
+        Key(
+            "human: a window; video: an MP4 in the run's video/; none: only scores; null: a window where there is a display, else video",
+            choices=(None, "human", "video", "none"),
+        ),
+    ]
+    device: Annotated[str, Key("where networks live", choices=("cpu", "cuda"))]
+    outputs: Annotated[str, Key("root of the run folders")]
+
+
+# Classes whose arguments are known. Of any other class all keys are taken as they are, and are frozen.
+TARGETS: dict[str, type] = {
+    "rl.algos.reinforce.Reinforce": ReinforceConfig,
+    "rl.algos.a2c.A2C": A2CConfig,
+    "rl.algos.ppo.PPO": PPOConfig,
+    "rl.algos.random.Random": RandomConfig,
+    "rl.networks.MLP": MlpConfig,
+    "rl.optimizers.Adam": AdamConfig,
+    "rl.optimizers.RMSprop": RMSpropConfig,
+}
+
+
+def fields(schema: type) -> dict[str, tuple[Any, Key | None]]:
+    """Name -> (type, its Key, or None for a nested section) of a schema's keys."""
+    result: dict[str, tuple[Any, Key | None]] = {}
+    for name, hint in typing.get_type_hints(schema, include_extras=True).items():
+        if typing.get_origin(hint) is Annotated:
+            result[name] = (hint.__origin__, hint.__metadata__[0])
+        else:
+            result[name] = (hint, None)
+    return result
+
+
+def options_of(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of `X | None`; a plain type is its only one."""
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return typing.get_args(kind) if union else (kind,)
