@@ -53,7 +53,7 @@ def build(config: RunConfig) -> Parts:
     set_up_torch(config)
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
     make_env = build_env_factory(config.env)
-    callbacks = [part() if isinstance(part.func, type) else part for part in map(instantiate, config.callbacks)]
+    callbacks = build_callbacks(config)
     probe = make_probe(make_env, config.env)
     agent = build_agent(config, probe.observation_space, probe.action_space, clock, streams)
     probe.close()
@@ -65,6 +65,14 @@ def build(config: RunConfig) -> Parts:
     envs = make_vector(make_env, config.env.num_envs, config.env.vectorization, derive_seed(config.seed, "env"))
     collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max)
     return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks)
+
+
+def build_callbacks(config: RunConfig) -> list[Any]:
+    """What is called at every iteration boundary: functions, and objects of classes. ConfigError if it cannot be made."""
+    try:
+        return [part() if isinstance(part.func, type) else part for part in map(instantiate, config.callbacks)]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"callbacks: {error}") from error
 
 
 def build_agent(config: RunConfig, obs_space: gym.Space, action_space: gym.Space, clock: Clock, streams: Streams) -> Agent:

@@ -103,12 +103,14 @@ def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def manifests(folder: Path) -> tuple[list[Manifest], list[str]]:
-    """The manifests in `folder` that are whole and whose files have their sizes, newest first, and what is wrong with the others."""
-    whole, problems = [], []
+def manifests(folder: Path) -> tuple[list[Manifest], dict[int, str]]:
+    """The manifests in `folder` that are whole and whose files have their sizes, newest first; and of the others, by their
+    frames, what is wrong."""
+    whole, problems = [], {}
     names = os.listdir(folder) if folder.is_dir() else []
     for name in names:
-        if not _MANIFEST.fullmatch(name):
+        named = _MANIFEST.fullmatch(name)
+        if not named:
             continue
         try:
             manifest = Manifest.read(folder / name)
@@ -117,8 +119,8 @@ def manifests(folder: Path) -> tuple[list[Manifest], list[str]]:
                     raise DamagedError(f"{name}: {file} is missing or has another size")
             whole.append(manifest)
         except DamagedError as error:
-            problems.append(str(error))
-    return sorted(whole, key=lambda m: m.frames, reverse=True), sorted(problems)
+            problems[int(named[1])] = str(error)
+    return sorted(whole, key=lambda m: m.frames, reverse=True), problems
 
 
 def newest(folder: Path, tables: Path | None = None) -> tuple[Manifest | None, list[str]]:
@@ -135,10 +137,10 @@ def newest(folder: Path, tables: Path | None = None) -> tuple[Manifest | None, l
                 there = (tables / name).stat().st_size if tables and (tables / name).is_file() else 0
                 if there < size:
                     raise DamagedError(f"ckpt-{manifest.frames}.json: {name} has {there} bytes, and should have {size} or more")
-            return manifest, problems
+            return manifest, [problem for frames, problem in sorted(problems.items()) if frames > manifest.frames]
         except DamagedError as error:
-            problems.append(str(error))
-    return None, problems
+            problems[manifest.frames] = str(error)
+    return None, [problem for _, problem in sorted(problems.items())]
 
 
 def was_committed(run: Path) -> bool:

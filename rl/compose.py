@@ -81,6 +81,14 @@ def parse(overrides: Sequence[str]) -> list[Override]:
     return result
 
 
+_PLACES = re.compile(r"(resume|fork|run|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)")
+
+
+def quote_places(overrides: Iterable[str]) -> list[str]:
+    """The overrides as typed, but folders quoted: the names of a sweep's jobs have signs that mean something to Hydra."""
+    return [f"{found[1]}={quote(found[2])}" if (found := _PLACES.fullmatch(text)) else text for text in overrides]
+
+
 def for_hydra(overrides: Iterable[str]) -> list[str]:
     """The same overrides, such that a schedule replaces what is there: Hydra puts neither keys where a list is nor the
     other way round, but either where null is."""
@@ -89,6 +97,8 @@ def for_hydra(overrides: Iterable[str]) -> list[str]:
         line, value = override.input_line or "", override.value()
         schedule = isinstance(value, dict) and "kind" in value or isinstance(value, list) and value and isinstance(value[0], list)
         plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
+        if override.key_or_group.startswith("env.kwargs.") and not override.is_delete():
+            line = "++" + line.lstrip("+")  # an open section: a name needs no + to be new
         result += [f"{override.key_or_group}=null", line] if schedule and plain else [line]
     return result
 
@@ -101,6 +111,9 @@ def merge(*lines: Iterable[str]) -> list[str]:
             name = f"{override.key_or_group}@{override.package or ''}"
             if override.is_delete():
                 name += "~"
+            if override.key_or_group not in GROUPS:  # a whole section set anew
+                for deeper in [old for old in merged if old.startswith(f"{override.key_or_group}.")]:
+                    del merged[deeper]
             merged.pop(name, None)
             merged[name] = override.input_line or ""
     return list(merged.values())
@@ -152,7 +165,7 @@ def _explain(error: HydraException, overrides: Sequence[Override], search: list[
     for override in overrides:
         if override.is_sweep_override():
             return f"{override.input_line}: several values; type -m for one run with each, or brackets for a list"
-    return str(error).splitlines()[0]
+    return " ".join(str(part).splitlines()[0] for part in (error, error.__cause__) if part)
 
 
 def _names(values: Any, path: str = "") -> list[str]:

@@ -25,6 +25,7 @@ def parse_count(value: Any) -> int:
 def format_count(number: int) -> str:
     """The short way to write a count, exactly: 20M, 1.5M, 200k, 100_352."""
     for letter, scale in (("M", 10**6), ("k", 10**3)):
-        if number and number % (scale // 10) == 0 and number >= scale:
-            return f"{number / scale:g}{letter}"
+        whole, tenths = divmod(number // (scale // 10), 10)
+        if number >= scale and number % (scale // 10) == 0:
+            return f"{whole}.{tenths}{letter}" if tenths else f"{whole}{letter}"
     return f"{number:_}"

@@ -31,7 +31,7 @@ def enjoy(config: EnjoyConfig) -> list[float]:
     from rl.metrics import MOVING_AVERAGE
     from rl.video import Video
 
-    trained: RunConfig = read_config(compose.from_yaml(folder / resume.CONFIG), RunConfig)
+    trained: RunConfig = read_config(resume.saved_config(folder), RunConfig)
     trained.device = config.device
     agent = build_player(trained)
     resume.load_weights(agent, weights, config.device)
@@ -71,7 +71,6 @@ def main() -> None:
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if args.help:
         print(show_help("enjoy.py"))
@@ -79,4 +78,4 @@ def main() -> None:
         nothing: Callable[[Any], None] = lambda config: None  # noqa: E731
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="enjoy")(nothing)()
     else:
-        refuse_or(lambda: enjoy(compose.compose(args.overrides, EnjoyConfig, "enjoy").config))
+        refuse_or(lambda: enjoy(compose.compose(compose.quote_places(args.overrides), EnjoyConfig, "enjoy").config))

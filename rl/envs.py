@@ -98,9 +98,9 @@ def check_env(env: gym.Env) -> None:
         )
     layer: gym.Env = env
     while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, _FORGETFUL) and not hasattr(layer, "state_dict"):
+        if isinstance(layer, _FORGETFUL):
             name = type(layer).__name__
-            raise ValueError(f"the wrapper {name} learns across episodes but has no state_dict, so it would be lost on a resume")
+            raise ValueError(f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume")
         layer = layer.env
 
 

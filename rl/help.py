@@ -12,7 +12,8 @@ _INTRODUCTION = {
     "train.py": """Train an agent, or go on with a run.
 
   python train.py                                  REINFORCE on CartPole-v1, the defaults
-  python train.py algo=reinforce env=pendulum frames=1M seed=3
+  python train.py algo=ppo env=pendulum frames=1M seed=3
+  python train.py experiment=ppo_lunar_lander      a tuned pair of algorithm and environment
   python train.py resume=latest                    the run that was active last
   python train.py resume=<run folder> frames=20M   train it on
 

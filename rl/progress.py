@@ -59,13 +59,22 @@ class Progress:
         log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", frames, mean, average)
 
 
+class _Above(logging.Handler):
+    """Prints log lines above the progress line, as they are: neither wrapped nor coloured."""
+
+    def __init__(self, console: Any) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(self.format(record), soft_wrap=True, markup=False, highlight=False)
+
+
 class _Line:
     """rich's progress line, with the log printed above it."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.highlighter import NullHighlighter
-        from rich.logging import RichHandler
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
@@ -73,7 +82,7 @@ class _Line:
         columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=24))
         self.bar = Bar(*columns, console=console, auto_refresh=False, transient=True)
         self.task = self.bar.add_task("train", text="starting")
-        self.handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False, highlighter=NullHighlighter())
+        self.handler = _Above(console)
         self.replaced: list[logging.Handler] = []
 
     def open(self) -> None:

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from rl import checkpoint, files
+from rl import checkpoint, history
 from rl.checkpoint import DamagedError, Manifest, RunLock
-from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, to_yaml, value_of
-from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
+from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, quote, value_of
+from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, fill_in, read_config
 from rl.counts import format_count, parse_count
+from rl.history import CONFIG, HISTORY
 from rl.schedule import Schedule
 
 if TYPE_CHECKING:  # it imports torch
     from rl.agent import Agent
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
-CONFIG, HISTORY, RESULT = "config.yaml", "history.jsonl", "result.json"
+RESULT = "result.json"
+_MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
 
 
 class Refused(Exception):
@@ -47,6 +48,7 @@ class Weights:
     name: str  # best, last, or the frames of a checkpoint; with the frame and the score
     data: bytes
     prefix: str  # what comes before the names of the agent's parts in `data`
+    frames: int
 
 
 @dataclass
@@ -102,50 +104,64 @@ def load_weights(agent: Agent, weights: Weights, device: str) -> None:
 
 def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
     """What this command line comes to, for a single run. Refused, Finished, ConfigError or LockedError if to nothing."""
-    resumed, given_dir = value_of(overrides, "resume"), value_of(overrides, "hydra.run.dir")
+    for override in parse(overrides):
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: several values; type -m for one run with each, or brackets for a list")
+    resumed, given_dir, fork = (value_of(overrides, name) for name in ("resume", "hydra.run.dir", "fork"))
     new = drop(overrides, "resume")
-    if resumed is not None and value_of(new, "fork") is not None:
-        raise ConfigError("resume= goes on with a run, fork= starts another: type one of them")
+    if resumed is not None and (fork is not None or given_dir is not None):
+        raise ConfigError("resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir=")
     if resumed is not None:
         folder, warnings = _find(resumed, new)
         result = _plan_existing(folder, new, config_dir)
         result.warnings[:0] = warnings
         return result
-    if given_dir is None:
-        return _plan_new(new, config_dir, None)
-    folder = Path(compose(new, RunConfig, config_dir=config_dir).run_dir)
-    if folder.is_dir() and any(folder.iterdir()):
-        return _plan_existing(folder, new, config_dir)
-    return _plan_new(new, config_dir, folder)
+    if given_dir is not None and "${" not in given_dir and _holds_run(Path(given_dir)):
+        return _plan_existing(Path(given_dir), new, config_dir)
+    result = _plan_new(new, config_dir, None)
+    result.unnamed = given_dir is None
+    return _plan_existing(result.folder, new, config_dir) if given_dir is not None and _holds_run(result.folder) else result
 
 
-def plan_job(folder: Path, overrides: Sequence[str]) -> Plan:
+def _holds_run(folder: Path) -> bool:
+    """Whether a run was started in a folder. Refused if it holds other things."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    if not any((folder / mark).exists() for mark in _MARKS):
+        raise Refused(f"hydra.run.dir={folder}: it holds other things than a run; name a new folder")
+    return True
+
+
+def plan_job(folder: Path, overrides: Sequence[str], config_dir: str | None) -> Plan:
     """What a sweep's job comes to in the folder that Hydra gave it: a new run, or the one that it holds."""
     if checkpoint.was_committed(folder):
-        return _plan_existing(folder, list(overrides), None)
-    return _plan_new(overrides, None, folder)
+        return _plan_existing(folder, list(overrides), config_dir)
+    return _plan_new(overrides, config_dir, folder)
 
 
 def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | None) -> Plan:
     """A new run in `folder`, or in one of its own; with `fork=` it has the old run's command line and weights."""
     fork, weights, line = value_of(overrides, "fork"), None, list(overrides)
     if fork is not None:
-        weights = _fork_weights(fork, overrides)
-        history = read_history(weights.run)
-        line = merge(drop(history[-1]["overrides"], "fork") if history else [], overrides)
+        weights, exact = _fork_weights(fork, overrides)
+        overrides = merge(overrides, [f"fork={quote(exact)}"])
+        past = history.read(weights.run)
+        line = merge(drop(past[-1]["overrides"], "fork") if past else [], overrides)
     composed = compose(line, RunConfig, config_dir=config_dir)
     if composed.config.base:
         raise ConfigError("base=run goes with resume=")
     return Plan(folder or Path(composed.run_dir), composed, drop(line, "hydra."), weights=weights, unnamed=folder is None)
 
 
-def _fork_weights(fork: str, overrides: Sequence[str]) -> Weights:
+def _fork_weights(fork: str, overrides: Sequence[str]) -> tuple[Weights, str]:
+    """The weights that `fork=` means, and how to name them wherever and whenever it is typed."""
     run, _, which = fork.rpartition("@") if "@" in fork else (fork, "", "best")
     if run == "latest":
         run = str(latest(_outputs(overrides)))
     if not (Path(run) / "ckpt").is_dir():
         raise Refused(f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like")
-    return read_weights(Path(run), which, "fork")
+    weights = read_weights(Path(run), which, "fork")
+    return weights, f"{Path(run).absolute()}@{weights.frames if weights.prefix else 'best'}"
 
 
 def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
@@ -155,22 +171,23 @@ def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
         if newest is None:
             raise Refused("\n".join([f"{folder}: it has no whole checkpoint", *problems]))
         try:
-            manifest, file, name, prefix = _choose_weights(folder, which, newest, key)
-            return Weights(folder, name, checkpoint.read_verified(folder / "ckpt", manifest, file), prefix)
+            manifest, file, name, prefix, frames = _choose_weights(folder, which, newest, key)
+            return Weights(folder, name, checkpoint.read_verified(folder / "ckpt", manifest, file), prefix, frames)
         except DamagedError:
             if not attempts_left:  # a run that trains may delete a file between our two looks; then look again
                 raise
     raise AssertionError
 
 
-def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tuple[Manifest, str, str, str]:
+def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tuple[Manifest, str, str, str, int]:
     if which == "best":
-        if newest.best is None:
+        best = newest.best
+        if best is None:
             last = f"{folder}@last" if key == "fork" else "last"
             raise Refused(f"{folder} has not been evaluated yet, so it has no best weights; type {key}={last}")
-        return newest, newest.best.file, f"best (frame {format_count(newest.best.frames)}, score {newest.best.score:.2f})", ""
+        return newest, best.file, f"best (frame {format_count(best.frames)}, score {best.score:.2f})", "", best.frames
     if which == "last":
-        return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent."
+        return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent.", newest.frames
     try:
         frames = parse_count(which)
     except ValueError:
@@ -178,7 +195,7 @@ def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tup
     whole, _ = checkpoint.manifests(folder / "ckpt")
     for manifest in whole:
         if manifest.frames == frames:
-            return manifest, manifest.data, f"frame {format_count(frames)}", "agent."
+            return manifest, manifest.data, f"frame {format_count(frames)}", "agent.", frames
     kept = ", ".join(format_count(m.frames) for m in whole)
     raise Refused(f"{which}: {folder} has no such weights; there are best, last and the checkpoints at frames {kept}")
 
@@ -207,9 +224,9 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 
 
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
-    history = read_history(folder)
-    saved = history[-1]["overrides"] if history else _first_overrides(folder)
-    choices = history[0]["choices"] if history else {}
+    past = history.read(folder)
+    saved = past[-1]["overrides"] if past else _first_overrides(folder)
+    choices = past[0]["choices"] if past else {}
     other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
     if any(other) and checkpoint.was_committed(folder):
         raise Refused(_refusal(folder, None, [change for change in other if change], new))
@@ -222,7 +239,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     if not checkpoint.was_committed(folder):
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
-        return Plan(folder, composed, overrides, warnings=[warning], weights=fork and _fork_weights(fork, overrides))
+        return Plan(folder, composed, overrides, warnings=[warning], weights=_fork_weights(fork, overrides)[0] if fork else None)
     manifest, problems = checkpoint.newest(folder / "ckpt", tables=folder)
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
@@ -234,12 +251,15 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     if problems:
         warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
     typed = [override.key_or_group for override in parse(overrides)]
-    changes = compare(_saved_config(folder), composed.values, manifest.frames, typed)
+    try:
+        changes = compare(_read_config(folder), composed.values, manifest.frames, typed, lambda: _defaults(choices))
+    except ValueError as error:
+        raise DamagedError(f"{folder / CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
     if refused:
         raise Refused(_refusal(folder, manifest, refused, new))
     _refuse_if_finished(folder, composed.config, manifest)
-    warnings += _other_world(history, composed.config) + _learns_no_more(folder, composed.config, manifest.frames)
+    warnings += history.other_world(past) + _learns_no_more(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
@@ -250,7 +270,7 @@ def _other_group(group: str, was: Any, now: str | None) -> Change | None:
 
 def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
-    values = OmegaConf.create(_saved_config(folder))
+    values = OmegaConf.create(saved_config(folder))
     for override in parse(drop(new, "base")):
         name = override.key_or_group
         if name.startswith("hydra.") or name in ("algo", "env"):  # these were compared already
@@ -264,8 +284,15 @@ def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]
     return Composed(typed, choices, read_config(typed, RunConfig), str(folder), "")
 
 
-def _saved_config(folder: Path) -> dict[str, Any]:
-    """The configuration that the run has. DamagedError if it cannot be read."""
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration that the run has; keys that are newer than the run are at their defaults. DamagedError if it
+    cannot be read."""
+    values = _read_config(folder)
+    past = history.read(folder)
+    return fill_in(values, _defaults(past[0]["choices"])) if past else values
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
         values = from_yaml(folder / CONFIG)
     except (OSError, AssertionError, YAMLError) as error:
@@ -273,6 +300,14 @@ def _saved_config(folder: Path) -> dict[str, Any]:
     if not values:
         raise DamagedError(f"{folder / CONFIG}: it is empty")
     return values
+
+
+def _defaults(choices: dict[str, Any]) -> dict[str, Any]:
+    """What conf/ says today of a run's algorithm and environment, without experiments; {} if it knows them no more."""
+    try:
+        return compose([f"algo={choices['algo']}", f"env={choices['env']}", "++env.id=x"], RunConfig).values
+    except ConfigError:
+        return {}
 
 
 def _first_overrides(folder: Path) -> list[str]:
@@ -292,23 +327,28 @@ def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> 
     if manifest.frames >= config.frames:
         raise Finished(
             f"{folder} is finished: {format_count(manifest.frames)} frames of {format_count(config.frames)}.\n"
-            f"to train it on:  python train.py resume={folder} frames={format_count(2 * config.frames)}"
+            f"to train it on:  python train.py {shlex.join([f'resume={folder}', f'frames={format_count(2 * config.frames)}'])}"
         )
     if config.stop_at is not None and result["stopped_at"] is not None and result["stopped_at"] >= config.stop_at:
         raise Finished(
-            f"{folder} is finished: it reached stop_at={config.stop_at:g}.\nto train it on:  python train.py resume={folder} stop_at=null"
+            f"{folder} is finished: it reached stop_at={config.stop_at:g}.\n"
+            f"to train it on:  python train.py {shlex.join([f'resume={folder}', 'stop_at=null'])}"
         )
 
 
 def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: list[str]) -> str:
     """The table, and every way out."""
-    keys = [change.key for change in refused]
-    typed = [o for o in parse(new) if any(k == o.key_or_group or k.startswith(f"{o.key_or_group}.") for k in keys)]
+
+    def types(override: Override, key: str) -> bool:
+        name = override.key_or_group
+        return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+
+    typed = [o for o in parse(new) if any(types(o, change.key) for change in refused)]
     others = [o.input_line or "" for o in parse(new) if o not in typed]
-    in_conf = [c for c in refused if not any(c.key == o.key_or_group or c.key.startswith(f"{o.key_or_group}.") for o in typed)]
+    in_conf = [change for change in refused if not any(types(o, change.key) for o in typed)]
     where = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
     lines = [f"{folder}{where} cannot go on with this:", "", change_table(refused), ""]
-    ways = [("go on as it was", [f"resume={folder}", *others, *(change.keep for change in refused)])]
+    ways = [("go on as it was", [f"resume={folder}", *others, *(change.keep for change in refused if change.was is not MISSING)])]
     if in_conf and not any(override.key_or_group in GROUPS for override in typed):
         ways.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
     ways.append(("start a new run from its weights", [f"fork={folder}", *new]))
@@ -348,7 +388,7 @@ def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
         others = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.manifests(f / "ckpt")[0]]
         return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
-    if not any((folder / name).exists() for name in ("ckpt", HISTORY, ".hydra")):
+    if not any((folder / mark).exists() for mark in _MARKS):
         raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")
     return folder, []
 
@@ -367,15 +407,13 @@ def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
             candidates.append((whole[0].saved_at, str(folder), folder))
     if not candidates:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
-        raise Refused(
-            f"no run{asked} has a checkpoint under {outputs.absolute()}; type resume=<a run's folder>, or leave resume= away to start one"
-        )
+        raise Refused(f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py")
     return max(candidates)[2]
 
 
 def run_folders(outputs: Path) -> list[Path]:
     """Every run's folder under `outputs`, jobs of sweeps included."""
-    marks = (f"{place}/{mark}" for place in ("*/*", "sweeps/*/*") for mark in ("ckpt", ".hydra"))
+    marks = (f"{place}/{mark}" for place in ("*", "*/*", "sweeps/*/*") for mark in ("ckpt", ".hydra"))
     found = {path.parent for pattern in marks for path in outputs.glob(pattern)}
     return sorted(found)
 
@@ -383,77 +421,6 @@ def run_folders(outputs: Path) -> list[Path]:
 def _matches(folder: Path, wanted: dict[str, str]) -> bool:
     if not wanted:
         return True
-    history = read_history(folder)
-    choices = history[0]["choices"] if history else {}
+    past = history.read(folder)
+    choices = past[0]["choices"] if past else {}
     return all(str(choices.get(name)) == value for name, value in wanted.items())
-
-
-# --------------------------------------------------------------------------------------------------------- history
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The starts and resumes of a run, oldest first; a last line that a kill left unfinished does not count.
-
-    DamagedError for any other line that cannot be read.
-    """
-    path = folder / HISTORY
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    except ValueError as error:
-        raise DamagedError(f"{path}: {error}") from error
-
-
-def write_history(plan: Plan, *, frames: int, command: str, not_exact: list[str]) -> None:
-    """Add this start or resume, and make its configuration the run's. The line comes first: a kill between the two
-    leaves a run that makes the same changes again."""
-    path = plan.folder / HISTORY
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        files.cut(path, path.read_bytes().rfind(b"\n") + 1)
-    line = {
-        "event": "resume" if plan.manifest else "start",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "frames": frames,
-        "command": command,
-        "overrides": plan.overrides,
-        "choices": plan.composed.choices | {"seed": plan.config.seed},
-        "fork": plan.weights and {"run": str(plan.weights.run), "weights": plan.weights.name},
-        "changes": [{"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note} for c in plan.changes],
-        "world": world(plan.config),
-        "exactness": f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact",
-    }
-    files.append(path, (json.dumps(line) + "\n").encode())
-    files.sync(path)
-    files.write_atomic(plan.folder / CONFIG, to_yaml(plan.composed.values).encode())
-
-
-def world(config: RunConfig) -> dict[str, Any]:
-    """What bit-exactness depends on besides the run itself."""
-    import platform
-    import subprocess
-    from importlib.metadata import version
-
-    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
-        "git": sha.stdout.strip() or None,
-        "host": platform.node(),
-        "machine": platform.machine(),
-        "device": config.device,
-        "threads": config.threads,
-        "deterministic": config.deterministic,
-    }
-
-
-def _other_world(history: list[dict[str, Any]], config: RunConfig) -> list[str]:
-    """A warning if what bit-exactness depends on is not what it was in the session before."""
-    if not history:
-        return []
-    before, now = history[-1]["world"], world(config)
-    names = [name for name in now if name in ("python", *_PACKAGES, "machine") and before.get(name) != now[name]]
-    if not names:
-        return []
-    what = ", ".join(f"{name} was {before.get(name)} and is {now[name]}" for name in names)
-    return [f"{what}: results may differ in the last bits from here on"]

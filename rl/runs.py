@@ -10,17 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rl import checkpoint, resume
+from rl import checkpoint, history, resume
 from rl.compose import from_yaml
 from rl.counts import format_count, parse_count
+from rl.history import CONFIG
 
 
 def describe(folder: Path) -> dict[str, Any]:
     """What is known of one run, as plain values."""
-    history = resume.read_history(folder)
-    choices = history[0]["choices"] if history else {}
+    past = history.read(folder)
+    choices = past[0]["choices"] if past else {}
     whole, problems = checkpoint.manifests(folder / "ckpt")
-    config = from_yaml(folder / resume.CONFIG) if (folder / resume.CONFIG).exists() else {}
+    config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
     newest = whole[0] if whole else None
     return {
         "run": str(folder),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from rl import compose, files, resume
+from rl import compose, files, history, resume
 from rl.checkpoint import Checkpoints, DamagedError, LockedError, load, read_verified
 from rl.config import ConfigError
 from rl.counts import format_count
@@ -96,18 +97,18 @@ class Run:
             self.metrics.table.start()
             self.evaluations.start()
             self.collector.start()
-            resume.write_history(self.plan, frames=0, command=command, not_exact=[])
+            history.write(self.plan, frames=0, command=command, not_exact=[])
             self.save()
         else:
             self.checkpoints.resume_from(manifest)
             for name, size in manifest.offsets.items():
                 files.cut(self.folder / name, size)
-            state = load(read_verified(self.checkpoints.folder, manifest, manifest.data), self.config.device)
+            state = load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu")
             self._load(state)
             self.clock.wall_before_s = manifest.wall_s
             for problem in self.collector.not_exact:
                 log.warning("NOT EXACT from frame %d: %s; it begins a new episode", self.clock.frames, problem)
-            resume.write_history(self.plan, frames=self.clock.frames, command=command, not_exact=self.collector.not_exact)
+            history.write(self.plan, frames=self.clock.frames, command=command, not_exact=self.collector.not_exact)
             (self.folder / resume.RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
 
@@ -216,7 +217,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
     from rl.evaluate import Interrupted
     from rl.progress import Progress
 
-    resume_command = f"python train.py resume={plan.folder}"
+    resume_command = shlex.join(["python", "train.py", f"resume={plan.folder}"])
     try:
         with closing(parts.collector.envs), Stop() as stop, Progress(plan.config) as progress:
             for warning in plan.warnings:
@@ -267,10 +268,11 @@ def _report(run: Run, result: dict[str, Any]) -> None:
                 *(name, format_count(score["weights_of_frame"]), score["total_reward"], score["total_reward_std"]),
                 *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
             )
-    more = format_count(2 * run.config.frames)
+    watch = [f"run={run.folder}", *([] if "best" in result else ["ckpt=last"])]
+    more = [f"resume={run.folder}", "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * run.config.frames)}"]
     log.info("the run is in %s", run.folder)
-    log.info("watch it:     python enjoy.py run=%s", run.folder)
-    log.info("train it on:  python train.py resume=%s frames=%s", run.folder, more)
+    log.info("watch it:     python enjoy.py %s", shlex.join(watch))
+    log.info("train it on:  python train.py %s", shlex.join(more))
 
 
 # ---------------------------------------------------------------------------------------------------- command line
@@ -280,10 +282,12 @@ _prepared: dict[Path, tuple[Plan, Parts]] = {}  # what main judged, for the job 
 
 def job(_: DictConfig) -> float | None:
     """What Hydra calls, in the folder it made: for a single run after `main` prepared it, for a sweep's job afresh."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
     if folder not in _prepared:
+        config_dir = next((source.path for source in hydra_config.runtime.config_sources if source.provider == "command-line"), None)
         try:
-            plan = resume.plan_job(folder, list(HydraConfig.get().overrides.task))
+            plan = resume.plan_job(folder, list(hydra_config.overrides.task), config_dir)
         except Finished as message:
             log.info(str(message))
             return None
@@ -300,14 +304,12 @@ def main() -> None:
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # acting in NumPy: products too small to share, and the same bits everywhere
     if args.help:
         print(show_help("train.py", args.config_dir))
         return
-    if not (args.shell_completion or args.cfg or args.info or args.hydra_help):
-        _command[:] = sys.argv
-        refuse_or(lambda: _prepare(args))
+    _command[:] = sys.argv
+    refuse_or(lambda: _prepare(args))
     refuse_or(hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job))
 
 
@@ -321,6 +323,8 @@ def refuse_or(action: Callable[[], object]) -> None:
     except (ConfigError, Refused, LockedError, DamagedError) as message:
         print(message, file=sys.stderr)
         raise SystemExit(REFUSED) from None
+    except KeyboardInterrupt:  # before a run had begun to handle signals: there is nothing to save
+        raise SystemExit(INTERRUPTED) from None
     except OSError as error:
         print(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), file=sys.stderr)
         raise SystemExit(FAILED) from None
@@ -328,22 +332,28 @@ def refuse_or(action: Callable[[], object]) -> None:
 
 def _prepare(args: Any) -> None:
     """Judge the command line, and rewrite it into what Hydra is to do."""
-    if args.multirun:
-        sys.argv += _prepare_sweep(args)
+    flags = [word for word in sys.argv[1:] if word not in args.overrides]
+    overrides = compose.quote_places(args.overrides)
+    if args.shell_completion or args.cfg or args.info or args.hydra_help:  # Hydra shows something and leaves
+        if not args.shell_completion:
+            sys.argv[1:] = [*flags, *compose.for_hydra(overrides)]
         return
-    plan = resume.plan(args.overrides, args.config_dir)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if args.multirun:
+        sys.argv[1:] = [*flags, *overrides, *_prepare_sweep(overrides, args.config_dir)]
+        return
+    plan = resume.plan(overrides, args.config_dir)
     parts = _build(plan)[1]
     folder = os.path.abspath(plan.folder)  # as Hydra will name it: without ..
     _prepared[Path(folder)] = plan, parts
     place = [f"hydra.run.dir={compose.quote(folder)}"]
-    own = [o.input_line or "" for o in compose.parse(args.overrides) if o.key_or_group.startswith("hydra.")]
+    own = [o.input_line or "" for o in compose.parse(overrides) if o.key_or_group.startswith("hydra.")]
     own = compose.drop(own, "hydra.run.dir")
     if plan.manifest:  # the folder's .hydra stays as Hydra wrote it at the start
         place.append("hydra.output_subdir=null")
     else:
         own += plan.overrides
-    flags = ["--config-dir", args.config_dir] if args.config_dir else []
-    sys.argv = [sys.argv[0], *flags, *compose.for_hydra(own), *place]
+    sys.argv[1:] = [*flags, *compose.for_hydra(own), *place]
 
 
 def _build(plan: Plan) -> tuple[Plan, Parts]:
@@ -357,23 +367,24 @@ def _build(plan: Plan) -> tuple[Plan, Parts]:
     return plan, parts
 
 
-def _prepare_sweep(args: Any) -> list[str]:
+def _prepare_sweep(words: list[str], config_dir: str | None) -> list[str]:
     """Judge every job's configuration before any job starts; the overrides that say where they go."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    from rl.build import build_player
     from rl.config import RunConfig
 
-    if compose.value_of(args.overrides, "resume"):
+    if compose.value_of(words, "resume"):
         raise Refused("resume= takes one run at a time: name the folder of a sweep's job, without -m")
-    parsed = compose.parse(args.overrides)
+    parsed = compose.parse(words)
     for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
-        composed = compose.compose(overrides, RunConfig, config_dir=args.config_dir)
+        composed = compose.compose(overrides, RunConfig, config_dir=config_dir)
+        build_player(composed.config)
     swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
     names = [f"{key}=${{{f'hydra.runtime.choices.{key}' if key in compose.GROUPS else key}}}" for key in swept]
     places = []
-    if not compose.value_of(args.overrides, "hydra.sweep.dir"):
-        folder = resume.new_folder(Path(composed.sweep_dir))
-        places.append(f"hydra.sweep.dir={compose.quote(str(folder))}")
-    if names and not compose.value_of(args.overrides, "hydra.sweep.subdir"):
+    if not compose.value_of(words, "hydra.sweep.dir"):
+        places.append(f"hydra.sweep.dir={compose.quote(str(resume.new_folder(Path(composed.sweep_dir))))}")
+    if names and not compose.value_of(words, "hydra.sweep.subdir"):
         places.append(f"hydra.sweep.subdir={compose.quote(','.join(names))}")
     return places

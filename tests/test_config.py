@@ -192,7 +192,7 @@ ORDER = [
     {"optimizers"},
     {"agent", "collector"},
     {"algos"},
-    {"evaluate", "build", "resume"},
+    {"evaluate", "build", "history", "resume"},
     {"progress", "help", "video", "train", "enjoy", "search", "report", "runs", "api"},
 ]
 

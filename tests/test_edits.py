@@ -1,8 +1,11 @@
 """What a resumed run may change: every key has a policy, every policy is kept, and a refusal changes nothing."""
 
+import copy
 import hashlib
 import itertools
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,11 +131,23 @@ def test_the_first_frame_that_would_differ_is_named_with_both_values():
 
 
 def test_key_that_is_new_or_gone_counts_as_its_default_unless_somebody_typed_it():
+    today = compose([], RunConfig).values
+    older = copy.deepcopy({name: value for name, value in today.items() if name != "stop_at"})
+    newer = {**today, "algo": {**today["algo"], "max_grad_norm": 9.0}}
+    del older["algo"]["max_grad_norm"]
+    assert [change.refused for change in compare(older, today, 10, defaults=lambda: today)] == [False, False]
+    assert [change.refused for change in compare(older, newer, 10, defaults=lambda: today)] == [True, False]
+    assert [change.refused for change in compare(today, older, 10)] == [False, False]
+    assert [change.refused for change in compare(today, older, 10, ["algo.max_grad_norm"])] == [True, False]
+
+
+def test_key_of_an_open_section_has_no_default():
     old = compose([], RunConfig).values
-    new = {**old, "algo": {**old["algo"], "novelty": 1}}
+    new = {**old, "env": {**old["env"], "kwargs": {"sutton_barto_reward": True}}}
     for before, after in ((old, new), (new, old)):
-        assert [change.refused for change in compare(before, after, 10)] == [False]
-        assert [change.refused for change in compare(before, after, 10, ["algo.novelty"])] == [True]
+        (change,) = compare(before, after, 10, defaults=lambda: new)
+        assert change.refused
+        assert change.key == "env.kwargs.sutton_barto_reward"
 
 
 def test_refusals_leave_every_byte_and_say_what_to_type(run):
@@ -217,3 +232,30 @@ def test_runs_lists_states_and_marks_latest(run, tmp_path):
     lines = done.stdout.splitlines()[1:]
     assert ["stopped" in lines[0], "damaged" in lines[1], "finished" in lines[2], "never committed" in lines[3]] == [True] * 4
     assert [line.startswith("->") for line in lines] == [False, False, True, False]
+
+
+def test_configuration_of_a_run_that_is_older_than_a_key_is_filled_in(run):
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    (run / "config.yaml").write_text("".join(line for line in lines if "max_grad_norm" not in line and "stop_at" not in line))
+    train(f"resume={run}", "frames=576", "base=run")
+    assert "max_grad_norm: 0.5\n" in (run / "config.yaml").read_text()
+
+
+def test_a_sweeps_job_is_resumed_by_the_line_that_it_printed(tmp_path):
+    said = train("-m", *SMALL, "frames=64", "algo.network.hidden=[8],[4]", f"outputs={tmp_path}")
+    (line,) = [line for line in said.splitlines() if "resume=" in line and "[4]" in line]
+    words = shlex.split(line.partition("train.py ")[2])
+    assert "going on at frame 64" in train(*words)
+
+
+def test_a_fork_that_never_began_keeps_its_parent(run, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(run, outputs / "a_b" / "2026-01-01_00-00-00", symlinks=True)
+    fork = tmp_path / "fork"
+    train("fork=latest@last", f"outputs={outputs}", f"hydra.run.dir={fork}", "frames=64")
+    for name in ("ckpt", "metrics.csv", "eval.csv", "result.json"):
+        shutil.rmtree(fork / name) if name == "ckpt" else (fork / name).unlink()
+    train(*SMALL, f"outputs={outputs}", "frames=64")  # now another run is the latest
+    train(f"resume={fork}")
+    parents = [json.loads(line)["fork"]["run"] for line in (fork / "history.jsonl").read_text().splitlines()]
+    assert parents[0] == parents[1]

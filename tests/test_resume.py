@@ -16,7 +16,7 @@ import pytest
 from runs import TINY, contents, differences, frames_of, go, in_child, record, rows
 
 import rl.checkpoint
-from rl import resume
+from rl import history
 from rl.checkpoint import LockedError, Manifest, RunLock
 from rl.resume import Finished, Refused, latest, plan
 from rl.train import Run
@@ -303,4 +303,4 @@ def test_what_a_kill_left_of_the_history_is_dropped() -> None:
     with (RUN / "history.jsonl").open("a") as file:
         file.write('{"event": "resu')
     assert go(RUN, *TINY) == 0
-    assert [event["event"] for event in resume.read_history(RUN)] == ["start", "resume"]
+    assert [event["event"] for event in history.read(RUN)] == ["start", "resume"]

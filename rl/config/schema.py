@@ -1,21 +1,12 @@
-"""Configuration: every key with its type, its meaning and its resume policy; reading, flattening and comparing it.
-
-Nothing here imports torch: a mistyped option is refused in a fraction of a second.
-"""
+"""The schema: every configuration key with its type, its meaning and its resume policy."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import math
 import types
 import typing
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NewType
 
-from rl.counts import FORMS as COUNT_FORMS
-from rl.counts import format_count, parse_count
 from rl.schedule import Schedule
 
 # What a resumed run may do to a key (design: "The config of a resumed run").
@@ -46,9 +37,6 @@ class Key:
 
 class ConfigError(ValueError):
     """A value or a name that cannot be; says what was given and what is allowed."""
-
-
-# ---------------------------------------------------------------------------------------------------- the schema
 
 
 @dataclass
@@ -203,7 +191,7 @@ class AdamConfig:
     """The keyword arguments of rl.optimizers.Adam."""
 
     _target_: Annotated[str, Key("the optimizer's class")]
-    betas: Annotated[list[float], Key("decay of the gradient's mean and of its square's", low=0, high=1)] = dataclasses.field(
+    betas: Annotated[list[float], Key("decay of the gradient's mean and of its square's", low=0, high=1)] = field(
         default_factory=lambda: [0.9, 0.999]
     )
     eps: Annotated[float, Key("added to the denominator", above=0)] = 1e-8
@@ -250,17 +238,6 @@ TARGETS: dict[str, type] = {
     "rl.optimizers.RMSprop": RMSpropConfig,
 }
 
-# ---------------------------------------------------------------------------------------------- reading the values
-
-
-def read_config(values: dict[str, Any], schema: type = RunConfig) -> Any:
-    """A typed configuration from plain values. ConfigError names every key that cannot be, one line each."""
-    errors: list[str] = []
-    config = _read(schema, None, values, "", errors)
-    if errors:
-        raise ConfigError("\n".join(errors))
-    return config
-
 
 def fields(schema: type) -> dict[str, tuple[Any, Key | None]]:
     """Name -> (type, its Key, or None for a nested section) of a schema's keys."""
@@ -273,244 +250,7 @@ def fields(schema: type) -> dict[str, tuple[Any, Key | None]]:
     return result
 
 
-def _read(kind: Any, key: Key | None, value: Any, path: str, errors: list[str]) -> Any:
-    """`value` as the type `kind`; what is wrong with it is added to `errors`."""
-    if path == "algo" or kind is Target:
-        return _read_target(value, path, errors)
-    if dataclasses.is_dataclass(kind):
-        return _read_section(typing.cast(type, kind), value, path, errors)
-    options = _options(kind)
-    if value is None and types.NoneType in options:
-        return None
-    kind = options[0]
-    if typing.get_origin(kind) is list and isinstance(value, list):
-        item = typing.get_args(kind)[0]
-        return [_read(item, key, part, f"{path}[{index}]", errors) for index, part in enumerate(value)]
-    try:
-        parsed = _convert(kind, value)
-        if key is not None and not _possible(key, parsed):
-            raise ValueError
-        return parsed
-    except ValueError as error:
-        reason = str(error) if kind is Schedule and str(error) else f"expected {_allowed(kind, key)}"
-        near = difflib.get_close_matches(str(value), [str(c) for c in key.choices or ()], 1) if key else []
-        errors.append(f"{path}={_typed(value)}: {reason}" + (f"; did you mean {path}={near[0]}?" if near else ""))
-        return None
-
-
-def _read_section(schema: type, value: Any, path: str, errors: list[str]) -> Any:
-    if not isinstance(value, dict):
-        errors.append(f"{path}={_typed(value)}: expected the keys {', '.join(fields(schema))}")
-        return None
-    known = fields(schema)
-    prefix = f"{path}." if path else ""
-    for name in value:
-        if name not in known:
-            errors.append(f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}")
-    read = {}
-    optional = {
-        f.name for f in dataclasses.fields(schema) if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
-    }
-    for name, (kind, key) in known.items():
-        if name in value:
-            read[name] = _read(kind, key, value[name], f"{prefix}{name}", errors)
-        elif name not in optional:
-            errors.append(f"{prefix}{name}: missing")
-            read[name] = None
-    return schema(**read)
-
-
-def _read_target(value: Any, path: str, errors: list[str]) -> Any:
-    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
-        errors.append(f"{path}={_typed(value)}: expected a _target_ and its arguments")
-        return None
-    schema = TARGETS.get(value["_target_"])
-    if schema is None and value["_target_"].startswith("rl."):
-        errors.append(f"{path}._target_={value['_target_']}: no such part{did_you_mean(value['_target_'], list(TARGETS))}")
-    return Target(value) if schema is None else _read_section(schema, value, path, errors)
-
-
-def _options(kind: Any) -> tuple[Any, ...]:
+def options_of(kind: Any) -> tuple[Any, ...]:
     """The alternatives of `X | None`; a plain type is its only one."""
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return typing.get_args(kind) if union else (kind,)
-
-
-def _convert(kind: Any, value: Any) -> Any:
-    """`value` as a plain type; ValueError if it is not one."""
-    if kind is Count:
-        return parse_count(value)
-    if kind is Schedule:
-        return Schedule(value)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number and math.isfinite(value):
-        return float(value)
-    if kind is int and isinstance(value, int) and number:
-        return value
-    if kind in (bool, str) and isinstance(value, kind):
-        return value
-    if kind is str and number:  # env.id=3 is a string that YAML took for a number
-        return str(value)
-    if typing.get_origin(kind) is dict and isinstance(value, dict):
-        return value
-    raise ValueError
-
-
-def _possible(key: Key, value: Any) -> bool:
-    if key.choices is not None:
-        return value in key.choices
-    if isinstance(value, Schedule):
-        return key.low is None or value.lowest >= key.low
-    if key.low is not None and value < key.low:
-        return False
-    if key.above is not None and value <= key.above:
-        return False
-    return key.high is None or value <= key.high
-
-
-def _allowed(kind: Any, key: Key | None) -> str:
-    """In words, what a key takes."""
-    if key is not None and key.choices is not None:
-        return "one of " + ", ".join("null" if choice is None else str(choice) for choice in key.choices)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Count: COUNT_FORMS}
-    words = names.get(kind, "a list in brackets, of numbers or words" if typing.get_origin(kind) is list else "keys and values")
-    if key is not None and typing.get_origin(kind) is not list:
-        bounds = [
-            f"{phrase} {bound:g}" if abs(bound) < 1e15 else ""
-            for phrase, bound in (("from", key.low), ("above", key.above), ("to" if key.low is not None else "at most", key.high))
-            if bound is not None
-        ]
-        words = " ".join([words, *filter(None, bounds)])
-    return words
-
-
-def _typed(value: Any) -> str:
-    """A value as one types it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_typed, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{name}:{_typed(part)}" for name, part in value.items()) + "}"
-    return str(value)
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """The nearest known name as the end of a message, or all of them."""
-    near = difflib.get_close_matches(name, known, 1, 0.6) or [k for k in known if k.rsplit(".", 1)[-1] == name]
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
-
-
-# ------------------------------------------------------------------------------------------------- comparing two
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """One key of a configuration: its plain value, its comparable meaning and its policy."""
-
-    value: Any
-    meaning: Any
-    policy: str
-    classified: bool  # whether a schema names it, or the open section that it is in
-
-
-def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "", section: Key | None = None) -> dict[str, Leaf]:
-    """Every leaf of a configuration by its dotted name. What is in an open section has that section's policy; what
-    nobody classified is frozen."""
-    known = fields(schema) if schema else {}
-    result: dict[str, Leaf] = {}
-    for name, value in values.items():
-        kind, key = known.get(name, (None, section))
-        full = f"{path}{name}"
-        if isinstance(value, dict) and value and Schedule not in _options(kind):
-            inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
-            result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
-        else:
-            result[full] = Leaf(value, _meaning(kind, value), key.policy if key else FROZEN, key is not None)
-    return result
-
-
-def _meaning(kind: Any, value: Any) -> Any:
-    """What a value stands for: 20M is 20000000, a schedule is its function."""
-    if value is None:
-        return None
-    if Count in _options(kind):
-        return parse_count(value)
-    if Schedule in _options(kind):
-        return Schedule(value)
-    return value
-
-
-@dataclass(frozen=True)
-class Change:
-    """A key that differs between a run and what is asked of it now; `refused` says why it cannot be, if it cannot."""
-
-    key: str
-    was: Any
-    now: Any
-    policy: str
-    note: str
-    refused: bool
-
-    @property
-    def keep(self) -> str:
-        """The override that keeps the run's value."""
-        return f"{self.key}={_typed(self.was)}" if self.was is not MISSING else f"~{self.key}"
-
-
-MISSING = "(absent)"
-
-
-def compare(old: dict[str, Any], new: dict[str, Any], frames: int, typed: Collection[str] = ()) -> list[Change]:
-    """The keys in which a run's configuration and today's differ, at a clock of `frames`, each judged by its policy.
-
-    `typed`: the keys that the whole command line names. A key that only one side knows and that nobody typed is at its
-    default there, and counts as having always been so.
-    """
-    before, after = leaves(old), leaves(new)
-    changes = []
-    for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key), after.get(key)
-        if key in COMMANDS or (was and now and _same(was.meaning, now.meaning, frames=None)):
-            continue
-        named = any(key == name or key.startswith(f"{name}.") for name in typed)
-        changes.append(_judge(key, was, now, frames, named))
-    return changes
-
-
-COMMANDS = ("resume", "base", "fork")  # what to do, not how to train
-
-
-def _same(one: Any, other: Any, frames: int | None) -> bool:
-    if isinstance(one, Schedule) and isinstance(other, Schedule):
-        far = max(one.frames[-1], other.frames[-1]) if frames is None else frames
-        return one.first_difference(other, far) is None
-    return type(one) is type(other) and one == other or _number(one) is not None and _number(one) == _number(other)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, named: bool) -> Change:
-    policy = (now or was).policy  # type: ignore[union-attr]
-    refused, note = True, "it defines the run: with another value it would be another run"
-    if policy == FREE:
-        refused, note = False, "does not change what is learned"
-    elif was is None or now is None:
-        refused = named
-        known = "the run was made without this key" if was is None else "this key is gone today"
-        note = known if named else f"{known}; it is at its default"
-    elif policy == NUMERICS:
-        refused, note = False, "results may differ in the last bits from here on"
-    elif policy == HORIZON:
-        refused = now.meaning < frames
-        note = f"the run has already seen {format_count(frames)} frames" if refused else "trains to another end"
-    elif policy == SCHEDULE and isinstance(was.meaning, Schedule) and isinstance(now.meaning, Schedule):
-        where = was.meaning.first_difference(now.meaning, frames)
-        refused = where is not None
-        if where is None:
-            note = f"the same up to frame {format_count(frames)}"
-        else:
-            note = f"the past would differ: at frame {format_count(where)} it was {was.meaning(where):g}, now {now.meaning(where):g}"
-    return Change(key, was.value if was else MISSING, now.value if now else MISSING, policy, note, refused)

@@ -1,0 +1,40 @@
+"""Configuration: its schema, reading it, and comparing two. Nothing here imports torch: a mistyped option is refused at once."""
+
+from rl.config.compare import MISSING, Change, compare, leaves
+from rl.config.read import did_you_mean, fill_in, read_config
+from rl.config.schema import (
+    FREE,
+    FROZEN,
+    HORIZON,
+    NUMERICS,
+    SCHEDULE,
+    TARGETS,
+    ConfigError,
+    EnjoyConfig,
+    EnvConfig,
+    Key,
+    RunConfig,
+    fields,
+)
+
+__all__ = [
+    "FREE",
+    "FROZEN",
+    "HORIZON",
+    "MISSING",
+    "NUMERICS",
+    "SCHEDULE",
+    "TARGETS",
+    "Change",
+    "ConfigError",
+    "EnjoyConfig",
+    "EnvConfig",
+    "Key",
+    "RunConfig",
+    "compare",
+    "did_you_mean",
+    "fields",
+    "fill_in",
+    "leaves",
+    "read_config",
+]

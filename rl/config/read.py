@@ -1,0 +1,159 @@
+"""Reading a configuration: plain values become typed ones, or an error names every key that cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import Any
+
+from rl.config.schema import TARGETS, ConfigError, Count, Key, RunConfig, Target, fields, options_of
+from rl.counts import FORMS as COUNT_FORMS
+from rl.counts import parse_count
+from rl.schedule import Schedule
+
+
+def fill_in(values: dict[str, Any], defaults: dict[str, Any], schema: Any = RunConfig) -> dict[str, Any]:
+    """`values`, and from `defaults` what a schema names and they lack: the configuration of a run made before a key was."""
+    schema = TARGETS.get(values.get("_target_", ""), schema)
+    filled = dict(values)
+    for name, (kind, key) in (fields(schema) if isinstance(schema, type) and dataclasses.is_dataclass(schema) else {}).items():
+        if name not in values and name in defaults:
+            filled[name] = defaults[name]
+        elif isinstance(values.get(name), dict) and isinstance(defaults.get(name), dict) and (key is None or kind is Target):
+            same = values[name].get("_target_") == defaults[name].get("_target_")
+            filled[name] = fill_in(values[name], defaults[name], kind) if same else values[name]
+    return filled
+
+
+def read_config(values: dict[str, Any], schema: type = RunConfig) -> Any:
+    """A typed configuration from plain values. ConfigError names every key that cannot be, one line each."""
+    errors: list[str] = []
+    config = _read(schema, None, values, "", errors)
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return config
+
+
+def _read(kind: Any, key: Key | None, value: Any, path: str, errors: list[str]) -> Any:
+    """`value` as the type `kind`; what is wrong with it is added to `errors`."""
+    if path == "algo" or kind is Target:
+        return _read_target(value, path, errors)
+    if dataclasses.is_dataclass(kind):
+        return _read_section(typing.cast(type, kind), value, path, errors)
+    options = options_of(kind)
+    if value is None and types.NoneType in options:
+        return None
+    kind = options[0]
+    if typing.get_origin(kind) is list and isinstance(value, list):
+        item = typing.get_args(kind)[0]
+        return [_read(item, key, part, f"{path}[{index}]", errors) for index, part in enumerate(value)]
+    try:
+        parsed = _convert(kind, value)
+        if key is not None and not _possible(key, parsed):
+            raise ValueError
+        return parsed
+    except ValueError as error:
+        reason = str(error) if kind is Schedule and str(error) else f"expected {_allowed(kind, key)}"
+        near = difflib.get_close_matches(str(value), [str(c) for c in key.choices or ()], 1) if key else []
+        errors.append(f"{path}={typed(value)}: {reason}" + (f"; did you mean {path}={near[0]}?" if near else ""))
+        return None
+
+
+def _read_section(schema: type, value: Any, path: str, errors: list[str]) -> Any:
+    if not isinstance(value, dict):
+        errors.append(f"{path}={typed(value)}: expected the keys {', '.join(fields(schema))}")
+        return None
+    known = fields(schema)
+    prefix = f"{path}." if path else ""
+    for name in value:
+        if name not in known:
+            errors.append(f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}")
+    read = {}
+    optional = {
+        f.name for f in dataclasses.fields(schema) if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+    }
+    for name, (kind, key) in known.items():
+        if name in value:
+            read[name] = _read(kind, key, value[name], f"{prefix}{name}", errors)
+        elif name not in optional:
+            errors.append(f"{prefix}{name}: missing")
+            read[name] = None
+    return schema(**read)
+
+
+def _read_target(value: Any, path: str, errors: list[str]) -> Any:
+    if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
+        errors.append(f"{path}={typed(value)}: expected a _target_ and its arguments")
+        return None
+    schema = TARGETS.get(value["_target_"])
+    if schema is None and value["_target_"].startswith("rl."):
+        errors.append(f"{path}._target_={value['_target_']}: no such part{did_you_mean(value['_target_'], list(TARGETS))}")
+    return Target(value) if schema is None else _read_section(schema, value, path, errors)
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """`value` as a plain type; ValueError if it is not one."""
+    if kind is Count:
+        return parse_count(value)
+    if kind is Schedule:
+        return Schedule(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is float and number and math.isfinite(value):
+        return float(value)
+    if kind is int and isinstance(value, int) and number:
+        return value
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    if kind is str and number:  # env.id=3 is a string that YAML took for a number
+        return str(value)
+    if typing.get_origin(kind) is dict and isinstance(value, dict):
+        return value
+    raise ValueError
+
+
+def _possible(key: Key, value: Any) -> bool:
+    if key.choices is not None:
+        return value in key.choices
+    if isinstance(value, Schedule):
+        return key.low is None or value.lowest >= key.low
+    if key.low is not None and value < key.low:
+        return False
+    if key.above is not None and value <= key.above:
+        return False
+    return key.high is None or value <= key.high
+
+
+def _allowed(kind: Any, key: Key | None) -> str:
+    """In words, what a key takes."""
+    if key is not None and key.choices is not None:
+        return "one of " + ", ".join("null" if choice is None else str(choice) for choice in key.choices)
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Count: COUNT_FORMS}
+    words = names.get(kind, "a list in brackets, of numbers or words" if typing.get_origin(kind) is list else "keys and values")
+    if key is not None and typing.get_origin(kind) is not list:
+        bounds = [
+            f"{phrase} {bound:g}" if abs(bound) < 1e15 else ""
+            for phrase, bound in (("from", key.low), ("above", key.above), ("to" if key.low is not None else "at most", key.high))
+            if bound is not None
+        ]
+        words = " ".join([words, *filter(None, bounds)])
+    return words
+
+
+def typed(value: Any) -> str:
+    """A value as one types it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(typed, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{name}:{typed(part)}" for name, part in value.items()) + "}"
+    return str(value)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The nearest known name as the end of a message, or all of them."""
+    near = difflib.get_close_matches(name, known, 1, 0.6) or [k for k in known if k.rsplit(".", 1)[-1] == name]
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"

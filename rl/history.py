@@ -1,0 +1,82 @@
+"""history.jsonl: a line for every start and resume of a run, with the world it happened in; and the run's configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl import files
+from rl.checkpoint import DamagedError
+from rl.compose import to_yaml
+from rl.config import RunConfig
+
+if TYPE_CHECKING:
+    from rl.resume import Plan
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
+CONFIG, HISTORY = "config.yaml", "history.jsonl"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The starts and resumes of a run, oldest first; a last line that a kill left unfinished does not count.
+
+    DamagedError for any other line that cannot be read.
+    """
+    path = folder / HISTORY
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise DamagedError(f"{path}: {error}") from error
+
+
+def write(plan: Plan, *, frames: int, command: str, not_exact: list[str]) -> None:
+    """Add this start or resume, and make its configuration the run's. The line comes first: a kill between the two
+    leaves a run that makes the same changes again."""
+    path = plan.folder / HISTORY
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        files.cut(path, path.read_bytes().rfind(b"\n") + 1)
+    line = {
+        "event": "resume" if plan.manifest else "start",
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "frames": frames,
+        "command": command,
+        "overrides": plan.overrides,
+        "choices": plan.composed.choices | {"seed": plan.config.seed},
+        "fork": plan.weights and {"run": str(plan.weights.run), "weights": plan.weights.name},
+        "changes": [{"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note} for c in plan.changes],
+        "world": world(plan.config),
+        "exactness": f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact",
+    }
+    files.append(path, (json.dumps(line) + "\n").encode())
+    files.sync(path)
+    files.write_atomic(plan.folder / CONFIG, to_yaml(plan.composed.values).encode())
+
+
+def world(config: RunConfig) -> dict[str, Any]:
+    """What bit-exactness depends on besides the run itself."""
+    sha = None
+    with contextlib.suppress(OSError):  # a machine without git
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        sha = done.stdout.strip() or None
+    settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
+    return {**versions(), "git": sha, "host": platform.node(), **settings}
+
+
+def versions() -> dict[str, str]:
+    """The machine's type and the versions of what computes."""
+    return {"machine": platform.machine(), "python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def other_world(history: list[dict[str, Any]]) -> list[str]:
+    """A warning if machine type or versions are not what they were in the session before."""
+    before, now = history[-1]["world"] if history else {}, versions()
+    what = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name])
+    return [f"{what}: results may differ in the last bits from here on"] if what else []
