@@ -53,11 +53,12 @@ class Categorical:
 
     def sample(self, params: Array, rng: np.random.Generator) -> Array:
         """By the Gumbel-max trick: argmax of params + Gumbel noise."""
-        return (params + rng.gumbel(size=params.shape)).argmax(-1) + self.start
+        return self.mode(params + rng.gumbel(size=params.shape))
 
     def mode(self, params: Array) -> Array:
         """The most likely actions [N]."""
-        return params.argmax(-1) + self.start
+        best = params.argmax(-1)
+        return best + self.start if self.start else best
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log-probability [B]."""

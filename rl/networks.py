@@ -70,13 +70,22 @@ class MLP(nn.Module):
         layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
         *inner, (last_weight, last_bias) = layers
         relu = self.activation == "relu"
+        dot, tanh, maximum, float32 = np.dot, np.tanh, np.maximum, np.dtype(np.float32)
 
         def forward(obs: Array) -> Array:
-            x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
-            for weight, bias in inner:
-                x = x @ weight + bias
-                x = np.maximum(x, 0, out=x) if relu else np.tanh(x, out=x)
-            return x @ last_weight + last_bias
+            x = obs if obs.ndim == 2 else obs.reshape(len(obs), -1)
+            if x.dtype is not float32:
+                x = x.astype(np.float32)
+            for weight, bias in inner:  # dot has less to decide than @, and its result is ours to change
+                x = dot(x, weight)
+                x += bias
+                if relu:
+                    maximum(x, 0, x)
+                else:
+                    tanh(x, x)
+            x = dot(x, last_weight)
+            x += last_bias
+            return x
 
         return forward
 
