@@ -80,7 +80,7 @@ class MLP(nn.Module):
                 x = dot(x, weight)
                 x += bias
                 if relu:
-                    maximum(x, 0, x)
+                    maximum(x, 0, out=x)
                 else:
                     tanh(x, x)
             x = dot(x, last_weight)

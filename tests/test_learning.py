@@ -55,7 +55,7 @@ def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_coun
     iterate(run, 300)
     assert isinstance(run.agent, Reinforce)
     assert run.agent.value is not None
-    value = float(run.agent.value(torch.ones(1, 1)))
+    value = run.agent.value(torch.ones(1, 1)).item()
     worth = 1 / (1 - 0.9)
     if lying:
         assert value < 0.7 * worth
