@@ -421,6 +421,9 @@ def run_folders(outputs: Path) -> list[Path]:
 def _matches(folder: Path, wanted: dict[str, str]) -> bool:
     if not wanted:
         return True
-    past = history.read(folder)
+    try:
+        past = history.read(folder)
+    except DamagedError:  # nobody knows what it is
+        return False
     choices = past[0]["choices"] if past else {}
     return all(str(choices.get(name)) == value for name, value in wanted.items())

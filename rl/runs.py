@@ -18,10 +18,15 @@ from rl.history import CONFIG
 
 def describe(folder: Path) -> dict[str, Any]:
     """What is known of one run, as plain values."""
-    past = history.read(folder)
+    past: list[dict[str, Any]] = []
+    unreadable = False
+    try:
+        past = history.read(folder)
+        config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    except (checkpoint.DamagedError, ValueError, AssertionError):
+        config, unreadable = {}, True
     choices = past[0]["choices"] if past else {}
     whole, problems = checkpoint.manifests(folder / "ckpt")
-    config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
     newest = whole[0] if whole else None
     return {
         "run": str(folder),
@@ -31,7 +36,7 @@ def describe(folder: Path) -> dict[str, Any]:
         "asked": parse_count(config["frames"]) if config else None,
         "last": _last_score(folder),
         "best": newest.best.score if newest and newest.best else None,
-        "state": _state(folder, bool(whole), bool(problems)),
+        "state": _state(folder, bool(whole), unreadable or bool(problems)),
         "saved_at": newest.saved_at if newest else None,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import shlex
 import signal
@@ -146,7 +147,7 @@ class Run:
         row["total_reward_ma"] = moving_average(self.evaluations.rows(), row["total_reward"], len(scores.returns))
         self.evaluations.append(row)
         best = self.checkpoints.best
-        if best is None or row[by] >= best.score:
+        if not math.isnan(row[by]) and (best is None or row[by] >= best.score):
             self.checkpoints.save_best(self.parts.playing_state(), clock.frames, row[by])
         return row
 

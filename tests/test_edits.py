@@ -226,10 +226,13 @@ def test_runs_lists_states_and_marks_latest(run, tmp_path):
     for name in ("2026-01-01_00-00-00", "2026-01-02_00-00-00", "2026-01-03_00-00-00"):
         shutil.copytree(run, place / name, symlinks=True)
     (place / "2026-01-01_00-00-00" / "result.json").unlink()
+    shutil.copytree(run, place / "2025-12-31_00-00-00", symlinks=True)
+    (place / "2025-12-31_00-00-00" / "history.jsonl").write_text("{rotten\n")
     shutil.rmtree(place / "2026-01-02_00-00-00" / "ckpt")
     shutil.copytree(run / ".hydra", place / "2026-01-04_00-00-00" / ".hydra")
     done = subprocess.run([sys.executable, "-m", "rl.runs", f"outputs={tmp_path / 'outputs'}"], cwd=ROOT, capture_output=True, text=True)
-    lines = done.stdout.splitlines()[1:]
+    rotten, *lines = done.stdout.splitlines()[1:]
+    assert "damaged" in rotten
     assert ["stopped" in lines[0], "damaged" in lines[1], "finished" in lines[2], "never committed" in lines[3]] == [True] * 4
     assert [line.startswith("->") for line in lines] == [False, False, True, False]
 
