@@ -46,6 +46,7 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             parsed = parse(overrides)
+            check_single(parsed)
             _check_groups(parsed, config_dir)
             composed = hydra.compose(config_name, [*search, *for_hydra(overrides)], return_hydra_config=True)
         except HydraException as error:
@@ -79,6 +80,13 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         if not result[-1].key_or_group:
             raise ConfigError(f"{text}: not an override; write key=value")
     return result
+
+
+def check_single(overrides: Iterable[Override]) -> None:
+    """ConfigError for a key with several values: that is a sweep."""
+    for override in overrides:
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: several values; type -m for one run with each, or brackets for a list")
 
 
 _PLACES = re.compile(r"(resume|fork|run|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)")
@@ -126,6 +134,11 @@ def drop(overrides: Iterable[str], *names: str) -> list[str]:
     return [override.input_line or "" for override in kept]
 
 
+def hydra_only(overrides: Iterable[str]) -> list[str]:
+    """The overrides of Hydra's own keys."""
+    return [override.input_line or "" for override in parse(list(overrides)) if override.key_or_group.startswith("hydra.")]
+
+
 def value_of(overrides: Iterable[str], name: str) -> Any:
     """The value that the last override of a key gives it, or None."""
     values = [override.value() for override in parse(list(overrides)) if override.key_or_group == name]
@@ -162,9 +175,6 @@ def _explain(error: HydraException, overrides: Sequence[Override], search: list[
             name = override.key_or_group
             if not override.is_add() and (override.input_line or "") not in chosen and name not in known:
                 return f"{name}: no such key{did_you_mean(name, known)}"
-    for override in overrides:
-        if override.is_sweep_override():
-            return f"{override.input_line}: several values; type -m for one run with each, or brackets for a list"
     return " ".join(str(part).splitlines()[0] for part in (error, error.__cause__) if part)
 
 

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from rl import checkpoint, history
 from rl.checkpoint import DamagedError, Manifest, RunLock
-from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, quote, value_of
+from rl.compose import GROUPS, Composed, check_single, compose, drop, from_yaml, hydra_only, merge, parse, quote, value_of
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, fill_in, read_config
 from rl.counts import format_count, parse_count
 from rl.history import CONFIG, HISTORY
@@ -104,9 +104,7 @@ def load_weights(agent: Agent, weights: Weights, device: str) -> None:
 
 def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
     """What this command line comes to, for a single run. Refused, Finished, ConfigError or LockedError if to nothing."""
-    for override in parse(overrides):
-        if override.is_sweep_override():
-            raise ConfigError(f"{override.input_line}: several values; type -m for one run with each, or brackets for a list")
+    check_single(parse(overrides))
     resumed, given_dir, fork = (value_of(overrides, name) for name in ("resume", "hydra.run.dir", "fork"))
     new = drop(overrides, "resume")
     if resumed is not None and (fork is not None or given_dir is not None):
@@ -224,19 +222,19 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 
 
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
-    past = history.read(folder)
+    past, committed = history.read(folder), checkpoint.was_committed(folder)
     saved = past[-1]["overrides"] if past else _first_overrides(folder)
     choices = past[0]["choices"] if past else {}
     other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
-    if any(other) and checkpoint.was_committed(folder):
+    if any(other) and committed:
         raise Refused(_refusal(folder, None, [change for change in other if change], new))
     overrides = drop(merge(saved, new), "hydra.", "base")
     base = value_of(new, "base")
     if base == "run":
         composed = _compose_on_run(folder, new, choices)
     else:
-        composed = compose([*overrides, *_hydra_only(new)], RunConfig, config_dir=config_dir)
-    if not checkpoint.was_committed(folder):
+        composed = compose([*overrides, *hydra_only(new)], RunConfig, config_dir=config_dir)
+    if not committed:
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
         return Plan(folder, composed, overrides, warnings=[warning], weights=_fork_weights(fork, overrides)[0] if fork else None)
@@ -314,10 +312,6 @@ def _first_overrides(folder: Path) -> list[str]:
     """The command line of a run that was killed before its first line of history, from what Hydra wrote."""
     path = folder / ".hydra" / "overrides.yaml"
     return [str(override) for override in OmegaConf.load(path)] if path.is_file() and path.stat().st_size else []
-
-
-def _hydra_only(overrides: list[str]) -> list[str]:
-    return [o.input_line or "" for o in parse(overrides) if o.key_or_group.startswith("hydra.")]
 
 
 def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> None:

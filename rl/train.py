@@ -292,7 +292,7 @@ def job(_: DictConfig) -> float | None:
         except Finished as message:
             log.info(str(message))
             return None
-        _prepared[folder] = _build(plan)
+        _prepared[folder] = plan, _build(plan)
     plan, parts = _prepared[folder]
     return perform(plan, parts, " ".join(_command or sys.argv))
 
@@ -344,12 +344,11 @@ def _prepare(args: Any) -> None:
         sys.argv[1:] = [*flags, *overrides, *_prepare_sweep(overrides, args.config_dir)]
         return
     plan = resume.plan(overrides, args.config_dir)
-    parts = _build(plan)[1]
+    parts = _build(plan)
     folder = os.path.abspath(plan.folder)  # as Hydra will name it: without ..
     _prepared[Path(folder)] = plan, parts
     place = [f"hydra.run.dir={compose.quote(folder)}"]
-    own = [o.input_line or "" for o in compose.parse(overrides) if o.key_or_group.startswith("hydra.")]
-    own = compose.drop(own, "hydra.run.dir")
+    own = compose.drop(compose.hydra_only(overrides), "hydra.run.dir")
     if plan.manifest:  # the folder's .hydra stays as Hydra wrote it at the start
         place.append("hydra.output_subdir=null")
     else:
@@ -357,7 +356,7 @@ def _prepare(args: Any) -> None:
     sys.argv[1:] = [*flags, *compose.for_hydra(own), *place]
 
 
-def _build(plan: Plan) -> tuple[Plan, Parts]:
+def _build(plan: Plan) -> Parts:
     """All that can still refuse; then the folder is taken."""
     from rl.build import build
 
@@ -365,7 +364,7 @@ def _build(plan: Plan) -> tuple[Plan, Parts]:
     if plan.weights:
         resume.load_weights(parts.agent, plan.weights, plan.config.device)
     plan.take_folder()
-    return plan, parts
+    return parts
 
 
 def _prepare_sweep(words: list[str], config_dir: str | None) -> list[str]:
