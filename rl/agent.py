@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.clock import Clock
+from rl.envs import float32_or_uint8
+from rl.replay import Transitions, UniformReplay
 from rl.state import Stateful, Streams
 
 Recurrent = NDArray[np.float32] | None  # [N, H], zero where an episode begins; None while nothing is recurrent
@@ -69,6 +71,12 @@ class Setting:
     streams: Streams
     device: str
     compile: bool
+    frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
+
+    def transitions(self, agent: Agent, *, gamma: float, n_step: int, learning_starts: int) -> Transitions:
+        """What a replay memory must know of them."""
+        obs, action = (self.obs_space.shape, float32_or_uint8(self.obs_space)), (agent.action_shape, agent.action_dtype)
+        return Transitions(*obs, self.frame_stack, *action, self.num_envs, gamma, n_step, learning_starts)
 
 
 class Agent(ABC):
@@ -78,6 +86,7 @@ class Agent(ABC):
     columns: Sequence[str] = ()  # what `learn` reports
     parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds
     playing: Sequence[str] = ()  # the names of the parts that playing needs: what a best file holds
+    replay: UniformReplay | None = None  # its memory, if it has one: a checkpoint keeps it in chunks
     action_shape: tuple[int, ...]  # of one action as `act` gives it
     action_dtype: Any
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +17,8 @@ from rl.agent import Agent, Setting
 from rl.clock import Clock
 from rl.collector import Collector
 from rl.config import ConfigError, EnvConfig, RunConfig
-from rl.envs import EnvFactory, check_env, make_factory, make_vector
+from rl.envs import EnvFactory, check_env, frame_stack, make_factory, make_vector
+from rl.replay import UniformReplay
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 
 
@@ -55,8 +58,10 @@ def build(config: RunConfig) -> Parts:
     make_env = build_env_factory(config.env)
     callbacks = build_callbacks(config)
     probe = make_probe(make_env, config.env)
-    agent = build_agent(config, probe.observation_space, probe.action_space, clock, streams)
+    agent = build_agent(config, probe, clock, streams)
     probe.close()
+    if agent.replay is not None:
+        allocate(agent.replay)
     global_random.seed(derive_seed(config.seed, "global"))
     try:
         check_parts({f"the algorithm's part {name}": part for name, part in agent.parts.items()})
@@ -75,10 +80,25 @@ def build_callbacks(config: RunConfig) -> list[Any]:
         raise ConfigError(f"callbacks: {error}") from error
 
 
-def build_agent(config: RunConfig, obs_space: gym.Space, action_space: gym.Space, clock: Clock, streams: Streams) -> Agent:
-    """The algorithm with its networks, their weights drawn from the stream `init`. ConfigError if it cannot be."""
-    assert isinstance(obs_space, gym.spaces.Box)
-    setting = Setting(obs_space, action_space, config.env.num_envs, clock, streams, config.device, config.compile)
+def allocate(memory: UniformReplay) -> None:
+    """Take the memory. ConfigError if this machine, or this process's share of it, has less."""
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+        limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    try:
+        memory.allocate(limit)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams) -> Agent:
+    """The algorithm with its networks, their weights drawn from the stream `init`, for what `env` gives and takes.
+
+    A replay memory is not allocated yet. ConfigError if it cannot be.
+    """
+    assert isinstance(env.observation_space, gym.spaces.Box)
+    spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
+    setting = Setting(*spaces, config.env.num_envs, clock, streams, config.device, config.compile, stack)
     torch.manual_seed(derive_seed(config.seed, "init"))
     try:
         return instantiate(config.algo)(setting)
@@ -91,7 +111,7 @@ def build_player(config: RunConfig) -> Agent:
     set_up_torch(config)
     probe = make_probe(build_env_factory(config.env), config.env)
     try:
-        return build_agent(config, probe.observation_space, probe.action_space, Clock(), Streams(config.seed))
+        return build_agent(config, probe, Clock(), Streams(config.seed))
     finally:
         probe.close()
 

@@ -20,14 +20,18 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl import files
+
+if TYPE_CHECKING:  # it imports torch
+    from rl.replay import UniformReplay
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = re.compile(r"ckpt-(\d+)\.json")
-_OURS = re.compile(r"ckpt-(best-)?\d+\.(pt|json)")
+_OURS = re.compile(r"ckpt-(best-)?\d+\.(pt|json)|chunk-\d+\.bin")
+REPLAY = "replay"  # the folder of the chunks, beside ckpt/
 SET_ASIDE = ".set-aside"
 LINK = "ckpt-best"
 
@@ -57,10 +61,10 @@ class Manifest:
     saved_at: float  # seconds since the epoch; never less than the checkpoint's before
     wall_s: float  # of all sessions up to here
     data: str  # the file with the state
-    files: dict[str, dict[str, Any]]  # name -> {size, sha256} of every file it needs
+    files: dict[str, dict[str, Any]]  # name -> {size, sha256} of every file it needs in ckpt/
     offsets: dict[str, int]  # bytes of each CSV file
     best: Best | None
-    replay: list[str] = field(default_factory=list)  # chunks of the replay memory
+    replay: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {size, sha256, end} of every chunk it needs, oldest first
 
     def to_bytes(self) -> bytes:
         """JSON that carries its own hash."""
@@ -75,18 +79,26 @@ class Manifest:
             claimed = content.pop("sha256")
             if claimed != _hash_json(content):
                 raise ValueError("its hash does not match")
-            best = content.pop("best")
-            return cls(**content, best=best and Best(**best))
+            best, replay = content.pop("best"), dict(content.pop("replay"))
+            return cls(**content, best=best and Best(**best), replay=replay)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{path.name}: {error}") from error
+
+    def needs(self, folder: Path, *, replay: bool = True) -> dict[Path, dict[str, Any]]:
+        """Every file that it names, with its description; `folder` is the ckpt/ that it lies in."""
+        chunks = {folder.parent / REPLAY / name: description for name, description in self.replay.items()} if replay else {}
+        return {folder / name: description for name, description in self.files.items()} | chunks
 
 
 def _hash_json(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _describe(data: bytes) -> dict[str, Any]:
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def _describe(*data: files.Buffer) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for part in data:
+        digest.update(part)
+    return {"size": sum(map(len, data)), "sha256": digest.hexdigest()}
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -103,9 +115,20 @@ def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     return data
 
 
-def manifests(folder: Path) -> tuple[list[Manifest], dict[int, str]]:
+def _verify(path: Path, description: dict[str, Any]) -> None:
+    """DamagedError if a file is not as it was written. It is read piece by piece: a chunk may be large."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DamagedError(f"{path.name}: {error.strerror}") from error
+    if digest != description["sha256"]:
+        raise DamagedError(f"{path.name}: its content is not what was written")
+
+
+def manifests(folder: Path, *, replay: bool = True) -> tuple[list[Manifest], dict[int, str]]:
     """The manifests in `folder` that are whole and whose files have their sizes, newest first; and of the others, by their
-    frames, what is wrong."""
+    frames, what is wrong. Without `replay` the chunks of the replay memory do not count."""
     whole, problems = [], {}
     names = os.listdir(folder) if folder.is_dir() else []
     for name in names:
@@ -114,25 +137,26 @@ def manifests(folder: Path) -> tuple[list[Manifest], dict[int, str]]:
             continue
         try:
             manifest = Manifest.read(folder / name)
-            for file, description in manifest.files.items():
-                if not (folder / file).is_file() or (folder / file).stat().st_size != description["size"]:
-                    raise DamagedError(f"{name}: {file} is missing or has another size")
+            for path, description in manifest.needs(folder, replay=replay).items():
+                if not path.is_file() or path.stat().st_size != description["size"]:
+                    raise DamagedError(f"{name}: {path.name} is missing or has another size")
             whole.append(manifest)
         except DamagedError as error:
             problems[int(named[1])] = str(error)
     return sorted(whole, key=lambda m: m.frames, reverse=True), problems
 
 
-def newest(folder: Path, tables: Path | None = None) -> tuple[Manifest | None, list[str]]:
+def newest(folder: Path, tables: Path | None = None, *, replay: bool = True) -> tuple[Manifest | None, list[str]]:
     """The newest checkpoint all of whose files are verified, and what is wrong with newer ones; None if there is none.
 
-    With `tables`, the rows that it counts on must be in the CSV files there.
+    With `tables`, the rows that it counts on must be in the CSV files there. Without `replay` the chunks of the replay
+    memory do not count.
     """
-    whole, problems = manifests(folder)
+    whole, problems = manifests(folder, replay=replay)
     for manifest in whole:
         try:
-            for name in manifest.files:
-                read_verified(folder, manifest, name)
+            for path, description in manifest.needs(folder, replay=replay).items():
+                _verify(path, description)
             for name, size in manifest.offsets.items() if tables else ():
                 there = (tables / name).stat().st_size if tables and (tables / name).is_file() else 0
                 if there < size:
@@ -169,7 +193,7 @@ class Checkpoints:
     """The checkpoints of one run, while it trains."""
 
     def __init__(self, run: Path, keep: int) -> None:
-        self.run, self.folder, self.keep = run, run / "ckpt", keep
+        self.run, self.folder, self.replay, self.keep = run, run / "ckpt", run / REPLAY, keep
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kept: list[Manifest] = []  # newest first
         self.best: Best | None = None  # as of now, maybe not committed yet
@@ -178,7 +202,7 @@ class Checkpoints:
     def resume_from(self, manifest: Manifest) -> None:
         """Go on after this checkpoint: whatever is newer or damaged is moved away, to be deleted after the next commit."""
         whole, _ = manifests(self.folder)
-        self.kept = [m for m in whole if m.frames <= manifest.frames]
+        self.kept = [manifest, *(m for m in whole if m.frames < manifest.frames)]
         self.best = manifest.best
         if self.best:
             self._best_description = manifest.files[self.best.file]
@@ -191,15 +215,16 @@ class Checkpoints:
 
     def _set_aside(self) -> None:
         aside = self.folder / SET_ASIDE
-        for name in sorted(self._strangers()):
+        for path in self._strangers():
             aside.mkdir(exist_ok=True)
-            os.replace(self.folder / name, aside / name)
+            os.replace(path, aside / path.name)
         files.sync_folder(self.folder)
 
-    def _strangers(self) -> set[str]:
-        """Checkpoint files that no kept manifest needs."""
-        needed = {name for m in self.kept for name in (*m.files, f"ckpt-{m.frames}.json")}
-        return {name for name in os.listdir(self.folder) if _OURS.fullmatch(name)} - needed
+    def _strangers(self) -> list[Path]:
+        """Checkpoint files and chunks that no kept manifest needs."""
+        needed = {path for m in self.kept for path in (*m.needs(self.folder), self.folder / f"ckpt-{m.frames}.json")}
+        there = {folder / name for folder in (self.folder, self.replay) for name in _listdir(folder) if _OURS.fullmatch(name)}
+        return sorted(there - needed)
 
     @property
     def saved_frames(self) -> int | None:
@@ -215,10 +240,11 @@ class Checkpoints:
             os.unlink(self.folder / self.best.file)  # was never committed, and is no longer the best
         self.best, self._best_description = Best(name, frames, score), _describe(data)
 
-    def save(self, state: dict[str, Any], *, frames: int, wall_s: float, tables: list[Path]) -> None:
+    def save(self, state: dict[str, Any], *, frames: int, wall_s: float, tables: list[Path], memory: UniformReplay | None = None) -> None:
         """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last one stands."""
         for table in tables:
             files.sync(table)
+        chunks = {} if memory is None else self._write_chunk(memory, frames)
         data = _serialize(state)
         name = f"ckpt-{frames}.pt"
         files.write_new(self.folder / name, data)
@@ -233,10 +259,26 @@ class Checkpoints:
             files=described,
             offsets={table.name: table.stat().st_size for table in tables},
             best=self.best,
+            replay=chunks,
         )
         files.write_atomic(self.folder / f"ckpt-{frames}.json", manifest.to_bytes())
         self.kept = [manifest, *self.kept]
         self.prune()
+
+    def _write_chunk(self, memory: UniformReplay, frames: int) -> dict[str, Any]:
+        """Write what came into a replay memory since the last checkpoint; all chunks that hold what it needs."""
+        before = self.kept[0].replay if self.kept else {}
+        chunks = {name: description for name, description in before.items() if description["end"] > memory.oldest}
+        chunk = memory.take_chunk()
+        if chunk is None:
+            return chunks
+        if not self.replay.exists():
+            self.replay.mkdir()
+            files.sync_folder(self.run)
+        name = f"chunk-{frames}.bin"
+        files.write_new(self.replay / name, *chunk.buffers)
+        files.sync_folder(self.replay)
+        return {**chunks, name: {**_describe(*chunk.buffers), "end": chunk.end}}
 
     def prune(self) -> None:
         """Delete all that the newest `keep` checkpoints do not need. After a commit alone; a run that ends looks again for
@@ -244,8 +286,8 @@ class Checkpoints:
         """
         self.kept = self.kept[: self.keep]
         self._link_best()
-        for name in sorted(self._strangers()):  # a manifest's name sorts before its data file's
-            os.unlink(self.folder / name)
+        for path in self._strangers():  # a manifest's name sorts before its data file's
+            os.unlink(path)
         for temporary in self.folder.glob(".ckpt-*.tmp"):
             os.unlink(temporary)
         if (self.folder / SET_ASIDE).exists():

@@ -152,7 +152,7 @@ class Collector:
             if not problem and total != state["returns"][n]:
                 problem = f"its return is {total!r}, not {state['returns'][n]!r}"
             if problem:
-                self.not_exact.append(f"env {n}, {len(actions[n])} steps into its episode: {problem}")
+                self.not_exact.append(f"env {n}, {len(actions[n])} steps into its episode: {problem}; it begins a new episode")
                 self._begin_next_episode(n)
                 actions[n] = actions[n][:0]
         self.tape.load(actions)

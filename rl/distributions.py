@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl.schedule import Schedule
+
 Array = NDArray[Any]
 
 
@@ -148,6 +150,40 @@ class DiagonalGaussian:
     def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density [B] and entropy [B]."""
         return self.log_prob(params, action), self.entropy(params)
+
+
+def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
+    """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
+    action = value.argmax(-1)
+    random = np.flatnonzero(rng.random(len(value)) < epsilon)
+    if len(random):
+        action[random] = rng.integers(value.shape[-1], size=len(random))
+    return action
+
+
+def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:
+    """Actions [N] for action values [N, A], drawn with P(a) ~ exp(value / temperature) (Sutton & Barto 2018, eq. 2.11)."""
+    return (value + temperature * rng.gumbel(size=value.shape)).argmax(-1)
+
+
+class Exploration:
+    """How an agent with action values explores: epsilon-greedy or Boltzmann, by a schedule."""
+
+    def __init__(self, epsilon: Schedule | None, temperature: Schedule | None) -> None:
+        """ValueError unless exactly one is given."""
+        if (epsilon is None) == (temperature is None):
+            raise ValueError("explore by algo.epsilon or by algo.temperature: give one, and set the other to null")
+        self.schedule = epsilon if epsilon is not None else temperature
+        self.choose = boltzmann if epsilon is None else epsilon_greedy
+
+    def __call__(self, frames: int) -> float:
+        """The chance of a random action, or the temperature, at a clock of `frames`."""
+        assert self.schedule is not None
+        return self.schedule(frames)
+
+    def sample(self, value: Array, frames: int, rng: np.random.Generator) -> Array:
+        """Actions [N] for action values [N, A]."""
+        return self.choose(value, self(frames), rng)
 
 
 def distribution_for(space: gym.Space) -> Distribution:

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward
+from gymnasium.wrappers import FrameStackObservation, NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
 from rl.state import derive_seed
@@ -102,6 +102,11 @@ def check_env(env: gym.Env) -> None:
             name = type(layer).__name__
             raise ValueError(f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume")
         layer = layer.env
+
+
+def frame_stack(env: gym.Env) -> int:
+    """How many frames an observation is made of, if its outermost wrapper stacks them as `rl.replay` can undo; else 1."""
+    return env.stack_size if isinstance(env, FrameStackObservation) and env.padding_type == "reset" else 1
 
 
 class SyncEnvs(SyncVectorEnv):

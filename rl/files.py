@@ -9,12 +9,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+Buffer = Any  # bytes, or an array of bytes: whatever memoryview takes (Python 3.12 has a type for it)
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Write a file that must not exist yet (FileExistsError otherwise) and fsync it."""
+def write_new(path: Path, *data: Buffer) -> None:
+    """Write bytes to a file that must not exist yet (FileExistsError otherwise) and fsync it."""
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor, _or_else_removed(path):
-        _write_all(descriptor, data)
+        for part in data:
+            _write_all(descriptor, part)
         os.fsync(descriptor)
 
 
@@ -91,7 +95,7 @@ def _or_else_removed(path: Path) -> Iterator[None]:
         raise
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: Buffer) -> None:
     view = memoryview(data)
     while view:  # a write may come back short without an error
         view = view[os.write(descriptor, view) :]

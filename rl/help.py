@@ -6,7 +6,7 @@ import dataclasses
 import typing
 
 from rl.compose import GROUPS, options
-from rl.config import FREE, FROZEN, HORIZON, NUMERICS, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, fields
+from rl.config import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, fields
 
 _INTRODUCTION = {
     "train.py": """Train an agent, or go on with a run.
@@ -66,6 +66,7 @@ _POLICIES = {
     NUMERICS: "may change: results may differ in the last bits from there on, and the log says so",
     HORIZON: "may change, but not to fewer frames than the run has seen",
     SCHEDULE: "may change in the future: on the frames that the run has seen, the old and the new must be equal",
+    ONE_WAY: "may change from an earlier of its choices to a later one, not back",
     FROZEN: "may not change: it would be another run; `fork=` starts that one from the weights of this one",
 }
 

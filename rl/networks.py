@@ -90,6 +90,29 @@ class MLP(nn.Module):
         return forward
 
 
+class DuelingMLP(MLP):
+    """Action values from one network with two heads, V(s) and A(s, a) (Wang et al. 2016, eq. 9): Q = V + A - mean of A."""
+
+    def __init__(self, obs_shape: Sequence[int], num_outputs: int, *, hidden: Sequence[int], activation: str, init: str) -> None:
+        super().__init__(obs_shape, 1 + num_outputs, hidden=hidden, activation=activation, init=init)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[B, *obs_shape] -> [B, num_outputs]."""
+        value, advantage = super().forward(obs).tensor_split((1,), -1)
+        return value + advantage - advantage.mean(-1, keepdim=True)
+
+    def numpy_forward(self) -> Callable[[Array], Array]:
+        """`forward` in NumPy on the same memory."""
+        heads = super().numpy_forward()
+
+        def forward(obs: Array) -> Array:
+            both = heads(obs)
+            value, advantage = both[:, :1], both[:, 1:]
+            return value + advantage - advantage.mean(-1, keepdims=True)
+
+        return forward
+
+
 class Policy(nn.Module):
     """A network whose outputs are the parameters of an action distribution.
 

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from rl.networks import flatten_parameters
 
-Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # (networks, *inputs) -> the loss and what to report, all 0-d
+Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # (networks, *inputs) -> the loss [] and what to report, each [] or [B]
 
 
 class Adam:
@@ -161,7 +161,7 @@ class GradientStep:
         return torch.tensor(value, device=self.flats[0].device) if self.compiled else value
 
     def __call__(self, *inputs: Any) -> Tensor:
-        """One step; the loss, what the loss function reports, and the gradient's norm before clipping, as one vector."""
+        """One step; the loss, the gradient's norm before clipping, and what the loss function reports, as one vector."""
         return self._run(*inputs)
 
     def _eager(self, *inputs: Any) -> Tensor:
@@ -195,4 +195,5 @@ class GradientStep:
         scale = None if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for optimizer, grad in zip(self.optimizers, grads, strict=True):
             optimizer.update(grad if scale is None else grad * scale)
-        return torch.stack([*report, norm])
+        loss, *others = report
+        return torch.hstack([loss, norm, *others])

@@ -28,7 +28,7 @@ from rl.schedule import Schedule
 if TYPE_CHECKING:  # it imports torch
     from rl.agent import Agent
 
-RESULT = "result.json"
+RESULT, REFILL = "result.json", "refill"
 _MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
 
 
@@ -165,7 +165,7 @@ def _fork_weights(fork: str, overrides: Sequence[str]) -> tuple[Weights, str]:
 def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
     """The best or last weights of a run, or those of a kept checkpoint (`which` is its frames). Refused if there are none."""
     for attempts_left in reversed(range(5)):
-        newest, problems = checkpoint.newest(folder / "ckpt")
+        newest, problems = checkpoint.newest(folder / "ckpt", replay=False)
         if newest is None:
             raise Refused("\n".join([f"{folder}: it has no whole checkpoint", *problems]))
         try:
@@ -190,7 +190,7 @@ def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tup
         frames = parse_count(which)
     except ValueError:
         frames = -1
-    whole, _ = checkpoint.manifests(folder / "ckpt")
+    whole, _ = checkpoint.manifests(folder / "ckpt", replay=False)
     for manifest in whole:
         if manifest.frames == frames:
             return manifest, manifest.data, f"frame {format_count(frames)}", "agent.", frames
@@ -238,12 +238,17 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
         return Plan(folder, composed, overrides, warnings=[warning], weights=_fork_weights(fork, overrides)[0] if fork else None)
-    manifest, problems = checkpoint.newest(folder / "ckpt", tables=folder)
+    restore = getattr(getattr(composed.config.algo, "replay", None), "on_resume", None) != REFILL
+    manifest, problems = checkpoint.newest(folder / "ckpt", tables=folder, replay=restore)
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
+        without = restore and checkpoint.newest(folder / "ckpt", tables=folder, replay=False)[0]
+        ways = (
+            [f"to go on with an empty replay memory:\n  python train.py resume={folder} algo.replay.on_resume={REFILL}"] if without else []
+        )
         raise Refused(
             f"{folder}: no checkpoint is whole, and the run is not started from scratch in silence:\n{damage}\n"
-            "to start a new run, leave resume= away"
+            + "\n".join([*ways, "to start a new run, leave resume= away"])
         )
     warnings = [f"DAMAGED CHECKPOINT: {problem}" for problem in problems]
     if problems:
@@ -379,7 +384,7 @@ def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
     if resumed == "latest":
         outputs = _outputs(overrides)
         folder = latest(outputs, overrides)
-        others = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.manifests(f / "ckpt")[0]]
+        others = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.manifests(f / "ckpt", replay=False)[0]]
         return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
     if not any((folder / mark).exists() for mark in _MARKS):
@@ -396,7 +401,7 @@ def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
     wanted = {name: value for name in ("algo", "env", "experiment", "seed") if (value := value_of(overrides, name)) is not None}
     candidates = []
     for folder in run_folders(outputs):
-        whole, _ = checkpoint.manifests(folder / "ckpt")
+        whole, _ = checkpoint.manifests(folder / "ckpt", replay=False)
         if whole and _matches(folder, wanted):
             candidates.append((whole[0].saved_at, str(folder), folder))
     if not candidates:

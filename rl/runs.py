@@ -26,7 +26,7 @@ def describe(folder: Path) -> dict[str, Any]:
     except (checkpoint.DamagedError, ValueError, AssertionError):
         config, unreadable = {}, True
     choices = past[0]["choices"] if past else {}
-    whole, problems = checkpoint.manifests(folder / "ckpt")
+    whole, problems = checkpoint.manifests(folder / "ckpt", replay=False)
     newest = whole[0] if whole else None
     return {
         "run": str(folder),

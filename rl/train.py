@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rl import compose, files, history, resume
-from rl.checkpoint import Checkpoints, DamagedError, LockedError, load, read_verified
+from rl.checkpoint import Checkpoints, DamagedError, LockedError, Manifest, load, read_verified
 from rl.config import ConfigError
 from rl.counts import format_count
 from rl.help import show_help
@@ -104,21 +104,26 @@ class Run:
             self.checkpoints.resume_from(manifest)
             for name, size in manifest.offsets.items():
                 files.cut(self.folder / name, size)
-            state = load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu")
-            self._load(state)
+            self._load(manifest)
             self.clock.wall_before_s = manifest.wall_s
-            for problem in self.collector.not_exact:
-                log.warning("NOT EXACT from frame %d: %s; it begins a new episode", self.clock.frames, problem)
-            history.write(self.plan, frames=self.clock.frames, command=command, not_exact=self.collector.not_exact)
+            replay = self.agent.replay
+            not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
+            for problem in not_exact:
+                log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+            history.write(self.plan, frames=self.clock.frames, command=command, not_exact=not_exact)
             (self.folder / resume.RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
 
-    def _load(self, state: dict[str, Any]) -> None:
+    def _load(self, manifest: Manifest) -> None:
+        state = load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu")
         missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
         if missing or unknown:
             raise DamagedError(f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know")
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
+        if self.agent.replay and not self.agent.replay.refill:
+            for chunk in manifest.replay:
+                self.agent.replay.load_chunk(self.checkpoints.replay / chunk)
 
     def save(self) -> None:
         """Commit a checkpoint of this moment, unless there is one."""
@@ -126,7 +131,8 @@ class Run:
         if self.checkpoints.saved_frames == self.clock.frames:
             return
         state = {name: part.state_dict() for name, part in self.stateful.items()}
-        self.checkpoints.save(state, frames=self.clock.frames, wall_s=self.clock.wall_s, tables=self.tables)
+        frames, wall_s = self.clock.frames, self.clock.wall_s
+        self.checkpoints.save(state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay)
 
     @property
     def minutes_passed(self) -> bool:
@@ -165,17 +171,15 @@ class Run:
 
     def score(self, stop: Stop) -> dict[str, Any]:
         """Play 100 fresh episodes with the last and with the best weights, and write result.json."""
-        from rl.build import build_agent
+        from rl.build import build_player
         from rl.evaluate import play
-        from rl.state import Streams, derive_seed
+        from rl.state import derive_seed
 
         seed = derive_seed(self.config.seed, "score")
         agents = {"last": (self.agent, self.clock.frames)}
         best = self.checkpoints.load_best(self.config.device)
         if best is not None and self.checkpoints.best is not None:
-            envs = self.collector.envs
-            space, actions = envs.single_observation_space, envs.single_action_space
-            agent = build_agent(self.config, space, actions, self.clock, Streams(self.config.seed))
+            agent = build_player(self.config)
             for name, state in best.items():
                 agent.parts[name].load_state_dict(state)
             agents["best"] = (agent, self.checkpoints.best.frames)
@@ -256,6 +260,9 @@ def _announce(run: Run) -> None:
     tuned = f"{choices['algo']}_{choices['env']}"
     if manifest is None and run.plan.typed_pair and tuned in compose.options("experiment"):
         log.info("experiment=%s is this pair with tuned values", tuned)
+    if run.agent.replay:
+        memory = run.agent.replay
+        log.info("the replay memory takes %.1f MB for %s transitions", memory.bytes / 1e6, format_count(memory.capacity * memory.num_envs))
     if run.plan.changes:
         log.info("accepted changes:\n%s", resume.change_table(run.plan.changes))
 

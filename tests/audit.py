@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
+import tempfile
 import types
 from collections import deque
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 
 from rl.collector import Tape
+from rl.replay import UniformReplay
 
 # What changes and need not come back, each with its reason.
 RECOMPUTED = {
@@ -23,6 +26,7 @@ RECOMPUTED = {
     r"\.collector\.not_exact\b": "what the last load said",
     r"\.clock\.(_frames_before|_started_at|wall_before_s)\b": "of this iteration, and the time of day",
     r"\.metrics\._row_(frames|wall_s)\b": "for fps, which is of this session alone",
+    r"\.replay\.written\b": "a load sets it to where the chunks end, a checkpoint to the same",
     r"\._saved_at\b": "the time of the last checkpoint, for ckpt.minutes",
     r"\.grad\b": "set to zero before every update",
     r"\.envs\._?(env_obs|observations|rewards|terminations|truncations|autoreset_envs)\b": "the vector env writes it anew in every step",
@@ -39,10 +43,25 @@ def forgotten(make: Callable[[], Any], step: Callable[[Any], None], stateful: Ca
     after = values(one)
     for name, part in stateful(fresh).items():
         part.load_state_dict(_copy(stateful(one)[name].state_dict()))
+        if isinstance(part, UniformReplay):
+            load_all_rows(part, stateful(one)[name])
     restored = values(fresh)
     changed = [name for name in after if after[name] != before.get(name)] + [name for name in before if name not in after]
     lost = [name for name in changed if restored.get(name) != after.get(name)]
     return [name for name in lost if not any(re.search(pattern, name) for pattern in RECOMPUTED)]
+
+
+def load_all_rows(memory: UniformReplay, other: Any) -> None:
+    """What chunks bring back: all rows of another memory that are needed."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(rows_of(other))
+        file.flush()
+        memory.load_chunk(Path(file.name))
+
+
+def rows_of(memory: UniformReplay) -> bytes:
+    """All rows that are needed, in order, wherever they stand in the ring."""
+    return b"".join(bytes(part) for part in memory._buffers(memory.oldest, memory.end)) if memory.end > memory.oldest else b""
 
 
 def _copy(state: Any) -> Any:
@@ -80,6 +99,12 @@ def _walk(value: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) ->
         found[path] = repr(value.bit_generator.state)
     elif isinstance(value, torch.Generator):
         found[path] = value.get_state().numpy().tobytes()
+    elif isinstance(value, UniformReplay):  # nor where a ring begins
+        found[f"{path}.rows"] = rows_of(value)
+        _walk(value.state_dict(), f"{path}.state", found, seen)
+        for name, part in _parts(value):
+            if name not in ("._rings", "._flat", ".ends"):
+                _walk(part, f"{path}{name}", found, seen)
     elif isinstance(value, Tape):  # where its blocks begin is not what it says
         _walk([value.actions(n) for n in range(len(value.episode_begin))], f"{path}.actions", found, seen)
     else:

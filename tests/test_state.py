@@ -20,6 +20,7 @@ from rl.state import GlobalRandom, Streams, check_parts, derive_seed
 from rl.train import Run
 
 pytestmark = pytest.mark.usefixtures("few_scores")
+SMALL_MEMORY = ["algo.replay.capacity=100", "algo.learning_starts=40", "algo.batch_size=8"]  # two iterations: the ring has wrapped
 TRAITS = {
     "reinforce": [],
     "reinforce with a baseline": ["algo.baseline=true"],
@@ -27,6 +28,9 @@ TRAITS = {
     "ppo": ["algo=ppo", "algo.minibatch_size=32", "algo.normalize_obs=true", "algo.normalize_reward=true"],
     "ppo, continuous": ["algo=ppo", "algo.minibatch_size=32", "env=pendulum", "algo.shared_network=true"],
     "a2c": ["algo=a2c", "algo.normalize_obs=true", "algo.normalize_reward=true"],
+    "sarsa": ["algo=sarsa", "algo.normalize_obs=true"],
+    "dqn": ["algo=dqn", *SMALL_MEMORY],
+    "dqn, all of it": ["algo=ddqn_per", *SMALL_MEMORY, "algo.target_every=null", "algo.target_tau=0.01", "algo.normalize_obs=true"],
     "random": ["algo=random"],
     "async": ["env.vectorization=async"],
     "an env of one's own": ["env=gym", "env.id=tiny_envs:Identity-v0"],

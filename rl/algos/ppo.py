@@ -17,7 +17,7 @@ from rl.optimizers import GradientStep
 from rl.returns import gae
 from rl.schedule import Schedule
 
-REPORT = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "grad_norm")
+REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
 class PPO(Agent):

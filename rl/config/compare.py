@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rl.config.read import typed
-from rl.config.schema import FREE, FROZEN, HORIZON, NUMERICS, SCHEDULE, TARGETS, Count, Key, RunConfig, fields, options_of
+from rl.config.schema import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, Count, Key, RunConfig, fields, options_of
 from rl.counts import format_count, parse_count
 from rl.schedule import Schedule
 
@@ -20,6 +20,7 @@ class Leaf:
     value: Any
     meaning: Any
     policy: str
+    choices: tuple[Any, ...]
     classified: bool  # whether a schema names it, or the open section that it is in
     open: bool  # whether it is in an open section, whose names no schema knows
 
@@ -36,9 +37,8 @@ def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = 
             inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
             result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
         else:
-            result[full] = Leaf(
-                value, _meaning(kind, value), key.policy if key else FROZEN, key is not None, name not in known and key is not None
-            )
+            policy, choices = (key.policy, key.choices or ()) if key else (FROZEN, ())
+            result[full] = Leaf(value, _meaning(kind, value), policy, choices, key is not None, name not in known and key is not None)
     return result
 
 
@@ -129,6 +129,9 @@ def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default
     elif policy == HORIZON:
         refused = now.meaning < frames
         note = f"the run has already seen {format_count(frames)} frames" if refused else "trains to another end"
+    elif policy == ONE_WAY:
+        refused = now.choices.index(now.value) < now.choices.index(was.value)
+        note = f"what {now.value} needs was not kept" if refused else "not exact from here on"
     elif policy == SCHEDULE and isinstance(was.meaning, Schedule) and isinstance(now.meaning, Schedule):
         where = was.meaning.first_difference(now.meaning, frames)
         refused = where is not None

@@ -14,6 +14,7 @@ FREE = "free"  # cannot change what is learned
 NUMERICS = "numerics"  # may change the last bits
 HORIZON = "horizon"  # how long to train: not below the clock
 SCHEDULE = "schedule"  # a function of the clock: its past must stay
+ONE_WAY = "one way"  # from an earlier of its choices to a later, not back
 FROZEN = "frozen"  # defines the run
 
 Count = NewType("Count", int)  # written 20M, 500k, ...
@@ -169,6 +170,49 @@ class PPOConfig:
 
 
 @dataclass
+class SarsaConfig:
+    """`algo=sarsa`: the keyword arguments of rl.algos.sarsa.Sarsa."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    td_lambda: Annotated[float, Key("lambda-returns within a rollout; 0: one-step Sarsa", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    epsilon: Annotated[Schedule | None, Key("chance of a random action; null: explore by temperature", SCHEDULE, low=0)]
+    temperature: Annotated[Schedule | None, Key("of the softmax over action values; null: explore by epsilon", SCHEDULE, low=0)]
+    loss: Annotated[str, Key("of the TD error: huber or squared", choices=("huber", "squared"))]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("action values: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
+class DQNConfig:
+    """`algo=dqn`: the keyword arguments of rl.algos.dqn.DQN."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions in the memory before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    epsilon: Annotated[Schedule | None, Key("chance of a random action; null: explore by temperature", SCHEDULE, low=0)]
+    temperature: Annotated[Schedule | None, Key("of the softmax over action values; null: explore by epsilon", SCHEDULE, low=0)]
+    double: Annotated[bool, Key("Double DQN: the online network chooses the next action, the target network values it")]
+    loss: Annotated[str, Key("of the TD error: huber or squared", choices=("huber", "squared"))]
+    target_every: Annotated[Count | None, Key("frames between updates of the target network; null: after every gradient step", low=1)]
+    target_tau: Annotated[float, Key("how far the target network then goes to the online one; 1: a copy", above=0, high=1)]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("action values: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
 class RandomConfig:
     """`algo=random`: the keyword arguments of rl.algos.random.Random."""
 
@@ -208,6 +252,29 @@ class RMSpropConfig:
 
 
 @dataclass
+class UniformReplayConfig:
+    """The keyword arguments of rl.replay.UniformReplay."""
+
+    _target_: Annotated[str, Key("the memory's class")]
+    capacity: Annotated[Count, Key("transitions that it keeps", low=1)]
+    on_resume: Annotated[str, Key("restore: it is kept on disk, in chunks; refill: it fills again", ONE_WAY, choices=("restore", "refill"))]
+
+
+@dataclass
+class PrioritizedReplayConfig:
+    """The keyword arguments of rl.replay.PrioritizedReplay."""
+
+    _target_: Annotated[str, Key("the memory's class")]
+    capacity: Annotated[Count, Key("transitions that it keeps", low=1)]
+    on_resume: Annotated[str, Key("restore: it is kept on disk, in chunks; refill: it fills again", ONE_WAY, choices=("restore", "refill"))]
+    alpha: Annotated[float, Key("how much priorities count; 0: all transitions are equally likely", low=0, high=1)] = 0.6
+    beta: Annotated[Schedule, Key("how much the weights make up for it; 1: fully", SCHEDULE, low=0)] = field(
+        default_factory=lambda: Schedule(0.4)
+    )
+    epsilon: Annotated[float, Key("added to the TD error, so that none is never drawn", above=0)] = 1e-6
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -232,10 +299,15 @@ TARGETS: dict[str, type] = {
     "rl.algos.reinforce.Reinforce": ReinforceConfig,
     "rl.algos.a2c.A2C": A2CConfig,
     "rl.algos.ppo.PPO": PPOConfig,
+    "rl.algos.sarsa.Sarsa": SarsaConfig,
+    "rl.algos.dqn.DQN": DQNConfig,
     "rl.algos.random.Random": RandomConfig,
     "rl.networks.MLP": MlpConfig,
+    "rl.networks.DuelingMLP": MlpConfig,
     "rl.optimizers.Adam": AdamConfig,
     "rl.optimizers.RMSprop": RMSpropConfig,
+    "rl.replay.UniformReplay": UniformReplayConfig,
+    "rl.replay.PrioritizedReplay": PrioritizedReplayConfig,
 }
 
 

@@ -1,0 +1,147 @@
+"""DQN (Mnih et al. 2015): Q-learning from a replay memory with a target network.
+
+With `double` it is Double DQN (van Hasselt et al. 2016). The dueling network, the prioritised memory and n-step returns
+are parts and values: conf/algo/ddqn_per.yaml.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import mse_loss, smooth_l1_loss
+
+from rl.agent import Agent, Recurrent, Rollout, Setting
+from rl.distributions import Exploration
+from rl.networks import NetworkFactory, flatten_parameters, numpy_forward
+from rl.normalize import ObsNormalizer
+from rl.optimizers import GradientStep
+from rl.replay import Batch, UniformReplay
+from rl.schedule import Schedule
+
+REPORT = ("loss", "grad_norm", "q_mean")  # and then the TD errors [B]
+
+
+class DQN(Agent):
+    """Lowers the TD error of Q(s, a) to r + gamma * max Q'(s', .), where Q' is the target network (algorithm 1)."""
+
+    columns = ("q_mean",)
+
+    def __init__(
+        self,
+        setting: Setting,
+        *,
+        gamma: float,
+        n_step: int,
+        rollout_length: int,
+        updates_per_frame: float,
+        batch_size: int,
+        learning_starts: int,
+        lr: Schedule,
+        epsilon: Schedule | None,
+        temperature: Schedule | None,
+        double: bool,
+        loss: str,
+        target_every: int | None,
+        target_tau: float,
+        max_grad_norm: float | None,
+        normalize_obs: bool,
+        network: NetworkFactory,
+        optimizer: Any,
+        replay: Any,
+    ) -> None:
+        space = setting.action_space
+        if not isinstance(space, gym.spaces.Discrete):
+            raise ValueError(f"it needs a Discrete action space, and this one is {space}; algo=ppo can act in it")
+        self.rollout_length, self.batch_size = rollout_length, batch_size
+        self.updates_per_frame = Fraction(str(updates_per_frame))
+        self.lr, self.exploration, self.double = lr, Exploration(epsilon, temperature), double
+        self.td_loss = {"huber": smooth_l1_loss, "squared": mse_loss}[loss]
+        self.target_every, self.target_tau = target_every, target_tau
+        self.clock, self.rng, self.device = setting.clock, setting.streams.replay, setting.device
+        self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
+
+        obs_shape = setting.obs_space.shape
+        self.q_network, self.target_network = (network(obs_shape, int(space.n)).to(self.device) for _ in range(2))
+        optimizing = {"optimizer": optimizer, "max_grad_norm": max_grad_norm, "compile": setting.compile}
+        self.step = GradientStep(self.q_network, [self.q_network], self._loss, **optimizing)
+        self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_network)
+        self._update_target(1.0)
+        self.values = numpy_forward(self.q_network)
+        self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
+        self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
+
+        self.parts = {"q_network": self.q_network, "target_network": self.target_network, **self.step.parts, "replay": self.replay}
+        self.playing = ("q_network",)
+        if self.obs_normalizer is not None:
+            self.parts["obs_normalizer"] = self.obs_normalizer
+            self.playing = ("q_network", "obs_normalizer")
+
+    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+        """Epsilon-greedy or Boltzmann actions, or the best."""
+        value = self.values(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
+        return action + self.first_action, state
+
+    def learn(self, rollout: Rollout) -> dict[str, float]:
+        """Remember the rollout, and make the gradient steps that it earned."""
+        frames, replay = self.clock.frames, self.replay
+        replay.add(rollout)
+        lr = self.lr(frames)
+        self.step.set_lr(lr)
+        due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
+        total = torch.zeros(len(REPORT), device=self.device)
+        for update in due:
+            batch = replay.sample(self.batch_size, self.rng, frames)
+            values = self.step(*self._inputs(batch))
+            replay.update_priorities(batch.number, values[len(REPORT) :])
+            total += values[: len(REPORT)]
+            if self._target_is_due(update):
+                self._update_target(self.target_tau)
+        self.clock.updates += len(due)
+        if self.obs_normalizer is not None:
+            self.obs_normalizer.update(rollout.obs[:-1])
+        report = dict(zip(REPORT, (total / len(due)).tolist(), strict=True)) if due else {}
+        return report | {"lr": lr, "explore": self.exploration(frames)}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the loss takes."""
+        obs, action, reward, discount, next_obs, weight = batch.tensors(self.device)
+        if self.obs_normalizer is not None:
+            obs, next_obs = (torch.as_tensor(self.obs_normalizer(x), device=self.device) for x in (batch.obs, batch.next_obs))
+        return [obs, action, reward, discount, next_obs, weight]
+
+    def _loss(
+        self, q_network: Any, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_obs: Tensor, weight: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What is reported besides the loss stands in the order of REPORT."""
+        with torch.no_grad():
+            next_values = self.target_network(next_obs)
+            if self.double:
+                next_value = next_values.gather(-1, q_network(next_obs).argmax(-1, keepdim=True)).squeeze(-1)
+            else:
+                next_value = next_values.amax(-1)
+            target = reward + discount * next_value
+        q = q_network(obs).gather(-1, (action - self.first_action).unsqueeze(-1)).squeeze(-1)
+        loss = (weight * self.td_loss(q, target, reduction="none")).mean()
+        return loss, [q.detach().mean(), (target - q).detach()]
+
+    def _target_is_due(self, update: int) -> bool:
+        """Whether `target_every` frames are full between the frame that earned the update before and this one's."""
+        if self.target_every is None:
+            return True
+        earned_at, before = (-(-number // self.updates_per_frame) for number in (update, update - 1))
+        return earned_at // self.target_every != before // self.target_every
+
+    @torch.no_grad()
+    def _update_target(self, tau: float) -> None:
+        """target <- target + tau * (online - target)."""
+        if tau == 1.0:
+            self.target_weights.copy_(self.weights)
+        else:
+            self.target_weights.lerp_(self.weights, tau)
