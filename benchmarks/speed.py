@@ -131,7 +131,7 @@ def stable_baselines(algorithm: str, env_id: str, num_envs: int, **arguments: An
 
     torch.set_num_threads(1)
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", make_vec_env(env_id, num_envs, seed=0), seed=0, device="cpu", **arguments)
-    iteration = arguments["n_steps"] * num_envs
+    iteration = arguments.get("n_steps", arguments.get("train_freq")) * num_envs
     frames = max(iteration, 4096 // iteration * iteration)
 
     def step() -> int:
@@ -169,6 +169,21 @@ def a2c_cartpole(repeats: int) -> list[dict[str, Any]]:
     theirs = {"n_steps": 5, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
     return against_stable_baselines(
         "a2c_cartpole", repeats, ours.split(), {"algorithm": "A2C", "env_id": "CartPole-v1", "num_envs": 8, **theirs}, 6.0
+    )
+
+
+def dqn_cartpole(repeats: int) -> list[dict[str, Any]]:
+    """DQN, CartPole: 1 env, batches of 128, an update every 10 steps, 10k transitions, 120-84 relu."""
+    ours = "algo=dqn env=cartpole env.num_envs=1 algo.rollout_length=10 algo.updates_per_frame=0.1 algo.batch_size=128"
+    more = ["algo.replay.capacity=10k", "algo.learning_starts=1k", "algo.target_every=500", "algo.network.hidden=[120,84]"]
+    theirs = {"train_freq": 10, "gradient_steps": 1, "batch_size": 128, "buffer_size": 10_000, "learning_starts": 1000}
+    theirs |= {"target_update_interval": 500, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05, "max_grad_norm": 10}
+    return against_stable_baselines(
+        "dqn_cartpole",
+        repeats,
+        [*ours.split(), *more, "algo.lr=2.5e-4", "algo.epsilon=0.05"],
+        {"algorithm": "DQN", "env_id": "CartPole-v1", "num_envs": 1, "learning_rate": 2.5e-4, "policy_kwargs": {"net_arch": [120, 84]}, **theirs},
+        6.0,
     )
 
 
@@ -287,6 +302,7 @@ CASES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "reinforce_cartpole": reinforce_cartpole,
     "ppo_cartpole": ppo_cartpole,
     "a2c_cartpole": a2c_cartpole,
+    "dqn_cartpole": dqn_cartpole,
     "ppo_halfcheetah": ppo_halfcheetah,
     "tape": tape,
     "checkpoints": checkpoints,

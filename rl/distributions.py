@@ -154,11 +154,8 @@ class DiagonalGaussian:
 
 def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
     """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
-    action = value.argmax(-1)
-    random = np.flatnonzero(rng.random(len(value)) < epsilon)
-    if len(random):
-        action[random] = rng.integers(value.shape[-1], size=len(random))
-    return action
+    action, random = value.argmax(-1), rng.random(len(value)) < epsilon
+    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action) if random.any() else action
 
 
 def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:

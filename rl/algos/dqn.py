@@ -72,7 +72,7 @@ class DQN(Agent):
         self.step = GradientStep(self.q_network, [self.q_network], self._loss, **optimizing)
         self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_network)
         self._update_target(1.0)
-        self.values = numpy_forward(self.q_network)
+        self.values, self.target_values = numpy_forward(self.q_network), numpy_forward(self.target_network)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
         self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
 
@@ -110,24 +110,21 @@ class DQN(Agent):
         return report | {"lr": lr, "explore": self.exploration(frames)}
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes."""
-        obs, action, reward, discount, next_obs, weight = batch.tensors(self.device)
+        """Observations, actions, targets and weights; the target is r + gamma * max Q'(s', .), or as `double` has it."""
+        obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
-            obs, next_obs = (torch.as_tensor(self.obs_normalizer(x), device=self.device) for x in (batch.obs, batch.next_obs))
-        return [obs, action, reward, discount, next_obs, weight]
+            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
+        next_values = self.target_values(next_obs)
+        if self.double:
+            next_value = next_values[np.arange(len(next_obs)), self.values(next_obs).argmax(-1)]
+        else:
+            next_value = next_values.max(-1)
+        target = batch.reward + batch.discount * next_value
+        return [torch.as_tensor(a, device=self.device) for a in (obs, batch.action - self.first_action, target, batch.weight)]
 
-    def _loss(
-        self, q_network: Any, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_obs: Tensor, weight: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _loss(self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What is reported besides the loss stands in the order of REPORT."""
-        with torch.no_grad():
-            next_values = self.target_network(next_obs)
-            if self.double:
-                next_value = next_values.gather(-1, q_network(next_obs).argmax(-1, keepdim=True)).squeeze(-1)
-            else:
-                next_value = next_values.amax(-1)
-            target = reward + discount * next_value
-        q = q_network(obs).gather(-1, (action - self.first_action).unsqueeze(-1)).squeeze(-1)
+        q = q_network(obs).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         loss = (weight * self.td_loss(q, target, reduction="none")).mean()
         return loss, [q.detach().mean(), (target - q).detach()]
 
