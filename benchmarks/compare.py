@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from rl.checkpoint import load
+from rl.checkpoint import Manifest, load
 
 TIMES = {"wall_s", "fps"}  # all that may differ
 
@@ -23,11 +26,35 @@ def differences(one: Path, other: Path) -> list[str]:
     for name in sorted(names[0] & names[1]):
         states = [load((run / "ckpt" / name).read_bytes(), "cpu") for run in (one, other)]
         found += [f"{name}: {where}" for where in differing(*states)]
+    for frames in sorted({int(name[5:-3]) for name in names[0] & names[1] if "best" not in name}):
+        rows = [replay_rows(run, frames) for run in (one, other)]
+        if any(map(bool, rows)) and not _same_rows(*rows):
+            found.append(f"replay memory at {frames}")
     for table in ("metrics.csv", "eval.csv"):
         if _rows(one / table) != _rows(other / table):
             found.append(table)
     results = [_without_times(json.loads((run / "result.json").read_text())) for run in (one, other)]
     return found + (["result.json"] if results[0] != results[1] else [])
+
+
+def replay_rows(run: Path, frames: int) -> dict[int, list[bytes]]:
+    """What a checkpoint's chunks hold, row by row of all environments: each array's bytes, then the ends of episodes there."""
+    rows: dict[int, list[bytes]] = {}
+    for name in Manifest.read(run / "ckpt" / f"ckpt-{frames}.json").replay:
+        data = io.BytesIO((run / "replay" / name).read_bytes())
+        head = json.loads(data.readline())
+        num_envs, layout = head["layout"]
+        sizes = [num_envs * math.prod(shape) * np.dtype(kind).itemsize for _, shape, kind in layout]
+        numbers = range(head["first"], head["end"])
+        rows |= {row: [] for row in numbers}
+        for size in sizes:
+            for row in numbers:
+                rows[row].append(data.read(size))
+        ends = np.frombuffer(data.read(8 * head["ends"]), np.int64)
+        for end in ends:
+            rows[int(end) // num_envs].append(data.read(sizes[0] // num_envs))
+        assert not data.read()
+    return rows
 
 
 def differing(one: Any, other: Any, path: str = "") -> list[str]:
@@ -46,6 +73,12 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
             return [f"{path} length"]
         return [where for n, pair in enumerate(zip(one, other, strict=True)) for where in differing(*pair, f"{path}/{n}")]
     return [] if repr(one) == repr(other) else [path]
+
+
+def _same_rows(one: dict[int, list[bytes]], other: dict[int, list[bytes]]) -> bool:
+    """Whether two memories agree: in all rows that both have, up to the same one; where older chunks begin may differ."""
+    both = one.keys() & other.keys()
+    return bool(both) and max(one) == max(other) and all(one[row] == other[row] for row in both)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -182,7 +182,14 @@ def dqn_cartpole(repeats: int) -> list[dict[str, Any]]:
         "dqn_cartpole",
         repeats,
         [*ours.split(), *more, "algo.lr=2.5e-4", "algo.epsilon=0.05"],
-        {"algorithm": "DQN", "env_id": "CartPole-v1", "num_envs": 1, "learning_rate": 2.5e-4, "policy_kwargs": {"net_arch": [120, 84]}, **theirs},
+        {
+            "algorithm": "DQN",
+            "env_id": "CartPole-v1",
+            "num_envs": 1,
+            "learning_rate": 2.5e-4,
+            "policy_kwargs": {"net_arch": [120, 84]},
+            **theirs,
+        },
         6.0,
     )
 

@@ -16,17 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
+from benchmarks.compare import replay_rows
 from rl import resume
 from rl.build import build
 from rl.checkpoint import Manifest, load
+from rl.counts import parse_count
 from rl.train import Run, perform, refuse_or
 
 ROOT = Path(__file__).resolve().parent.parent
 
+NUM_ENVS = 2
 # 10 iterations of 64 frames, with an evaluation and a checkpoint at every second or third of them
 TINY = [
-    *("frames=640", "env.num_envs=2", "algo.rollout_length=32", "algo.network.hidden=[8]"),
+    *("frames=640", f"env.num_envs={NUM_ENVS}", "algo.rollout_length=32", "algo.network.hidden=[8]"),
     *("log_every=64", "eval.every=192", "eval.episodes=2", "ckpt.every=128", "ckpt.minutes=null"),
 ]
 OF_TIME = ("wall_s", "fps")  # columns that measure the machine
@@ -135,6 +139,7 @@ def record(folder: Path) -> dict[str, Any]:
     for path in sorted((folder / "ckpt").glob("*.json")):
         manifest = Manifest.read(path)
         found[path.name] = (manifest.frames, manifest.data, manifest.files, manifest.best)
+        found |= {f"replay at {manifest.frames}": memory_of(folder, manifest.frames)} if manifest.replay else {}
     for name in ("metrics.csv", "eval.csv"):
         for number, row in enumerate(rows(folder / name)):
             found |= {f"{name}:{number}:{column}": cell for column, cell in row.items() if column not in OF_TIME}
@@ -142,6 +147,14 @@ def record(folder: Path) -> dict[str, Any]:
         result = json.loads((folder / "result.json").read_text())
         found["result.json"] = {name: value for name, value in result.items() if name != "wall_s"}
     return found
+
+
+def memory_of(folder: Path, frames: int) -> list[list[bytes]]:
+    """The rows of a checkpoint's replay memory that can be drawn, whichever chunks hold them."""
+    algo = yaml.safe_load((folder / "config.yaml").read_text())["algo"]
+    rows = replay_rows(folder, frames)
+    in_ring = parse_count(algo["replay"]["capacity"]) // NUM_ENVS + algo["n_step"]
+    return [rows[row] for row in sorted(rows)[-in_ring:]]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -14,6 +14,10 @@ pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
 LINE = [*TINY, "frames=160", "algo.rollout_length=16", "log_every=32", "ckpt.every=64", "eval.every=96", "eval.episodes=1"]
 
 
+# the same with a memory of which the checkpoints at 64, 128, 160, 192 and 224 keep chunks, and which is full after 100 frames
+MEMORY = ["algo=ddqn_per", "algo.replay.capacity=100", "algo.learning_starts=40", "algo.batch_size=8"]
+
+
 def killed(folder: Path, number: int, *overrides: str) -> int:
     die_at(number)
     return go(folder, *overrides)
@@ -31,13 +35,15 @@ def all_moments(folder: Path, *overrides: str) -> list[Path]:
     return sorted(moments.iterdir(), key=lambda path: int(path.name))
 
 
-@pytest.mark.parametrize("already", ["frames=0", "frames=160"], ids=["new", "extended"])
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(already: str, tmp_path: Path) -> None:
-    line = LINE if already == "frames=0" else [*LINE, "frames=224"]
+@pytest.mark.parametrize(
+    ("already", "algo"), [("frames=0", []), ("frames=160", []), ("frames=160", MEMORY)], ids=["new", "extended", "extended, with a memory"]
+)
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(already: str, algo: list[str], tmp_path: Path) -> None:
+    line = [*LINE, *algo, *([] if already == "frames=0" else ["frames=224"])]
     assert go(tmp_path / "straight", *line) == 0
     expected = record(tmp_path / "straight")
-    if line != LINE:
-        assert go(tmp_path / "run", *LINE) == 0
+    if already != "frames=0":
+        assert go(tmp_path / "run", *LINE, *algo) == 0
     moments = all_moments(tmp_path / "run", *line)
     assert len(moments) > 25
     for folder in moments:
