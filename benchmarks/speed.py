@@ -174,24 +174,12 @@ def a2c_cartpole(repeats: int) -> list[dict[str, Any]]:
 
 def dqn_cartpole(repeats: int) -> list[dict[str, Any]]:
     """DQN, CartPole: 1 env, batches of 128, an update every 10 steps, 10k transitions, 120-84 relu."""
-    ours = "algo=dqn env=cartpole env.num_envs=1 algo.rollout_length=10 algo.updates_per_frame=0.1 algo.batch_size=128"
-    more = ["algo.replay.capacity=10k", "algo.learning_starts=1k", "algo.target_every=500", "algo.network.hidden=[120,84]"]
+    ours = "algo=dqn env=cartpole env.num_envs=1 algo.rollout_length=10 algo.updates_per_frame=0.1 algo.batch_size=128 algo.lr=2.5e-4"
+    more = "algo.replay.capacity=10k algo.learning_starts=1k algo.target_every=500 algo.network.hidden=[120,84] algo.epsilon=0.05"
     theirs = {"train_freq": 10, "gradient_steps": 1, "batch_size": 128, "buffer_size": 10_000, "learning_starts": 1000}
-    theirs |= {"target_update_interval": 500, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05, "max_grad_norm": 10}
-    return against_stable_baselines(
-        "dqn_cartpole",
-        repeats,
-        [*ours.split(), *more, "algo.lr=2.5e-4", "algo.epsilon=0.05"],
-        {
-            "algorithm": "DQN",
-            "env_id": "CartPole-v1",
-            "num_envs": 1,
-            "learning_rate": 2.5e-4,
-            "policy_kwargs": {"net_arch": [120, 84]},
-            **theirs,
-        },
-        6.0,
-    )
+    theirs |= {"learning_rate": 2.5e-4, "target_update_interval": 500, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05}
+    theirs |= {"algorithm": "DQN", "env_id": "CartPole-v1", "num_envs": 1, "policy_kwargs": {"net_arch": [120, 84]}}
+    return against_stable_baselines("dqn_cartpole", repeats, [*ours.split(), *more.split()], theirs, 6.0)
 
 
 def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:

@@ -35,16 +35,41 @@ class Adam:
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
-        self.steps = torch.zeros(1, dtype=torch.float64, device=self.flat.device)  # [1]: torch 2.13 compiled loses a change of a float64 []
+        self.steps = torch.zeros(1, device=self.flat.device)
+
+    def update(self, grad: Tensor) -> None:
+        """One step along `grad` [P]: by plain operations in a graph, where they are fused; else by the kernel that torch has for it.
+
+        The kernel takes 20 us for 12,000 parameters, the plain operations one by one 130.
+        """
+        self._update_plainly(grad) if torch.compiler.is_compiling() else self._update_by_kernel(grad)
 
     @torch.no_grad()
-    def update(self, grad: Tensor) -> None:
-        """One step along `grad` [P]."""
+    def _update_by_kernel(self, grad: Tensor) -> None:
+        torch._fused_adamw_(
+            [self.flat],
+            [grad],
+            [self.mean],
+            [self.mean_square],
+            [],
+            [self.steps.add_(1)],
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    @torch.no_grad()
+    def _update_plainly(self, grad: Tensor) -> None:
         beta1, beta2 = self.betas
         self.steps.add_(1)
         self.mean.lerp_(grad, 1 - beta1)
         self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        unbias, unbias_square = (1 - beta1**self.steps).float(), (1 - beta2**self.steps).float()
+        steps = self.steps.double()
+        unbias, unbias_square = (1 - beta1**steps).float(), (1 - beta2**steps).float()
         if self.weight_decay:
             self.flat.mul_(1 - self.lr * self.weight_decay)
         denominator = (self.mean_square / unbias_square).sqrt_().add_(self.eps)
