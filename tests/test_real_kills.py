@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of A2C and PPO runs: what comes back is the run that was never killed."""
+"""Kill -9 in the middle of runs of the real command line: what comes back is the run that was never killed."""
 
 import csv
 import io
@@ -15,10 +15,17 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
     *("env=cartpole", "env.num_envs=2", "algo.rollout_length=16", "algo.network.hidden=[8,8]", "frames=6k", "log_every=500"),
-    *("eval.every=2k", "eval.episodes=2", "ckpt.every=1k", "algo.normalize_obs=true", "algo.normalize_reward=true"),
+    *("eval.every=2k", "eval.episodes=2", "ckpt.every=1k", "algo.normalize_obs=true"),
     "algo.lr=[[0, 1e-2], [6k, 1e-3]]",
 )
-OWN = {"ppo": ("algo.minibatch_size=16", "algo.epochs=2", "algo.clip_range=[[0, 0.3], [6k, 0.1]]"), "a2c": ("env.vectorization=async",)}
+MEMORY = ("algo.learning_starts=200", "algo.batch_size=16", "algo.epsilon=[[0, 1], [3k, 0.1]]")
+OWN = {
+    "ppo": ("algo.minibatch_size=16", "algo.epochs=2", "algo.clip_range=[[0, 0.3], [6k, 0.1]]", "algo.normalize_reward=true"),
+    "a2c": ("env.vectorization=async", "algo.normalize_reward=true"),
+    "sarsa": (),
+    "dqn": (*MEMORY, "env.vectorization=async"),
+    "ddqn_per": (*MEMORY, "algo.replay.capacity=1500", "algo.replay.beta=[[0, 0.4], [6k, 1]]"),
+}
 
 
 def start(*overrides):
@@ -45,7 +52,7 @@ def equal(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-@pytest.mark.parametrize("algo", ["ppo", pytest.param("a2c", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("algo", ["ppo", "ddqn_per", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("a2c", "sarsa", "dqn"))])
 def test_a_killed_run_comes_back_bit_for_bit(tmp_path, algo):
     overrides = (f"algo={algo}", *COMMON, *OWN[algo])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
