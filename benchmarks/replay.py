@@ -1,0 +1,155 @@
+"""`python -m benchmarks.replay`: what a full replay memory costs: seconds of a checkpoint, and the peak of memory of a load.
+
+A memory of 1M CartPole transitions with a checkpoint every 10k frames, uniform and prioritised, and one of 100k Atari
+transitions (four stacked frames of 84 x 84 bytes) beside the seconds that training on Pong takes for the same interval.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.record import record
+from benchmarks.speed import frames_per_second, training
+from rl.agent import Rollout
+from rl.build import build
+from rl.checkpoint import Manifest
+from rl.compose import compose
+from rl.config import RunConfig
+from rl.replay import UniformReplay
+from rl.resume import Plan
+from rl.train import Run
+
+INTERVAL = 10_000  # frames between checkpoints
+CARTPOLE = ["algo=dqn", "env=cartpole", "env.num_envs=4", "algo.replay.capacity=1M", f"algo.rollout_length={INTERVAL // 4}"]
+PONG = ["algo=dqn", "env=gym", "env.id=ale_py:ALE/Pong-v5", "+env.kwargs={frameskip:1}", "env.num_envs=4", "algo.rollout_length=4"]
+WRAPPERS = "{_target_:gymnasium.wrappers.AtariPreprocessing},{_target_:gymnasium.wrappers.FrameStackObservation,stack_size:4}"
+PONG += [f"env.wrappers=[{WRAPPERS}]", "algo.replay.capacity=100k", "algo.batch_size=32", "algo.learning_starts=2k"]
+PONG += ["algo.network={_target_:benchmarks.replay.NatureCNN}"]
+CASES = {
+    "1M CartPole transitions": CARTPOLE,
+    "1M CartPole transitions, prioritised": [*CARTPOLE, "algo.replay._target_=rl.replay.PrioritizedReplay"],
+    "100k Atari transitions": PONG,
+}
+
+
+class NatureCNN(nn.Sequential):
+    """The network of Mnih et al. 2015; what conf/ says of the MLP in its place is ignored."""
+
+    def __init__(self, obs_shape: Sequence[int], num_outputs: int, **_: Any) -> None:
+        convolutions = [
+            nn.Conv2d(obs_shape[0], 32, 8, 4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, 1),
+            nn.ReLU(),
+        ]
+        super().__init__(*convolutions, nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, num_outputs))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[B, 4, 84, 84] bytes -> [B, num_outputs]."""
+        return super().forward(obs.float() / 255)
+
+
+def run_of(folder: Path, overrides: Sequence[str]) -> Run:
+    """A run in a folder, at frame 0 or where its newest checkpoint is."""
+    composed = compose(overrides, RunConfig)
+    parts = build(composed.config)
+    manifests = sorted((Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames)
+    run = Run(Plan(folder, composed, [], manifest=manifests[-1] if manifests else None), parts)
+    if not manifests:
+        run.begin("benchmark")
+    return run
+
+
+def fill(run: Run, steps: int) -> None:
+    """Random transitions of all envs for so many steps, without the envs; an episode ends every 200 steps."""
+    memory, rng = run.agent.replay, np.random.default_rng(run.clock.frames)
+    assert memory is not None
+    like = run.collector.rollout
+    for begin in range(0, steps, 250):
+        length = min(250, steps - begin)
+        shape = (length, memory.num_envs)
+        raw = rng.integers(0, 255, (length + 1, *like.obs.shape[1:]), np.uint8)
+        done = np.zeros(shape, np.bool_)
+        done[-1] = True
+        finals = [(length - 1, n, raw[-1, n].astype(like.obs.dtype)) for n in range(memory.num_envs)]
+        numbers = np.zeros(shape, np.int64), np.ones(shape, np.float32), done, np.zeros(shape, np.bool_)
+        memory.add(Rollout(raw.astype(like.obs.dtype), *numbers, final_obs=finals))
+        run.clock.tick(length * memory.num_envs, memory.num_envs)
+
+
+def measure(name: str, overrides: Sequence[str], repeats: int) -> dict[str, Any]:
+    """One case's figures."""
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
+        run = run_of(Path(place), overrides)
+        memory = run.agent.replay
+        assert isinstance(memory, UniformReplay)
+        per_save = INTERVAL // memory.num_envs
+        while memory.end < memory.capacity:
+            fill(run, per_save)
+            run.save()
+        seconds = []
+        for _ in range(repeats):
+            fill(run, per_save)
+            started_at = time.perf_counter()
+            run.save()
+            seconds.append(time.perf_counter() - started_at)
+        command = [sys.executable, "-m", "benchmarks.replay", "load", place, *overrides]
+        peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        on_disk = sum(path.stat().st_size for path in (Path(place) / "replay").iterdir())
+    parts = build(compose(overrides, RunConfig).config)
+    parts.collector.start()
+    interval_s = INTERVAL / frames_per_second(training(parts), 20.0, 15.0)
+    save_s = statistics.median(seconds)
+    return {
+        "case": name,
+        "checkpoint_ms": f"{1000 * save_s:.1f}",
+        "each_ms": " ".join(f"{1000 * s:.1f}" for s in seconds),
+        "training_s_for_the_interval": f"{interval_s:.2f}",
+        "share_of_training": f"{save_s / interval_s:.4f}",
+        "memory_mb": f"{memory.bytes / 1e6:.1f}",
+        "peak_of_load": f"{peak:.3f}",
+        "on_disk_mb": f"{on_disk / 1e6:.1f}",
+    }
+
+
+def load(folder: Path, overrides: Sequence[str]) -> None:
+    """Print what loading a run's checkpoint adds to the peak of this process's memory, in parts of the memory's size."""
+    run = run_of(folder, overrides)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert run.plan.manifest is not None
+    assert run.agent.replay is not None
+    run._load(run.plan.manifest)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print((after - before) * 1024 / run.agent.replay.bytes)
+
+
+def main() -> None:
+    """Measure all cases, or load one for another process."""
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["load"]:
+        load(Path(sys.argv[2]), sys.argv[3:])
+        return
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    rows = [measure(name, overrides, repeats=9) for name, overrides in CASES.items()]
+    for row in rows:
+        print(row, flush=True)
+    record("replay", rows)
+
+
+if __name__ == "__main__":
+    main()
