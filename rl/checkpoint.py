@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +68,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """JSON that carries its own hash."""
-        content = asdict(self)
-        return json.dumps(content | {"sha256": _hash_json(content)}, indent=1).encode()
+        content = vars(self) | {"best": self.best and vars(self.best)}
+        return json.dumps(content | {"sha256": _hash_json(content)}).encode()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -222,9 +222,9 @@ class Checkpoints:
 
     def _strangers(self) -> list[Path]:
         """Checkpoint files and chunks that no kept manifest needs."""
-        needed = {path for m in self.kept for path in (*m.needs(self.folder), self.folder / f"ckpt-{m.frames}.json")}
-        there = {folder / name for folder in (self.folder, self.replay) for name in _listdir(folder) if _OURS.fullmatch(name)}
-        return sorted(there - needed)
+        needed = {name for m in self.kept for name in (*m.files, *m.replay, f"ckpt-{m.frames}.json")}
+        there = [(folder, name) for folder in (self.folder, self.replay) for name in _listdir(folder)]
+        return sorted(folder / name for folder, name in there if _OURS.fullmatch(name) and name not in needed)
 
     @property
     def saved_frames(self) -> int | None:
@@ -242,8 +242,10 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], *, frames: int, wall_s: float, tables: list[Path], memory: UniformReplay | None = None) -> None:
         """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last one stands."""
-        for table in tables:
-            files.sync(table)
+        offsets = {table.name: table.stat().st_size for table in tables}
+        for table in tables:  # what the last manifest counts on is safe already
+            if not self.kept or offsets[table.name] != self.kept[0].offsets.get(table.name):
+                files.sync(table)
         chunks = {} if memory is None else self._write_chunk(memory, frames)
         data = _serialize(state)
         name = f"ckpt-{frames}.pt"
@@ -257,7 +259,7 @@ class Checkpoints:
             wall_s=wall_s,
             data=name,
             files=described,
-            offsets={table.name: table.stat().st_size for table in tables},
+            offsets=offsets,
             best=self.best,
             replay=chunks,
         )
