@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rl.distributions import Distribution
 
@@ -64,6 +65,11 @@ class MLP(nn.Module):
         for linear in inner:  # in place: the activations' gradients need their outputs alone
             x = self.activate(nn.functional.linear(x, linear.weight, linear.bias))
         return nn.functional.linear(x, last.weight, last.bias)
+
+    @staticmethod
+    def together(members: Sequence[MLP]) -> nn.Module:
+        """Several of them as one module; see `ensemble`."""
+        return MLPEnsemble(members)
 
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
@@ -176,6 +182,50 @@ class ActorCritic(nn.Module):
         """The values [N], from and to NumPy."""
         forward = numpy_forward(self.policy.network if self.value is None else self.value)
         return lambda obs: forward(obs)[:, -1]
+
+
+class Ensemble(nn.Module):
+    """Networks of one kind with weights of their own: [B, ...] -> [E, B, num_outputs]."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
+        """Of all networks, or of the `first` so many."""
+        return torch.stack([member(obs) for member in self.members[:first]])
+
+
+class MLPEnsemble(nn.Module):
+    """MLPs evaluated together, layer by layer: one batched product where each network had its own."""
+
+    def __init__(self, members: Sequence[MLP]) -> None:
+        super().__init__()
+        self.activate = members[0].activate
+        layers = [member._linears for member in members]
+        columns = list(zip(*layers, strict=True))
+        self.weights = nn.ParameterList(torch.stack([one.weight.detach().T for one in column]) for column in columns)  # [E, in, out]
+        self.biases = nn.ParameterList(torch.stack([one.bias.detach().unsqueeze(0) for one in column]) for column in columns)  # [E, 1, out]
+
+    def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
+        """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` so many."""
+        weights, biases = ([parameter[:first] for parameter in group] for group in (self.weights, self.biases))
+        x = obs.flatten(1).float().expand(len(weights[0]), -1, -1)
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            x = self.activate(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(biases[-1], x, weights[-1])
+
+
+def ensemble(network: NetworkFactory, count: int, obs_shape: Sequence[int], num_outputs: int) -> nn.Module:
+    """`count` networks as one module: evaluated together where their class itself, not one above it, says how."""
+    members = [network(obs_shape, num_outputs) for _ in range(count)]
+    return vars(type(members[0])).get("together", Ensemble)(members)
+
+
+def frozen(module: nn.Module) -> Callable[..., Tensor]:
+    """A module whose parameters are constants: gradients pass through it, and none of its weights' is computed."""
+    constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return lambda *inputs, **options: functional_call(module, constants, inputs, options)
 
 
 def numpy_forward(network: nn.Module) -> Callable[[Array], Array]:

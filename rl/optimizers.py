@@ -19,6 +19,17 @@ from rl.networks import flatten_parameters
 Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # (networks, *inputs) -> the loss [] and what to report, each [] or [B]
 
 
+class _Evaluate(nn.Module):
+    """A function of networks as a module, so that `functional_call` can give them other weights."""
+
+    def __init__(self, networks: nn.Module) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, function: Loss, *inputs: Any) -> tuple[Tensor, Sequence[Tensor]]:
+        return function(self.networks, *inputs)
+
+
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
 
@@ -133,7 +144,7 @@ class GradientStep:
         self.optimizers = [
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one for one, flat in zip(made, self.flats, strict=True)
         ]
-        self.compiled = compile
+        self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Tensor] = self._compile() if compile else self._eager
 
     def _compile(self) -> Callable[..., Tensor]:
@@ -179,10 +190,11 @@ class GradientStep:
             weights = {}
             for flat, layout in zip(flats, self.layouts, strict=True):
                 for (name, shape, _), part in zip(layout, flat.split([size for *_, size in layout]), strict=True):
-                    weights[name] = part.view(shape)
-            loss, report = self.loss(functools.partial(functional_call, self.networks, weights), *inputs)
+                    weights[f"networks.{name}"] = part.view(shape)
+            loss, report = functional_call(evaluate, weights, (self.loss, *inputs))
             return loss, [loss, *report]
 
+        evaluate = self._evaluate
         argnums = tuple(range(len(self.flats)))
         return torch.func.grad(loss_of, argnums, has_aux=True)(*(flat.detach() for flat in self.flats))
 

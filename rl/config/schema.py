@@ -213,6 +213,54 @@ class DQNConfig:
 
 
 @dataclass
+class SACConfig:
+    """`algo=sac`: the keyword arguments of rl.algos.sac.SAC."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
+    alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
+    alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
+    target_entropy: Annotated[float | None, Key("entropy in nats that the temperature aims at; null: minus the action dimensions")]
+    target_tau: Annotated[float, Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
+class TD3Config:
+    """`algo=td3`: the keyword arguments of rl.algos.td3.TD3."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
+    num_critics: Annotated[int, Key("critics, of which the lowest counts in the target", low=1, high=100)]
+    exploration_noise: Annotated[Schedule, Key("standard deviation of the noise on actions, of which -1 to 1 is the range", SCHEDULE, low=0)]
+    target_noise: Annotated[float, Key("the same for the target actor's actions: smooths the critics", low=0)]
+    target_noise_clip: Annotated[float, Key("no more of it than this, either way", low=0)]
+    policy_delay: Annotated[int, Key("updates of the critics for each of the actor and the targets", low=1, high=1_000_000)]
+    target_tau: Annotated[float, Key("how far the targets then go to the networks; 1: a copy", above=0, high=1)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
 class RandomConfig:
     """`algo=random`: the keyword arguments of rl.algos.random.Random."""
 
@@ -301,6 +349,8 @@ TARGETS: dict[str, type] = {
     "rl.algos.ppo.PPO": PPOConfig,
     "rl.algos.sarsa.Sarsa": SarsaConfig,
     "rl.algos.dqn.DQN": DQNConfig,
+    "rl.algos.sac.SAC": SACConfig,
+    "rl.algos.td3.TD3": TD3Config,
     "rl.algos.random.Random": RandomConfig,
     "rl.networks.MLP": MlpConfig,
     "rl.networks.DuelingMLP": MlpConfig,
