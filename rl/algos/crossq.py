@@ -73,6 +73,9 @@ class CrossQ(Agent):
         self.policy_delay = policy_delay
         self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
 
+        for key, factory in (("network", network), ("critic_network", critic_network)):
+            if not hasattr(getattr(factory, "func", factory), "by_batch"):
+                raise ValueError(f"it needs batch renormalisation: type algo.{key}._target_=rl.networks.BatchRenormMLP")
         obs_shape = setting.obs_space.shape
         critic_shape = (int(np.prod(obs_shape)) + self.distribution.num_actions,)
         self.critics = critic_network(critic_shape, 1, members=2).to(self.device)
