@@ -100,7 +100,7 @@ def test_squashed_samples_and_modes_are_within_the_bounds() -> None:
     params = np.broadcast_to(np.array([0.5, -1.0, np.log(0.3), 5.0], np.float32), (100_000, 4))
     sample = ours.sample(params, rng)
     assert (sample.dtype, sample.shape) == (np.float32, (100_000, 2))
-    assert np.all(sample >= BOX.low) and np.all(sample <= BOX.high)
+    assert np.all((sample >= BOX.low) & (sample <= BOX.high))
     u = np.arctanh(sample[:, 0].astype(np.float64) / 2)
     assert (u.mean(), u.std()) == pytest.approx((0.5, 0.3), abs=0.01)
     spread = np.arctanh((sample[:, 1].astype(np.float64) / 5 - 1).clip(-0.999, 0.999))
@@ -113,7 +113,7 @@ def test_actions_are_stretched_and_shrunk_back() -> None:
     assert box.stretch(np.array([[-1, -1], [1, 1], [0, 0.5]], np.float32)).tolist() == [[-2, 0], [2, 10], [0, 7.5]]
     action = box.uniform(50_000, np.random.default_rng(0))
     assert action.dtype == np.float32
-    assert np.all(action >= BOX.low) and np.all(action <= BOX.high)
+    assert np.all((action >= BOX.low) & (action <= BOX.high))
     assert action.mean(0) == pytest.approx([0, 5], abs=0.05)
     assert box.stretch(box.shrink(action)) == pytest.approx(action, abs=1e-5)
 

@@ -89,7 +89,9 @@ class CrossQ(Agent):
 
         optimizers = [*self.critic_step.optimizers, *self.policy_step.optimizers]
         self.parts = {
-            **{"critics": self.critics, "actor": self.policy.actor, "temperature": self.policy.temperature},
+            "critics": self.critics,
+            "actor": self.policy.actor,
+            "temperature": self.policy.temperature,
             **dict(zip(("critic_optimizer", "actor_optimizer", "temperature_optimizer"), optimizers, strict=True)),
             "replay": self.replay,
         }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl.agent import Agent, Recurrent, Rollout, Setting
 from rl.distributions import ActionBox

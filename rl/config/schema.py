@@ -249,9 +249,7 @@ class TD3Config:
     lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
     actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
     num_critics: Annotated[int, Key("critics, of which the lowest counts in the target", low=1, high=100)]
-    exploration_noise: Annotated[
-        Schedule, Key("standard deviation of the noise on actions, of which -1 to 1 is the range", SCHEDULE, low=0)
-    ]
+    exploration_noise: Annotated[Schedule, Key("standard deviation of the noise on actions, whose range is -1 to 1", SCHEDULE, low=0)]
     target_noise: Annotated[float, Key("the same for the target actor's actions: smooths the critics", low=0)]
     target_noise_clip: Annotated[float, Key("no more of it than this, either way", low=0)]
     policy_delay: Annotated[int, Key("updates of the critics for each of the actor and the targets", low=1, high=1_000_000)]
