@@ -162,7 +162,8 @@ class SquashedGaussian:
     action_dtype = np.float32
     log_std_low, log_std_high = -20.0, 2.0
 
-    def __init__(self, space: gym.spaces.Box) -> None:
+    def __init__(self, space: gym.Space) -> None:
+        """ValueError for a space that is no bounded Box."""
         self.box = ActionBox(space)
         self.action_shape = self.box.shape
         self.num_actions = self.box.size

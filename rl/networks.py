@@ -315,8 +315,10 @@ class MLPEnsemble(nn.Module):
         weights, biases = ([parameter[:first] for parameter in group] for group in (self.weights, self.biases))
         x = obs.flatten(1).float().expand(len(weights[0]), -1, -1)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            x = self.activate(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(biases[-1], x, weights[-1])
+            x = self.activate(torch.bmm(x, weight).add_(bias))
+        if weights[-1].shape[-1] == 1:  # MKL takes 164 us for this product, the sum 45
+            return (x * weights[-1].mT).sum(-1, keepdim=True) + biases[-1]
+        return torch.bmm(x, weights[-1]).add_(biases[-1])
 
 
 def ensemble(network: NetworkFactory, count: int, obs_shape: Sequence[int], num_outputs: int) -> nn.Module:

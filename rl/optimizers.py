@@ -46,20 +46,26 @@ class Adam:
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
-        self.steps = torch.zeros(1, dtype=torch.float64, device=self.flat.device)  # [1]: torch 2.13 compiled loses a change of a float64 []
+        self.steps = 0
+        self.unbias, self.unbias_square = torch.ones_like(self.lr), torch.ones_like(self.lr)
+
+    def advance(self) -> None:
+        """Count a step. A compiled graph would raise the betas to their powers anew for every eight parameters."""
+        self.steps += 1
+        beta1, beta2 = self.betas
+        self.unbias.fill_(1 - beta1**self.steps)
+        self.unbias_square.fill_(1 - beta2**self.steps)
 
     @torch.no_grad()
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]."""
         beta1, beta2 = self.betas
-        self.steps.add_(1)
         self.mean.lerp_(grad, 1 - beta1)
         self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        unbias, unbias_square = (1 - beta1**self.steps).float(), (1 - beta2**self.steps).float()
         if self.weight_decay:
             self.flat.mul_(1 - self.lr * self.weight_decay)
-        denominator = (self.mean_square / unbias_square).sqrt_().add_(self.eps)
-        self.flat.sub_(self.mean / denominator * (self.lr / unbias))
+        denominator = (self.mean_square / self.unbias_square).sqrt_().add_(self.eps)
+        self.flat.sub_(self.mean / denominator * (self.lr / self.unbias))
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments and the number of steps."""
@@ -67,8 +73,9 @@ class Adam:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set them."""
-        for name, value in self.state_dict().items():
-            value.copy_(state[name])
+        self.mean.copy_(state["mean"])
+        self.mean_square.copy_(state["mean_square"])
+        self.steps = int(state["steps"])
 
 
 class RMSprop:
@@ -79,6 +86,9 @@ class RMSprop:
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.alpha, self.eps = alpha, eps
         self.mean_square = torch.zeros_like(self.flat.detach())
+
+    def advance(self) -> None:
+        """Nothing depends on how many steps there were."""
 
     @torch.no_grad()
     def update(self, grad: Tensor) -> None:
@@ -96,11 +106,14 @@ class RMSprop:
 
 
 class TorchOptimizer:
-    """An optimizer of torch.optim behind the same three methods."""
+    """An optimizer of torch.optim behind the same methods."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
         self.optimizer, self.flat = optimizer, flat
         self.lr = torch.zeros(1, dtype=torch.float64)
+
+    def advance(self) -> None:
+        """It counts for itself."""
 
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]."""
@@ -173,6 +186,8 @@ class GradientStep:
 
     def __call__(self, *inputs: Any) -> Tensor:
         """One step; the loss, the gradient's norm before clipping, and what the loss function reports, as one vector."""
+        for optimizer in self.optimizers:
+            optimizer.advance()
         return self._run(*inputs)
 
     def _eager(self, *inputs: Any) -> Tensor:

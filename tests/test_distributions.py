@@ -128,4 +128,4 @@ def test_actions_are_stretched_and_shrunk_back() -> None:
 )
 def test_action_spaces_that_cannot_be_squashed_are_refused(space: gym.Space, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SquashedGaussian(space)  # type: ignore[arg-type]
+        SquashedGaussian(space)

@@ -30,7 +30,7 @@ class Policy(nn.Module):
 
     def __init__(self, actor: nn.Module, alpha: float) -> None:
         super().__init__()
-        self.actor = actor
+        self.actor: Any = actor
         self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([alpha]).log()})
 
 
@@ -78,7 +78,7 @@ class CrossQ(Agent):
                 raise ValueError(f"it needs batch renormalisation: type algo.{key}._target_=rl.networks.BatchRenormMLP")
         obs_shape = setting.obs_space.shape
         critic_shape = (int(np.prod(obs_shape)) + self.distribution.num_actions,)
-        self.critics = critic_network(critic_shape, 1, members=2).to(self.device)
+        self.critics: Any = critic_network(critic_shape, 1, members=2).to(self.device)
         self.policy = Policy(network(obs_shape, self.distribution.num_params, members=1), alpha).to(self.device)
         optimizing = {"optimizer": optimizer, "max_grad_norm": None, "compile": setting.compile}
         self.critic_step = GradientStep(self.critics, [self.critics], self._critic_loss, **optimizing)

@@ -5,6 +5,7 @@ With one critic, no delay and no target noise it is DDPG (Lillicrap et al. 2016)
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import Any
 
@@ -132,8 +133,8 @@ class TD3(Agent):
         action = self.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * np.float32(self.target_noise)
         noise = noise.clip(-self.target_noise_clip, self.target_noise_clip)
-        action, noise = (torch.as_tensor(x, device=self.device) for x in (action, noise))
-        return [obs, action, reward, discount, next_obs, weight, noise]
+        to_device = functools.partial(torch.as_tensor, device=self.device)
+        return [obs, to_device(action), reward, discount, next_obs, weight, to_device(noise)]
 
     def _critic_loss(
         self,
