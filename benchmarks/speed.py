@@ -1,7 +1,8 @@
 """How fast training is: `python -m benchmarks.speed [case ...] [repeats=5]`; without a case, all of them.
 
 The sides of a case alternate within one run, and medians are compared: machines are noisy, ratios are less so.
-Evaluation and checkpoints are off inside the timed windows unless they are what is measured. One thread each.
+Evaluation and checkpoints are off inside the timed windows unless they are what is measured. One thread each, unless the case's
+name says otherwise.
 """
 
 from __future__ import annotations
@@ -102,13 +103,13 @@ def rows_of(case: str, unit: str, values: dict[str, list[float]]) -> list[dict[s
     ]
 
 
-def training_with_metrics(*overrides: str) -> Callable[[], int]:
-    """Iterations as the loop makes them, rows of metrics.csv included; without evaluation and checkpoints."""
+def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], int]:
+    """About `frames` of iterations as the loop makes them, rows of metrics.csv included; without evaluation and checkpoints."""
     parts = make_parts(*overrides)
     cfg, clock, agent, collector = parts.config, parts.clock, parts.agent, parts.collector
     metrics = Metrics(Path(tempfile.mkdtemp()) / "metrics.csv", agent.columns)
     metrics.table.start()
-    batch = max(1, 4096 // (agent.rollout_length * cfg.env.num_envs))
+    batch = max(1, frames // (agent.rollout_length * cfg.env.num_envs))
 
     def step() -> int:
         before = clock.frames
@@ -123,16 +124,18 @@ def training_with_metrics(*overrides: str) -> Callable[[], int]:
     return step
 
 
-def stable_baselines(algorithm: str, env_id: str, num_envs: int, **arguments: Any) -> Callable[[], int]:
+def stable_baselines(
+    algorithm: str, env_id: str, num_envs: int, *, threads: int = 1, frames: int = 4096, **arguments: Any
+) -> Callable[[], int]:
     """The same training by Stable-Baselines3, on its own sync vector env."""
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     model = getattr(stable_baselines3, algorithm)("MlpPolicy", make_vec_env(env_id, num_envs, seed=0), seed=0, device="cpu", **arguments)
-    iteration = arguments.get("n_steps", arguments.get("train_freq")) * num_envs
-    frames = max(iteration, 4096 // iteration * iteration)
+    iteration = arguments.get("n_steps", arguments.get("train_freq", 1)) * num_envs
+    frames = max(iteration, frames // iteration * iteration)
 
     def step() -> int:
         model.learn(frames, reset_num_timesteps=False)
@@ -141,13 +144,26 @@ def stable_baselines(algorithm: str, env_id: str, num_envs: int, **arguments: An
     return step
 
 
-def against_stable_baselines(case: str, repeats: int, ours: Sequence[str], theirs: dict[str, Any], timed_s: float) -> list[dict[str, Any]]:
+def against_stable_baselines(
+    case: str,
+    repeats: int,
+    ours: Sequence[str],
+    theirs: dict[str, Any],
+    timed_s: float,
+    frames: int = 4096,
+    more: dict[str, Callable[[], int]] | None = None,
+) -> list[dict[str, Any]]:
     """Stable-Baselines3, Encore, and Encore compiled, with the same hyper-parameters."""
     compiled_at = time.perf_counter()
-    compiled = training_with_metrics(*ours, "compile=true")
+    compiled = training_with_metrics(*ours, "compile=true", frames=frames)
     compiled()
     compile_s = time.perf_counter() - compiled_at
-    steps = {"Stable-Baselines3": stable_baselines(**theirs), "Encore": training_with_metrics(*ours), "Encore, compile=true": compiled}
+    steps = {
+        "Stable-Baselines3": stable_baselines(**theirs, frames=frames),
+        "Encore": training_with_metrics(*ours, frames=frames),
+        "Encore, compile=true": compiled,
+        **(more or {}),
+    }
     sides = {name: functools.partial(frames_per_second, step, timed_s) for name, step in steps.items()}
     rows = rows_of(case, "frames/s", alternate(sides, repeats))
     return [{**row, "compile_s": f"{compile_s:.1f}" if "compile" in row["side"] else ""} for row in rows]
@@ -196,6 +212,38 @@ def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:
         {"algorithm": "PPO", "env_id": "HalfCheetah-v5", "num_envs": 1, **theirs},
         10.0,
     )
+
+
+def sac_pendulum(repeats: int, threads: int = 1) -> list[dict[str, Any]]:
+    """SAC, Pendulum: 1 env, an update a frame, batches of 256, 256-256 relu; and its matrix products alone."""
+    ours = "algo=sac env=pendulum env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256 algo.network.hidden=[256,256] algo.lr=3e-4"
+    theirs = {"batch_size": 256, "learning_starts": 100, "learning_rate": 3e-4, "policy_kwargs": {"net_arch": [256, 256]}}
+    case = "sac_pendulum" if threads == 1 else f"sac_pendulum_{threads}_threads"
+    return against_stable_baselines(
+        case,
+        repeats,
+        [*ours.split(), "algo.learning_starts=100", f"threads={threads}"],
+        {"algorithm": "SAC", "env_id": "Pendulum-v1", "num_envs": 1, "threads": threads, **theirs},
+        6.0,
+        frames=110,
+        more={"its matrix products alone": products_of_sac()},
+    )
+
+
+def products_of_sac() -> Callable[[], int]:
+    """The products of 256 x 256 x 256 that an update of SAC cannot do without: 16 of them, 12 in pairs."""
+    import torch
+
+    one, two = torch.randn(256, 256), torch.randn(2, 256, 256)
+
+    def step() -> int:
+        for _ in range(4):  # the actor: forward in obs and in next_obs, backward to its weights and to its first layer
+            torch.mm(one, one)
+        for _ in range(6):  # the critics: forward three times, backward to their weights once and to their inputs twice
+            torch.bmm(two, two)
+        return 1
+
+    return step
 
 
 def reinforce_cartpole(repeats: int) -> list[dict[str, Any]]:
@@ -299,6 +347,8 @@ CASES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "a2c_cartpole": a2c_cartpole,
     "dqn_cartpole": dqn_cartpole,
     "ppo_halfcheetah": ppo_halfcheetah,
+    "sac_pendulum": sac_pendulum,
+    "sac_pendulum_2_threads": functools.partial(sac_pendulum, threads=2),
     "tape": tape,
     "checkpoints": checkpoints,
     "start_up": start_up,

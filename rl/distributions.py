@@ -152,6 +152,78 @@ class DiagonalGaussian:
         return self.log_prob(params, action), self.entropy(params)
 
 
+class SquashedGaussian:
+    """tanh of independent normals, stretched over the bounds of a Box (Haarnoja et al. 2018, appendix C).
+
+    Params are the means [A] and then the log standard deviations [A], both before the tanh. Where it learns, actions are
+    in [-1, 1]^A, and densities are those of such actions; the environment's are in [low, high].
+    """
+
+    action_dtype = np.float32
+    log_std_low, log_std_high = -20.0, 2.0
+
+    def __init__(self, space: gym.Space) -> None:
+        """ValueError for a space that is no bounded Box."""
+        self.box = ActionBox(space)
+        self.action_shape = self.box.shape
+        self.num_actions = self.box.size
+        self.num_params = self.num_means = 2 * self.num_actions
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """Actions [N, *action_shape] drawn from params [N, num_params]."""
+        mean, log_std = params[:, : self.num_actions], params[:, self.num_actions :]
+        noise = rng.standard_normal(mean.shape, np.float32)
+        return self.box.stretch(np.tanh(mean + np.exp(log_std.clip(self.log_std_low, self.log_std_high)) * noise))
+
+    def mode(self, params: Array) -> Array:
+        """Where the normals are densest, [N, *action_shape]."""
+        return self.box.stretch(np.tanh(params[:, : self.num_actions]))
+
+    def sample_with_log_prob(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [B, A] in [-1, 1] as a function of params and of normal noise [B, A], and their log-density [B].
+
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact where tanh(u) rounds to 1.
+        """
+        mean, log_std = params.chunk(2, -1)
+        log_std = log_std.clamp(self.log_std_low, self.log_std_high)
+        u = mean + log_std.exp() * noise
+        normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        squash = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+        return u.tanh(), (normal - squash).sum(-1)
+
+
+class ActionBox:
+    """A bounded Box of actions, and the box [-1, 1]^A that algorithms learn in."""
+
+    def __init__(self, space: gym.Space) -> None:
+        """ValueError for a space that is no such box."""
+        if not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
+            raise ValueError(f"it needs a continuous action space (Box), and this one is {space}; {_FOR_OTHER_SPACES}")
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise ValueError(f"it needs a bounded action space, and this one is {space}; algo=ppo can act in it")
+        self.shape, self.size = space.shape, math.prod(space.shape)
+        low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
+        self.low, self.high = low, high
+        self.center, self.half = (high + low) / 2, (high - low) / 2
+
+    def stretch(self, action: Array) -> Array:
+        """[N, A] in [-1, 1] -> [N, *action_shape] as the environment takes it."""
+        result: Array = (self.center + self.half * action).reshape(-1, *self.shape)
+        return result
+
+    def shrink(self, action: Array) -> Array:
+        """The other way: [B, *action_shape] -> [B, A]."""
+        result: Array = (action.reshape(-1, self.size) - self.center) / self.half
+        return result
+
+    def uniform(self, count: int, rng: np.random.Generator) -> Array:
+        """Random actions [count, *action_shape]."""
+        return self.stretch(2 * rng.random((count, self.size), np.float32) - 1)
+
+
+_FOR_OTHER_SPACES = "algo=sac_discrete, dqn or ppo can act in a Discrete one"
+
+
 def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
     """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
     action, random = value.argmax(-1), rng.random(len(value)) < epsilon

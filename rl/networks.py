@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rl.distributions import Distribution
 
@@ -65,6 +66,11 @@ class MLP(nn.Module):
             x = self.activate(nn.functional.linear(x, linear.weight, linear.bias))
         return nn.functional.linear(x, last.weight, last.bias)
 
+    @staticmethod
+    def together(members: Sequence[MLP]) -> nn.Module:
+        """Several of them as one module; see `ensemble`."""
+        return MLPEnsemble(members)
+
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
         layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
@@ -111,6 +117,109 @@ class DuelingMLP(MLP):
             return value + advantage - advantage.mean(-1, keepdims=True)
 
         return forward
+
+
+class BatchRenormMLP(nn.Module):
+    """MLPs with batch renormalisation before every layer (Ioffe 2017; Bhatt et al. 2024), `members` of them together.
+
+    Where they learn, `by_batch` normalises by the batch; its moments come back for `follow`, which lets the running ones
+    follow them. Everywhere else the running moments count. In the first `warm_up` batches it is plain batch
+    normalisation; then r and d make up for what a batch's moments differ from the running ones, within bounds.
+    """
+
+    eps, momentum, r_max, d_max = 1e-3, 0.01, 3.0, 5.0
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        num_outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        warm_up: int,
+        members: int = 1,
+    ) -> None:
+        super().__init__()
+        self.activation, self.activate, self.warm_up = activation, _ACTIVATIONS[activation], warm_up
+        plain = MLPEnsemble([MLP(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init) for _ in range(members)])
+        self.weights, self.biases = plain.weights, plain.biases
+        self.sizes = [weight.shape[1] for weight in self.weights]
+        self.scales = nn.ParameterList(torch.ones(members, 1, size) for size in self.sizes)
+        self.shifts = nn.ParameterList(torch.zeros(members, 1, size) for size in self.sizes)
+        moments = torch.stack([torch.zeros(members, 1, sum(self.sizes)), torch.ones(members, 1, sum(self.sizes))])
+        self.register_buffer("moments", moments)  # [2, E, 1, features of all layers]: running means and variances
+        self.register_buffer("batches", torch.zeros(1, dtype=torch.int64))
+        self.moments: Tensor
+        self.batches: Tensor
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[B, *obs_shape] -> [E, B, num_outputs], by the running moments."""
+        x = obs.flatten(1).float().expand(len(self.weights[0]), -1, -1)
+        for layer, (mean, var) in enumerate(zip(*self._split(self.moments), strict=True)):
+            x = self._layer(layer, (x - mean) * (var + self.eps).rsqrt())
+        return x
+
+    def by_batch(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the batch's moments, and these."""
+        x = obs.flatten(1).float().expand(len(self.weights[0]), -1, -1)
+        warm = self.batches >= self.warm_up
+        r_max, d_max = torch.where(warm, self.r_max, 1.0), torch.where(warm, self.d_max, 0.0)
+        means, variances = [], []
+        for layer, (running_mean, running_var) in enumerate(zip(*self._split(self.moments), strict=True)):
+            x, mean, var = batch_renorm(x, running_mean, running_var, r_max, d_max, self.eps)
+            means.append(mean)
+            variances.append(var)
+            x = self._layer(layer, x)
+        return x, torch.stack([torch.cat(means, -1), torch.cat(variances, -1)]).detach().flatten()
+
+    def _split(self, moments: Tensor) -> list[tuple[Tensor, ...]]:
+        return [part.split(self.sizes, -1) for part in moments]
+
+    def _layer(self, layer: int, x: Tensor) -> Tensor:
+        x = torch.baddbmm(self.biases[layer], x * self.scales[layer] + self.shifts[layer], self.weights[layer])
+        return self.activate(x) if layer < len(self.sizes) - 1 else x
+
+    @torch.no_grad()
+    def follow(self, moments: Tensor) -> None:
+        """Let the running moments follow those of a batch."""
+        self.moments.lerp_(moments.view_as(self.moments), self.momentum)
+        self.batches += 1
+
+    def numpy_forward(self) -> Callable[[Array], Array]:
+        """The first network's `forward` from and to NumPy."""
+        names = ("weights", "biases", "scales", "shifts")
+        layers = list(zip(*([p.detach().cpu().numpy()[0] for p in getattr(self, name)] for name in names), strict=True))
+        ends = np.cumsum(self.sizes)[:-1]
+        moments = self.moments.numpy()[:, 0, 0]
+
+        def forward(obs: Array) -> Array:
+            x = obs.reshape(len(obs), -1).astype(np.float32)
+            scale = 1 / np.sqrt(moments[1] + np.float32(self.eps))
+            for number, ((weight, bias, stretch, shift), mean, factor) in enumerate(
+                zip(layers, np.split(moments[0], ends), np.split(scale, ends), strict=True)
+            ):
+                x = ((x - mean) * factor * stretch + shift) @ weight + bias
+                if number < len(layers) - 1:
+                    x = np.maximum(x, 0) if self.activation == "relu" else np.tanh(x)
+            return x
+
+        return forward
+
+
+def batch_renorm(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, r_max: Tensor, d_max: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch renormalisation of [..., B, F] over B (Ioffe 2017, algorithm 1, without scale and shift), the batch's mean and variance.
+
+    (x - mean) / std * r + d, where r = std / running std within [1 / r_max, r_max] and d = (mean - running mean) / running std
+    within +-d_max are constants to the gradient.
+    """
+    mean, var = x.mean(-2, keepdim=True), x.var(-2, correction=0, keepdim=True)
+    std, running_std = (var + eps).sqrt(), (running_var + eps).sqrt()
+    r = torch.minimum(torch.maximum(std.detach() / running_std, 1 / r_max), r_max)
+    d = torch.minimum(torch.maximum((mean.detach() - running_mean) / running_std, -d_max), d_max)
+    return (x - mean) / std * r + d, mean, var
 
 
 class Policy(nn.Module):
@@ -176,6 +285,52 @@ class ActorCritic(nn.Module):
         """The values [N], from and to NumPy."""
         forward = numpy_forward(self.policy.network if self.value is None else self.value)
         return lambda obs: forward(obs)[:, -1]
+
+
+class Ensemble(nn.Module):
+    """Networks of one kind with weights of their own: [B, ...] -> [E, B, num_outputs]."""
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
+        """Of all networks, or of the `first` so many."""
+        return torch.stack([member(obs) for member in self.members[:first]])
+
+
+class MLPEnsemble(nn.Module):
+    """MLPs evaluated together, layer by layer: one batched product where each network had its own."""
+
+    def __init__(self, members: Sequence[MLP]) -> None:
+        super().__init__()
+        self.activate = members[0].activate
+        layers = [member._linears for member in members]
+        columns = list(zip(*layers, strict=True))
+        self.weights = nn.ParameterList(torch.stack([one.weight.detach().T for one in column]) for column in columns)  # [E, in, out]
+        self.biases = nn.ParameterList(torch.stack([one.bias.detach().unsqueeze(0) for one in column]) for column in columns)  # [E, 1, out]
+
+    def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
+        """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` so many."""
+        weights, biases = ([parameter[:first] for parameter in group] for group in (self.weights, self.biases))
+        x = obs.flatten(1).float().expand(len(weights[0]), -1, -1)
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            x = self.activate(torch.bmm(x, weight).add_(bias))
+        if weights[-1].shape[-1] == 1:  # MKL takes 164 us for this product, the sum 45
+            return (x * weights[-1].mT).sum(-1, keepdim=True) + biases[-1]
+        return torch.bmm(x, weights[-1]).add_(biases[-1])
+
+
+def ensemble(network: NetworkFactory, count: int, obs_shape: Sequence[int], num_outputs: int) -> nn.Module:
+    """`count` networks as one module: evaluated together where their class itself, not one above it, says how."""
+    members = [network(obs_shape, num_outputs) for _ in range(count)]
+    return vars(type(members[0])).get("together", Ensemble)(members)
+
+
+def frozen(module: nn.Module) -> Callable[..., Tensor]:
+    """A module whose parameters are constants: gradients pass through it, and none of its weights' is computed."""
+    constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return lambda *inputs, **options: functional_call(module, constants, inputs, options)
 
 
 def numpy_forward(network: nn.Module) -> Callable[[Array], Array]:

@@ -19,6 +19,17 @@ from rl.networks import flatten_parameters
 Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # (networks, *inputs) -> the loss [] and what to report, each [] or [B]
 
 
+class _Evaluate(nn.Module):
+    """A function of networks as a module, so that `functional_call` can give them other weights."""
+
+    def __init__(self, networks: nn.Module) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, function: Loss, *inputs: Any) -> tuple[Tensor, Sequence[Tensor]]:
+        return function(self.networks, *inputs)
+
+
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
 
@@ -35,7 +46,18 @@ class Adam:
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
-        self.steps = torch.zeros(1, device=self.flat.device)
+        self.steps, self.count = 0, torch.zeros_like(self.lr)
+        self.unbias, self.unbias_square = torch.ones_like(self.lr), torch.ones_like(self.lr)
+
+    def advance(self) -> None:
+        """Count a step. A compiled graph would raise the betas to their powers anew for every eight parameters."""
+        self._set_steps(self.steps + 1)
+
+    def _set_steps(self, steps: int) -> None:
+        self.steps = steps
+        self.count.fill_(steps)
+        self.unbias.fill_(1 - self.betas[0] ** steps)
+        self.unbias_square.fill_(1 - self.betas[1] ** steps)
 
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]: by plain operations in a graph, where they are fused; else by the kernel that torch has for it.
@@ -52,7 +74,7 @@ class Adam:
             [self.mean],
             [self.mean_square],
             [],
-            [self.steps.add_(1)],
+            [self.count],
             lr=self.lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
@@ -65,15 +87,12 @@ class Adam:
     @torch.no_grad()
     def _update_plainly(self, grad: Tensor) -> None:
         beta1, beta2 = self.betas
-        self.steps.add_(1)
         self.mean.lerp_(grad, 1 - beta1)
         self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        steps = self.steps.double()
-        unbias, unbias_square = (1 - beta1**steps).float(), (1 - beta2**steps).float()
         if self.weight_decay:
             self.flat.mul_(1 - self.lr * self.weight_decay)
-        denominator = (self.mean_square / unbias_square).sqrt_().add_(self.eps)
-        self.flat.sub_(self.mean / denominator * (self.lr / unbias))
+        denominator = (self.mean_square / self.unbias_square).sqrt_().add_(self.eps)
+        self.flat.sub_(self.mean / denominator * (self.lr / self.unbias))
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments and the number of steps."""
@@ -81,8 +100,9 @@ class Adam:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set them."""
-        for name, value in self.state_dict().items():
-            value.copy_(state[name])
+        self.mean.copy_(state["mean"])
+        self.mean_square.copy_(state["mean_square"])
+        self._set_steps(int(state["steps"]))
 
 
 class RMSprop:
@@ -93,6 +113,9 @@ class RMSprop:
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.alpha, self.eps = alpha, eps
         self.mean_square = torch.zeros_like(self.flat.detach())
+
+    def advance(self) -> None:
+        """Nothing depends on how many steps there were."""
 
     @torch.no_grad()
     def update(self, grad: Tensor) -> None:
@@ -110,11 +133,14 @@ class RMSprop:
 
 
 class TorchOptimizer:
-    """An optimizer of torch.optim behind the same three methods."""
+    """An optimizer of torch.optim behind the same methods."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
         self.optimizer, self.flat = optimizer, flat
         self.lr = torch.zeros(1, dtype=torch.float64)
+
+    def advance(self) -> None:
+        """It counts for itself."""
 
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]."""
@@ -158,7 +184,7 @@ class GradientStep:
         self.optimizers = [
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one for one, flat in zip(made, self.flats, strict=True)
         ]
-        self.compiled = compile
+        self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Tensor] = self._compile() if compile else self._eager
 
     def _compile(self) -> Callable[..., Tensor]:
@@ -187,6 +213,8 @@ class GradientStep:
 
     def __call__(self, *inputs: Any) -> Tensor:
         """One step; the loss, the gradient's norm before clipping, and what the loss function reports, as one vector."""
+        for optimizer in self.optimizers:
+            optimizer.advance()
         return self._run(*inputs)
 
     def _eager(self, *inputs: Any) -> Tensor:
@@ -204,10 +232,11 @@ class GradientStep:
             weights = {}
             for flat, layout in zip(flats, self.layouts, strict=True):
                 for (name, shape, _), part in zip(layout, flat.split([size for *_, size in layout]), strict=True):
-                    weights[name] = part.view(shape)
-            loss, report = self.loss(functools.partial(functional_call, self.networks, weights), *inputs)
+                    weights[f"networks.{name}"] = part.view(shape)
+            loss, report = functional_call(evaluate, weights, (self.loss, *inputs))
             return loss, [loss, *report]
 
+        evaluate = self._evaluate
         argnums = tuple(range(len(self.flats)))
         return torch.func.grad(loss_of, argnums, has_aux=True)(*(flat.detach() for flat in self.flats))
 

@@ -7,9 +7,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rl.distributions import distribution_for
-from rl.networks import MLP, Policy, clip_gradient, flatten_parameters
+from rl.networks import MLP, BatchRenormMLP, DuelingMLP, Ensemble, Policy, batch_renorm, clip_gradient, ensemble, flatten_parameters, frozen
 
 SPACES: list[gym.Space] = [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))]
 
@@ -101,3 +102,114 @@ def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
     torch.testing.assert_close(last.weight @ last.weight.T, 1e-4 * torch.eye(8), atol=1e-8, rtol=0)
     assert not first.bias.any()
     assert not last.bias.any()
+
+
+# --------------------------------------------------------------------------------------------- networks side by side
+
+
+@pytest.mark.parametrize("kind", [MLP, DuelingMLP], ids=["one product a layer", "one by one"])
+def test_networks_together_equal_the_same_networks_apart(kind: type[MLP]) -> None:
+    network = functools.partial(kind, hidden=[16, 8], activation="relu", init="default")
+    obs = torch.randn(7, 4)
+    torch.manual_seed(0)
+    both = ensemble(network, 2, (4,), 3)
+    torch.manual_seed(0)
+    apart = [network((4,), 3) for _ in range(2)]
+    assert isinstance(both, Ensemble) == (kind is DuelingMLP)  # which inherits from MLP, but not how it is evaluated
+    torch.testing.assert_close(both(obs), torch.stack([one(obs) for one in apart]))
+    torch.testing.assert_close(both(obs, first=1), apart[0](obs).unsqueeze(0))
+    assert not torch.allclose(both(obs)[0], both(obs)[1])
+
+    (both(obs)[0].square().sum() + 2 * both(obs)[1].square().sum()).backward()
+    (apart[0](obs).square().sum() + 2 * apart[1](obs).square().sum()).backward()
+    norms = [float(torch.cat([p.grad.flatten() for p in module.parameters()]).norm()) for module in (both, nn.ModuleList(apart))]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_the_gradient_passes_through_a_frozen_network_and_leaves_its_weights_alone() -> None:
+    network = ensemble(functools.partial(MLP, hidden=[8], activation="relu", init="default"), 2, (4,), 1)
+    obs = torch.randn(7, 4, requires_grad=True)
+    frozen(network)(obs).sum().backward()
+    passed, obs.grad = obs.grad, None
+    assert all(p.grad is None for p in network.parameters())
+    network(obs).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    torch.testing.assert_close(passed, obs.grad)
+
+
+# ------------------------------------------------------------------------------------------- batch renormalisation
+
+
+def test_batch_renorm_by_hand() -> None:
+    x = torch.tensor([[1.0], [3.0], [5.0], [7.0]])  # mean 4, variance 5
+
+    def renormed(running_mean: float, running_var: float, r_max: float, d_max: float) -> list[float]:
+        numbers = (torch.tensor([[float(number)]]) for number in (running_mean, running_var, r_max, d_max))
+        y, mean, var = batch_renorm(x, *numbers, eps=0.0)
+        assert (float(mean), float(var)) == (4.0, 5.0)
+        return y.flatten().tolist()
+
+    root = 5**0.5
+    plain = [-3 / root, -1 / root, 1 / root, 3 / root]
+    assert renormed(0, 1, 1, 0) == pytest.approx(plain)  # batch normalisation
+    assert renormed(3, 4, 10, 10) == pytest.approx([-1, 0, 1, 2])  # within bounds: (x - 3) / 2
+    assert renormed(0, 1, 2, 0.5) == pytest.approx([2 * z + 0.5 for z in plain])  # r is 2 of sqrt 5, d is 0.5 of 4
+    assert renormed(9, 80, 2, 0.5) == pytest.approx([0.5 * z - 0.5 for z in plain])  # r is 1 / 2 of 1 / 4, d is -0.5 of -0.56
+
+
+def test_r_and_d_are_constants_to_the_gradient() -> None:
+    x = torch.randn(6, 1, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 1, dtype=torch.float64)
+    running = [torch.tensor([[n]], dtype=torch.float64) for n in (0.3, 2.0)]
+    wide, none = [torch.tensor(n, dtype=torch.float64) for n in (9.0, 9.0)], [torch.tensor(n, dtype=torch.float64) for n in (1.0, 0.0)]
+    (renormed,) = torch.autograd.grad((batch_renorm(x, *running, *wide, eps=0.0)[0] * weight).sum(), x)
+    (normed,) = torch.autograd.grad((batch_renorm(x, *running, *none, eps=0.0)[0] * weight).sum(), x)
+    torch.testing.assert_close(renormed, normed * x.detach().std(correction=0) / 2**0.5)
+
+
+def make_renormed(members: int = 2, warm_up: int = 2) -> BatchRenormMLP:
+    torch.manual_seed(0)
+    return BatchRenormMLP((3,), 2, hidden=[8, 4], activation="relu", init="default", warm_up=warm_up, members=members)
+
+
+def test_the_running_moments_follow_the_batches() -> None:
+    network, obs = make_renormed(), torch.randn(64, 3) * 2 + 1
+    _, moments = network.by_batch(obs)
+    assert torch.equal(network.moments[0], torch.zeros_like(network.moments[0]))  # learning alone moves nothing
+    network.follow(moments)
+    torch.testing.assert_close(network.moments[0, :, 0, :3], 0.01 * obs.mean(0).expand(2, -1))
+    torch.testing.assert_close(network.moments[1, :, 0, :3], (0.99 + 0.01 * obs.var(0, correction=0)).expand(2, -1))
+    assert network.batches.tolist() == [1]
+    assert {"moments", "batches"} <= network.state_dict().keys()
+
+
+def test_both_ways_agree_once_the_running_moments_are_those_of_the_batch() -> None:
+    network, obs = make_renormed(warm_up=10**6), torch.randn(64, 3) * 2 + 1
+    far = (network(obs) - network.by_batch(obs)[0]).abs().max()
+    for _ in range(2000):
+        network.follow(network.by_batch(obs)[1])
+    torch.testing.assert_close(network(obs), network.by_batch(obs)[0], rtol=1e-4, atol=1e-4)
+    assert far > 0.05
+
+
+def test_after_the_warm_up_a_batch_is_renormalised() -> None:
+    network, obs = make_renormed(warm_up=2), torch.randn(64, 3) * 1.2
+    first, moments = network.by_batch(obs)
+    network.follow(moments)
+    torch.testing.assert_close(network.by_batch(obs)[0], first)  # batch normalisation does not look at the running moments
+    network.follow(moments)
+    network.moments.copy_(moments.view_as(network.moments) * 1.2)
+    torch.testing.assert_close(network.by_batch(obs)[0], network(obs), rtol=1e-4, atol=1e-5)  # within the bounds r and d make up for all
+    assert not torch.allclose(network.by_batch(obs)[0], first, rtol=1e-3)
+
+
+def test_a_renormed_network_acts_in_numpy_as_in_torch() -> None:
+    network, obs = make_renormed(members=1), torch.randn(64, 3)
+    flatten_parameters(network)
+    forward = network.numpy_forward()
+    for _ in range(2):
+        assert forward(obs.numpy()) == pytest.approx(network(obs)[0].detach().numpy(), abs=1e-5)
+        network.follow(network.by_batch(obs)[1] + 1)
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(0.1)

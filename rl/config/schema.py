@@ -213,6 +213,101 @@ class DQNConfig:
 
 
 @dataclass
+class SACConfig:
+    """`algo=sac`: the keyword arguments of rl.algos.sac.SAC."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
+    alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
+    alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
+    target_entropy: Annotated[float | None, Key("entropy in nats that the temperature aims at; null: minus the action dimensions")]
+    target_tau: Annotated[float, Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
+class TD3Config:
+    """`algo=td3`: the keyword arguments of rl.algos.td3.TD3."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
+    num_critics: Annotated[int, Key("critics, of which the lowest counts in the target", low=1, high=100)]
+    exploration_noise: Annotated[Schedule, Key("standard deviation of the noise on actions, whose range is -1 to 1", SCHEDULE, low=0)]
+    target_noise: Annotated[float, Key("the same for the target actor's actions: smooths the critics", low=0)]
+    target_noise_clip: Annotated[float, Key("no more of it than this, either way", low=0)]
+    policy_delay: Annotated[int, Key("updates of the critics for each of the actor and the targets", low=1, high=1_000_000)]
+    target_tau: Annotated[float, Key("how far the targets then go to the networks; 1: a copy", above=0, high=1)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
+class DiscreteSACConfig:
+    """`algo=sac_discrete`: the keyword arguments of rl.algos.sac_discrete.DiscreteSAC."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
+    alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
+    alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
+    target_entropy_ratio: Annotated[float, Key("entropy that the temperature aims at, as a share of the highest", low=0, high=1)]
+    target_tau: Annotated[float, Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
+class CrossQConfig:
+    """`algo=crossq`: the keyword arguments of rl.algos.crossq.CrossQ."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
+    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
+    alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
+    alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
+    target_entropy: Annotated[float | None, Key("entropy in nats that the temperature aims at; null: minus the action dimensions")]
+    policy_delay: Annotated[int, Key("updates of the critics for each of the actor", low=1, high=1_000_000)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor, with batch renormalisation: _target_ and its arguments")]
+    critic_network: Annotated[Target, Key("critics, with batch renormalisation: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
 class RandomConfig:
     """`algo=random`: the keyword arguments of rl.algos.random.Random."""
 
@@ -228,6 +323,17 @@ class MlpConfig:
     hidden: Annotated[list[int], Key("units of the hidden layers", low=1, high=1_000_000)]
     activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
     init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
+
+
+@dataclass
+class BatchRenormMlpConfig:
+    """The keyword arguments of rl.networks.BatchRenormMLP."""
+
+    _target_: Annotated[str, Key("the network's class")]
+    hidden: Annotated[list[int], Key("units of the hidden layers", low=1, high=1_000_000)]
+    activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
+    init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
+    warm_up: Annotated[Count, Key("batches of plain batch normalisation, before renormalisation", low=0)]
 
 
 @dataclass
@@ -301,9 +407,14 @@ TARGETS: dict[str, type] = {
     "rl.algos.ppo.PPO": PPOConfig,
     "rl.algos.sarsa.Sarsa": SarsaConfig,
     "rl.algos.dqn.DQN": DQNConfig,
+    "rl.algos.sac.SAC": SACConfig,
+    "rl.algos.sac_discrete.DiscreteSAC": DiscreteSACConfig,
+    "rl.algos.td3.TD3": TD3Config,
+    "rl.algos.crossq.CrossQ": CrossQConfig,
     "rl.algos.random.Random": RandomConfig,
     "rl.networks.MLP": MlpConfig,
     "rl.networks.DuelingMLP": MlpConfig,
+    "rl.networks.BatchRenormMLP": BatchRenormMlpConfig,
     "rl.optimizers.Adam": AdamConfig,
     "rl.optimizers.RMSprop": RMSpropConfig,
     "rl.replay.UniformReplay": UniformReplayConfig,
