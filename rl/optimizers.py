@@ -47,11 +47,14 @@ class Adam:
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
         self.steps = 0
-        self.unbias, self.unbias_square = torch.ones_like(self.lr), torch.ones_like(self.lr)
+        self.unbias, self.unbias_square = torch.zeros_like(self.lr), torch.zeros_like(self.lr)  # 1 - beta^steps
 
     def advance(self) -> None:
         """Count a step. A compiled graph would raise the betas to their powers anew for every eight parameters."""
         self.steps += 1
+        self._set_unbias()
+
+    def _set_unbias(self) -> None:
         beta1, beta2 = self.betas
         self.unbias.fill_(1 - beta1**self.steps)
         self.unbias_square.fill_(1 - beta2**self.steps)
@@ -76,6 +79,7 @@ class Adam:
         self.mean.copy_(state["mean"])
         self.mean_square.copy_(state["mean_square"])
         self.steps = int(state["steps"])
+        self._set_unbias()
 
 
 class RMSprop:

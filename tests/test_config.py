@@ -15,7 +15,16 @@ from rl.config import TARGETS, ConfigError, EnjoyConfig, RunConfig, fields
 from rl.help import show_help
 from rl.schedule import Schedule
 
-PARTS_TOLD = {"told", "setting", "self", "obs_shape", "num_outputs", "out_gain", "members", "params"}  # arguments that code gives, not conf/
+PARTS_TOLD = {
+    "told",
+    "setting",
+    "self",
+    "obs_shape",
+    "num_outputs",
+    "out_gain",
+    "members",
+    "params",
+}  # code gives these
 
 
 def keys(schema: type, path: str = "") -> list[str]:
