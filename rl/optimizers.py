@@ -46,8 +46,8 @@ class Adam:
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
-        self.steps, self.count = 0, torch.zeros_like(self.lr)
-        self.unbias, self.unbias_square = torch.ones_like(self.lr), torch.ones_like(self.lr)
+        self.steps, self.count = 0, torch.zeros_like(self.lr)  # the same number twice: the kernel wants a tensor
+        self.unbias, self.unbias_square = torch.zeros_like(self.lr), torch.zeros_like(self.lr)  # 1 - beta^steps
 
     def advance(self) -> None:
         """Count a step. A compiled graph would raise the betas to their powers anew for every eight parameters."""
