@@ -188,8 +188,8 @@ class SarsaConfig:
 
 
 @dataclass
-class DQNConfig:
-    """`algo=dqn`: the keyword arguments of rl.algos.dqn.DQN."""
+class OffPolicyConfig:
+    """What every algorithm with a replay memory takes."""
 
     _target_: Annotated[str, Key("the algorithm's class")]
     gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
@@ -197,6 +197,18 @@ class DQNConfig:
     rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
     updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
     batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
+    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
+    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
+
+
+@dataclass
+class DQNConfig(OffPolicyConfig):
+    """`algo=dqn`: the keyword arguments of rl.algos.dqn.DQN."""
+
     learning_starts: Annotated[Count, Key("transitions in the memory before the first update", low=1)]
     lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
     epsilon: Annotated[Schedule | None, Key("chance of a random action; null: explore by temperature", SCHEDULE, low=0)]
@@ -206,47 +218,24 @@ class DQNConfig:
     target_every: Annotated[Count | None, Key("frames between updates of the target network; null: after every gradient step", low=1)]
     target_tau: Annotated[float, Key("how far the target network then goes to the online one; 1: a copy", above=0, high=1)]
     max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
-    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
     network: Annotated[Target, Key("action values: _target_ and its arguments")]
-    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
-    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
 
 
 @dataclass
-class SACConfig:
+class SACConfig(OffPolicyConfig):
     """`algo=sac`: the keyword arguments of rl.algos.sac.SAC."""
 
-    _target_: Annotated[str, Key("the algorithm's class")]
-    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
-    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
-    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
-    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
-    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
-    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
-    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
     actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
     alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
     alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
     target_entropy: Annotated[float | None, Key("entropy in nats that the temperature aims at; null: minus the action dimensions")]
     target_tau: Annotated[float, Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1)]
-    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
-    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
-    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
-    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
 
 
 @dataclass
-class TD3Config:
+class TD3Config(OffPolicyConfig):
     """`algo=td3`: the keyword arguments of rl.algos.td3.TD3."""
 
-    _target_: Annotated[str, Key("the algorithm's class")]
-    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
-    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
-    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
-    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
-    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
-    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
-    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
     actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
     num_critics: Annotated[int, Key("critics, of which the lowest counts in the target", low=1, high=100)]
     exploration_noise: Annotated[Schedule, Key("standard deviation of the noise on actions, whose range is -1 to 1", SCHEDULE, low=0)]
@@ -254,57 +243,30 @@ class TD3Config:
     target_noise_clip: Annotated[float, Key("no more of it than this, either way", low=0)]
     policy_delay: Annotated[int, Key("updates of the critics for each of the actor and the targets", low=1, high=1_000_000)]
     target_tau: Annotated[float, Key("how far the targets then go to the networks; 1: a copy", above=0, high=1)]
-    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
-    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
-    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
-    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
 
 
 @dataclass
-class DiscreteSACConfig:
+class DiscreteSACConfig(OffPolicyConfig):
     """`algo=sac_discrete`: the keyword arguments of rl.algos.sac_discrete.DiscreteSAC."""
 
-    _target_: Annotated[str, Key("the algorithm's class")]
-    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
-    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
-    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
-    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
-    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
-    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
-    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
     actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
     alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
     alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
     target_entropy_ratio: Annotated[float, Key("entropy that the temperature aims at, as a share of the highest", low=0, high=1)]
     target_tau: Annotated[float, Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1)]
-    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
-    network: Annotated[Target, Key("actor and critics: _target_ and its arguments")]
-    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
-    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
 
 
 @dataclass
-class CrossQConfig:
+class CrossQConfig(OffPolicyConfig):
     """`algo=crossq`: the keyword arguments of rl.algos.crossq.CrossQ."""
 
-    _target_: Annotated[str, Key("the algorithm's class")]
-    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
-    n_step: Annotated[int, Key("rewards that are summed before the value of what follows", low=1, high=10_000)]
-    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
-    updates_per_frame: Annotated[float, Key("gradient steps for each transition collected", above=0, high=1000)]
-    batch_size: Annotated[int, Key("transitions in one gradient step", low=1, high=1_000_000_000)]
-    learning_starts: Annotated[Count, Key("transitions by random actions, before the first update", low=1)]
-    lr: Annotated[Schedule, Key("learning rate of the critics", SCHEDULE, low=0)]
     actor_lr: Annotated[Schedule | None, Key("the actor's learning rate; null: as lr", SCHEDULE, low=0)]
     alpha_lr: Annotated[Schedule | None, Key("the temperature's learning rate; null: as lr; 0: it stays", SCHEDULE, low=0)]
     alpha: Annotated[float, Key("the temperature at the start: what a nat of entropy is worth, in rewards", above=0)]
     target_entropy: Annotated[float | None, Key("entropy in nats that the temperature aims at; null: minus the action dimensions")]
     policy_delay: Annotated[int, Key("updates of the critics for each of the actor", low=1, high=1_000_000)]
-    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
     network: Annotated[Target, Key("actor, with batch renormalisation: _target_ and its arguments")]
     critic_network: Annotated[Target, Key("critics, with batch renormalisation: _target_ and its arguments")]
-    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
-    replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
 
 
 @dataclass
@@ -367,12 +329,9 @@ class UniformReplayConfig:
 
 
 @dataclass
-class PrioritizedReplayConfig:
+class PrioritizedReplayConfig(UniformReplayConfig):
     """The keyword arguments of rl.replay.PrioritizedReplay."""
 
-    _target_: Annotated[str, Key("the memory's class")]
-    capacity: Annotated[Count, Key("transitions that it keeps", low=1)]
-    on_resume: Annotated[str, Key("restore: it is kept on disk, in chunks; refill: it fills again", ONE_WAY, choices=("restore", "refill"))]
     alpha: Annotated[float, Key("how much priorities count; 0: all transitions are equally likely", low=0, high=1)] = 0.6
     beta: Annotated[Schedule, Key("how much the weights make up for it; 1: fully", SCHEDULE, low=0)] = field(
         default_factory=lambda: Schedule(0.4)
