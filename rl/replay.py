@@ -208,7 +208,8 @@ class UniformReplay:
         """
         since_start = (self.end - self.begin) * self.num_envs - self.learning_starts
         first = frames - max(0, min(added, since_start))
-        return range(math.floor(per_frame * first) + 1, math.floor(per_frame * frames) + 1)
+        before, now = (per_frame.numerator * number // per_frame.denominator for number in (first, frames))  # Fractions are slow
+        return range(before + 1, now + 1)
 
     def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
         """`size` transitions, with replacement, at a clock of `frames`."""

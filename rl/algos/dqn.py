@@ -86,7 +86,7 @@ class DQN(Agent):
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
-        return action + self.first_action, state
+        return (action + self.first_action if self.first_action else action), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the gradient steps that it earned."""
@@ -132,7 +132,8 @@ class DQN(Agent):
         """Whether `target_every` frames are full between the frame that earned the update before and this one's."""
         if self.target_every is None:
             return True
-        earned_at, before = (-(-number // self.updates_per_frame) for number in (update, update - 1))
+        updates, frames = self.updates_per_frame.as_integer_ratio()
+        earned_at, before = (-(-number * frames // updates) for number in (update, update - 1))
         return earned_at // self.target_every != before // self.target_every
 
     @torch.no_grad()

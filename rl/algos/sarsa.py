@@ -73,7 +73,7 @@ class Sarsa(Agent):
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
-        return action + self.first_action, state
+        return (action + self.first_action if self.first_action else action), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
