@@ -353,14 +353,13 @@ class PrioritizedReplay(UniformReplay):
         """Take in a rollout; what it makes whole gets the highest priority."""
         low, high = self._low, self._high
         super().add(rollout)
-        self._set(low, min(self._low, high), 0.0)
-        self._set(max(high, self._low), self._high, self.max_priority**self.alpha)
+        self._set(np.arange(low * self.num_envs, min(self._low, high) * self.num_envs), 0.0)
+        self._set(np.arange(max(high, self._low) * self.num_envs, self._high * self.num_envs), self.max_priority**self.alpha)
 
-    def _set(self, first: int, end: int, value: Any) -> None:
-        """The leaves of rows `first` ... `end` - 1."""
-        if first < end:
-            number = np.arange(first * self.num_envs, end * self.num_envs)
-            self.tree.set(number % (self.rows * self.num_envs), value)
+    def _set(self, number: NDArray[np.int64], leaf: Any) -> None:
+        """What transitions [B] count in the tree, in 32 bits: so a checkpoint has it."""
+        if len(number):
+            self.tree.set(number % (self.rows * self.num_envs), np.float32(leaf))
 
     def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
         """`size` transitions by their priorities, at a clock of `frames`."""
@@ -375,12 +374,11 @@ class PrioritizedReplay(UniformReplay):
         """Transitions [B] have these TD errors [B] now."""
         priority = np.abs(td_error.detach().cpu().numpy().astype(np.float64)) + self.epsilon
         self.max_priority = max(self.max_priority, float(priority.max()))
-        self.tree.set(number % (self.rows * self.num_envs), priority**self.alpha)
+        self._set(number, priority**self.alpha)
 
     def state_dict(self) -> dict[str, Any]:
         """With all priorities: they change everywhere."""
-        number = np.arange(self._low * self.num_envs, self._high * self.num_envs)
-        leaves = {} if self.refill else {"priorities": torch.from_numpy(self.tree.leaves(number % (self.rows * self.num_envs)))}
+        leaves = {} if self.refill else {"leaves": torch.from_numpy(self.tree.leaves[: self.rows * self.num_envs].astype(np.float32))}
         return {**super().state_dict(), "max_priority": self.max_priority, **leaves}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -389,7 +387,7 @@ class PrioritizedReplay(UniformReplay):
         self.max_priority = state["max_priority"]
         self.tree = SumTree(self.rows * self.num_envs)
         if not self.refill:
-            self._set(self._low, self._high, state["priorities"].numpy())
+            self.tree.set_all(state["leaves"].numpy())
 
 
 class SumTree:
@@ -412,9 +410,17 @@ class SumTree:
         """The sum of all."""
         return float(self.nodes[1])
 
-    def leaves(self, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The numbers at [B]."""
-        return self.nodes[index + (1 << self.depth)]
+    @property
+    def leaves(self) -> NDArray[np.float64]:
+        """All numbers, and zeros up to a power of two."""
+        return self.nodes[1 << self.depth :]
+
+    def set_all(self, values: NDArray[Any]) -> None:
+        """Set all numbers, level by level: no more memory than the tree's."""
+        self.leaves[: len(values)] = values
+        for level in reversed(range(self.depth)):
+            children = self.nodes[2 << level : 4 << level]
+            np.add(children[::2], children[1::2], out=self.nodes[1 << level : 2 << level])
 
     def set(self, index: NDArray[np.int64], value: Any) -> None:
         """Set the numbers at [B]; of one that is named twice the last value counts."""

@@ -69,9 +69,10 @@ class GlobalRandom:
 
     def state_dict(self) -> dict[str, Any]:
         """Their states; CUDA's only where CUDA is in use."""
+        version, internal, gauss = random.getstate()
         _, keys, *rest = np.random.get_state(legacy=True)
         return {
-            "python": random.getstate(),
+            "python": [version, torch.tensor(internal), gauss],  # 625 numbers one by one would take milliseconds
             "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -79,7 +80,8 @@ class GlobalRandom:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set their states."""
-        random.setstate(state["python"])
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal.tolist()), gauss))
         keys, *rest = state["numpy"]
         np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
         torch.set_rng_state(state["torch"])

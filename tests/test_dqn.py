@@ -241,7 +241,7 @@ def test_without_any_one_part_the_continuation_differs(part: str, halves: Any, t
 
     def forget(state: dict[str, Any]) -> None:
         if part == "agent.replay":  # its priorities
-            state[part]["priorities"] = torch.ones_like(state[part]["priorities"])
+            state[part]["leaves"] = (state[part]["leaves"] > 0).float()
         else:
             state[part] = start[part]
 
