@@ -145,7 +145,7 @@ def load(folder: Path, overrides: Sequence[str]) -> None:
     assert run.agent.replay is not None
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
     before = peak_kb()
-    run._load(run.plan.manifest)
+    run.load(run.plan.manifest)
     print((peak_kb() - before) * 1024 / run.agent.replay.bytes)
 
 

@@ -104,7 +104,7 @@ class Run:
             self.checkpoints.resume_from(manifest)
             for name, size in manifest.offsets.items():
                 files.cut(self.folder / name, size)
-            self._load(manifest)
+            self.load(manifest)
             self.clock.wall_before_s = manifest.wall_s
             replay = self.agent.replay
             not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
@@ -114,16 +114,19 @@ class Run:
             (self.folder / resume.RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
 
-    def _load(self, manifest: Manifest) -> None:
-        state = load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu")
+    def load(self, manifest: Manifest) -> None:
+        """Become what a checkpoint holds. DamagedError if that is not what this version knows."""
+        self._load(load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu"))
+        if self.agent.replay and not self.agent.replay.refill:
+            for chunk in manifest.replay:
+                self.agent.replay.load_chunk(self.checkpoints.replay / chunk)
+
+    def _load(self, state: dict[str, Any]) -> None:
         missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
         if missing or unknown:
             raise DamagedError(f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know")
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
-        if self.agent.replay and not self.agent.replay.refill:
-            for chunk in manifest.replay:
-                self.agent.replay.load_chunk(self.checkpoints.replay / chunk)
 
     def save(self) -> None:
         """Commit a checkpoint of this moment, unless there is one."""
