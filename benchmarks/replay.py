@@ -21,14 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.record import record
-from benchmarks.speed import frames_per_second, training
+from benchmarks.speed import frames_per_second, run_of, training
 from rl.agent import Rollout
 from rl.build import build
-from rl.checkpoint import Manifest
 from rl.compose import compose
 from rl.config import RunConfig
 from rl.replay import UniformReplay
-from rl.resume import Plan
 from rl.train import Run
 
 INTERVAL = 10_000  # frames between checkpoints
@@ -61,17 +59,6 @@ class NatureCNN(nn.Sequential):
     def forward(self, obs: Tensor) -> Tensor:
         """[B, 4, 84, 84] bytes -> [B, num_outputs]."""
         return super().forward(obs.float() / 255)
-
-
-def run_of(folder: Path, overrides: Sequence[str]) -> Run:
-    """A run in a folder, at frame 0 or where its newest checkpoint is."""
-    composed = compose(overrides, RunConfig)
-    parts = build(composed.config)
-    manifests = sorted((Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames)
-    run = Run(Plan(folder, composed, [], manifest=manifests[-1] if manifests else None), parts)
-    if not manifests:
-        run.begin("benchmark")
-    return run
 
 
 def fill(run: Run, steps: int) -> None:

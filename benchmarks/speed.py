@@ -27,9 +27,12 @@ import numpy as np
 
 from benchmarks.record import ROOT, record
 from rl.build import Parts, build
+from rl.checkpoint import Manifest
 from rl.compose import compose
 from rl.config import RunConfig
 from rl.metrics import Metrics
+from rl.resume import Plan
+from rl.train import Run
 
 WARM_UP_S, TIMED_S = 1.0, 4.0
 Side = Callable[[], float]  # measures once; the bigger the better
@@ -277,19 +280,23 @@ def tape(repeats: int) -> list[dict[str, Any]]:
     return rows_of("tape", "s", alternate(sides, repeats))
 
 
+def run_of(folder: Path, overrides: Sequence[str]) -> Run:
+    """A run in a folder, at frame 0 or where its newest checkpoint is."""
+    composed = compose(overrides, RunConfig)
+    parts = build(composed.config)
+    manifests = sorted((Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames)
+    run = Run(Plan(folder, composed, [], manifest=manifests[-1] if manifests else None), parts)
+    if not manifests:
+        run.begin("benchmark")
+    return run
+
+
 def checkpoints(repeats: int) -> list[dict[str, Any]]:
     """Seconds of training between two checkpoints at the default interval, against the seconds that a checkpoint takes."""
-    from rl.resume import Plan
-    from rl.train import Run
-
-    composed = compose([], RunConfig)
-    interval = composed.config.ckpt.every
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
-        plan = Plan(Path(folder), composed, [])
-        parts = build(composed.config)
-        run = Run(plan, parts)
-        run.begin("benchmark")
-        step = training(parts)
+        run = run_of(Path(folder), [])
+        interval = run.parts.config.ckpt.every
+        step = training(run.parts)
 
         def save() -> float:
             step()  # a checkpoint of new frames

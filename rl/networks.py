@@ -187,7 +187,7 @@ class BatchRenormMLP(nn.Module):
         self.batches += 1
 
     def numpy_forward(self) -> Callable[[Array], Array]:
-        """The first network's `forward` from and to NumPy."""
+        """`forward` of a single network from and to NumPy: [B, *obs_shape] -> [1, B, num_outputs]."""
         names = ("weights", "biases", "scales", "shifts")
         layers = list(zip(*([p.detach().cpu().numpy()[0] for p in getattr(self, name)] for name in names), strict=True))
         ends = np.cumsum(self.sizes)[:-1]
@@ -202,7 +202,7 @@ class BatchRenormMLP(nn.Module):
                 x = ((x - mean) * factor * stretch + shift) @ weight + bias
                 if number < len(layers) - 1:
                     x = np.maximum(x, 0) if self.activation == "relu" else np.tanh(x)
-            return x
+            return x[np.newaxis]
 
         return forward
 

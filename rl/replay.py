@@ -37,10 +37,6 @@ class Batch:
     next_obs: Array  # [B, *obs_shape], the true successor
     weight: NDArray[np.float32]  # [B], of the transition in the loss
 
-    def tensors(self, device: str) -> list[torch.Tensor]:
-        """obs, action, reward, discount, next_obs and weight."""
-        return [torch.as_tensor(a, device=device) for a in (self.obs, self.action, self.reward, self.discount, self.next_obs, self.weight)]
-
 
 @dataclass(frozen=True)
 class Transitions:

@@ -81,7 +81,7 @@ class GlobalRandom:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set their states."""
         version, internal, gauss = state["python"]
-        random.setstate((version, tuple(internal.tolist()), gauss))
+        random.setstate((version, tuple(torch.as_tensor(internal).tolist()), gauss))
         keys, *rest = state["numpy"]
         np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), *rest))
         torch.set_rng_state(state["torch"])

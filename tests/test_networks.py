@@ -208,7 +208,7 @@ def test_a_renormed_network_acts_in_numpy_as_in_torch() -> None:
     flatten_parameters(network)
     forward = network.numpy_forward()
     for _ in range(2):
-        assert forward(obs.numpy()) == pytest.approx(network(obs)[0].detach().numpy(), abs=1e-5)
+        assert forward(obs.numpy()) == pytest.approx(network(obs).detach().numpy(), abs=1e-5)
         network.follow(network.by_batch(obs)[1] + 1)
         with torch.no_grad():
             for p in network.parameters():

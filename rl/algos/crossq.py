@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rl.agent import Agent, Recurrent, Rollout, Setting
 from rl.distributions import SquashedGaussian
-from rl.networks import NetworkFactory, frozen
+from rl.networks import NetworkFactory, frozen, numpy_forward
 from rl.normalize import ObsNormalizer
 from rl.optimizers import GradientStep
 from rl.replay import Batch, UniformReplay
@@ -83,7 +83,7 @@ class CrossQ(Agent):
         optimizing = {"optimizer": optimizer, "max_grad_norm": None, "compile": setting.compile}
         self.critic_step = GradientStep(self.critics, [self.critics], self._critic_loss, **optimizing)
         self.policy_step = GradientStep(self.policy, [self.policy.actor, self.policy.temperature], self._policy_loss, **optimizing)
-        self.params = self.policy.actor.numpy_forward()
+        self.params = numpy_forward(self.policy.actor)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
         self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
 
@@ -104,7 +104,7 @@ class CrossQ(Agent):
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
         if explore and self.clock.frames < self.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state
-        params = self.params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        params = self.params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))[0]
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
@@ -139,12 +139,13 @@ class CrossQ(Agent):
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
         """What the losses take; the noise of the actions in obs and next_obs [2, B, A] comes last."""
-        obs, _, reward, discount, next_obs, weight = batch.tensors(self.device)
+        obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
-            obs, next_obs = (torch.as_tensor(self.obs_normalizer(x), device=self.device) for x in (batch.obs, batch.next_obs))
-        action = torch.as_tensor(self.distribution.box.shrink(batch.action), device=self.device)
+            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
+        action = self.distribution.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        return [obs, action, reward, discount, next_obs, weight, torch.as_tensor(noise, device=self.device)]
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     def _critic_loss(
         self,

@@ -119,12 +119,13 @@ class SAC(Agent):
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
         """What the loss takes, with the noise of the actions in obs and next_obs [2, B, A]."""
-        obs, _, reward, discount, next_obs, weight = batch.tensors(self.device)
+        obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
-            obs, next_obs = (torch.as_tensor(self.obs_normalizer(x), device=self.device) for x in (batch.obs, batch.next_obs))
-        action = torch.as_tensor(self.distribution.box.shrink(batch.action), device=self.device)
+            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
+        action = self.distribution.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        return [obs, action, reward, discount, next_obs, weight, torch.as_tensor(noise, device=self.device)]
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     def _loss(
         self,

@@ -123,10 +123,11 @@ class DiscreteSAC(Agent):
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
         """What the loss takes."""
-        obs, action, reward, discount, next_obs, weight = batch.tensors(self.device)
+        obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
-            obs, next_obs = (torch.as_tensor(self.obs_normalizer(x), device=self.device) for x in (batch.obs, batch.next_obs))
-        return [obs, action - self.distribution.start, reward, discount, next_obs, weight]
+            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
+        arrays = (obs, batch.action - self.distribution.start, batch.reward, batch.discount, next_obs, batch.weight)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     def _loss(
         self, networks: Any, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_obs: Tensor, weight: Tensor

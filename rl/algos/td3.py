@@ -5,7 +5,6 @@ With one critic, no delay and no target noise it is DDPG (Lillicrap et al. 2016)
 
 from __future__ import annotations
 
-import functools
 from fractions import Fraction
 from typing import Any
 
@@ -127,14 +126,14 @@ class TD3(Agent):
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
         """What the critics' loss takes, with the noise of the target's actions [B, A]."""
-        obs, _, reward, discount, next_obs, weight = batch.tensors(self.device)
+        obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
-            obs, next_obs = (torch.as_tensor(self.obs_normalizer(x), device=self.device) for x in (batch.obs, batch.next_obs))
+            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
         action = self.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * np.float32(self.target_noise)
         noise = noise.clip(-self.target_noise_clip, self.target_noise_clip)
-        to_device = functools.partial(torch.as_tensor, device=self.device)
-        return [obs, to_device(action), reward, discount, next_obs, weight, to_device(noise)]
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     def _critic_loss(
         self,
