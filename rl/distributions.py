@@ -227,7 +227,7 @@ _FOR_OTHER_SPACES = "algo=sac_discrete, dqn or ppo can act in a Discrete one"
 def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
     """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
     action, random = value.argmax(-1), rng.random(len(value)) < epsilon
-    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action) if random.any() else action
+    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action) if np.count_nonzero(random) else action
 
 
 def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:

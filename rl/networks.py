@@ -45,7 +45,8 @@ class MLP(nn.Module):
         self.activation = activation
         sizes = [math.prod(obs_shape), *hidden, num_outputs]
         self.activate = _ACTIVATIONS[activation]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self._linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        self.layers = nn.ModuleList(self._linears)
         if init == "orthogonal":
             *_, last = self._linears
             for linear in self._linears:
@@ -53,10 +54,6 @@ class MLP(nn.Module):
                 nn.init.zeros_(linear.bias)
             with torch.no_grad():
                 last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
-
-    @property
-    def _linears(self) -> list[nn.Linear]:
-        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs]."""
@@ -76,7 +73,7 @@ class MLP(nn.Module):
         layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
         *inner, (last_weight, last_bias) = layers
         relu = self.activation == "relu"
-        dot, tanh, maximum, float32 = np.dot, np.tanh, np.maximum, np.dtype(np.float32)
+        dot, tanh, maximum, float32, zero = np.dot, np.tanh, np.maximum, np.dtype(np.float32), np.zeros((), np.float32)
 
         def forward(obs: Array) -> Array:
             x = obs if obs.ndim == 2 else obs.reshape(len(obs), -1)
@@ -86,7 +83,7 @@ class MLP(nn.Module):
                 x = dot(x, weight)
                 x += bias
                 if relu:
-                    maximum(x, 0, out=x)
+                    maximum(x, zero, out=x)
                 else:
                     tanh(x, x)
             x = dot(x, last_weight)

@@ -100,14 +100,14 @@ def test_the_target_is_of_the_target_networks_values_of_the_best_action(double: 
     agent.values = lambda obs: np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
     agent.target_values = lambda obs: np.array([[3.0, 5.0], [3.0, 5.0], [7.0, 9.0]], np.float32)
     target = agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[2]
-    assert target.tolist() == [2 + 0.5 * (3 if double else 5), 2 + 0.5 * 5, 2.0]  # the last one terminated
+    assert target.tolist() == [[2 + 0.5 * (3 if double else 5)], [2 + 0.5 * 5], [2.0]]  # the last one terminated
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("huber", (0.5 * 0.25 + 2 * 2.5) / 2), ("squared", (0.25 + 2 * 9) / 2)])
 def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float) -> None:
     agent = dqn(f"algo.loss={loss}")
     network = lambda obs: torch.tensor([[1.0, 0.0], [0.0, 3.0]])  # noqa: E731
-    action, target, weight = torch.tensor([0, 1]), torch.tensor([0.5, 6.0]), torch.tensor([1.0, 2.0])
+    action, target, weight = torch.tensor([[0], [1]]), torch.tensor([[0.5], [6.0]]), torch.tensor([[1.0], [2.0]])
     value, (q_mean, td_error) = agent._loss(network, torch.zeros(2, 4), action, target, weight)
     assert value.item() == pytest.approx(expected)
     assert (q_mean.item(), td_error.tolist()) == (2.0, [-0.5, 3.0])

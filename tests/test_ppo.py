@@ -176,6 +176,20 @@ def test_the_gradient_is_clipped_to_its_norm_and_reported_before():
     assert float((step.flats[0] - before).norm()) == pytest.approx(0.5, rel=1e-4)
 
 
+def test_each_compiled_step_keeps_its_own_graph_at_any_batch_size_and_learning_rate():
+    optimizers = [Adam, lambda p, lr: Adam(p, lr, weight_decay=0.5)]  # the same code, other constants
+    pairs = [(two_parameter_step(one, compile=True), two_parameter_step(one)) for one in optimizers]
+    generator = torch.Generator().manual_seed(0)
+    for size, lr in ((8, 1e-2), (8, 0.0), (4, 1e-3)):
+        x = torch.randn(size, 2, generator=generator)
+        for pair in pairs:
+            for _, step in pair:
+                step.set_lr(lr)
+                step(x)
+    for (compiled, _), (eager, _) in pairs:
+        torch.testing.assert_close(compiled.weight, eager.weight, rtol=1e-6, atol=1e-7)
+
+
 # ------------------------------------------------------------------------------------------------------------ PPO
 
 

@@ -110,7 +110,10 @@ class DQN(Agent):
         return report | {"lr": lr, "explore": self.exploration(frames)}
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
-        """Observations, actions, targets and weights; the target is r + gamma * max Q'(s', .), or as `double` has it."""
+        """Observations, and in columns [B, 1] actions, targets and weights.
+
+        The target is r + gamma * max Q'(s', .), or as `double` has it.
+        """
         obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
             obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
@@ -120,13 +123,15 @@ class DQN(Agent):
         else:
             next_value = next_values.max(-1)
         target = batch.reward + batch.discount * next_value
-        return [torch.as_tensor(a, device=self.device) for a in (obs, batch.action - self.first_action, target, batch.weight)]
+        columns = (array[:, np.newaxis] for array in (batch.action - self.first_action, target, batch.weight))
+        return [torch.as_tensor(array, device=self.device) for array in (obs, *columns)]
 
     def _loss(self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What is reported besides the loss stands in the order of REPORT."""
-        q = q_network(obs).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        q = q_network(obs).gather(-1, action)
         loss = (weight * self.td_loss(q, target, reduction="none")).mean()
-        return loss, [q.detach().mean(), (target - q).detach()]
+        q = q.detach()
+        return loss, [q.mean(), (target - q).squeeze(-1)]
 
     def _target_is_due(self, update: int) -> bool:
         """Whether `target_every` frames are full between the frame that earned the update before and this one's."""
