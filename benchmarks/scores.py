@@ -1,8 +1,9 @@
-"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [overrides ...]`: what training reaches.
+"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [overrides ...]`: what training reaches.
 
 Every seed is one `python train.py`. The score is its result.json's: the LAST weights on 100 fresh greedy episodes; the
 best weights and the training mean over the last 100 rows of metrics.csv stand beside it. The rows of all seeds are kept
-as results/scores_<experiment>.csv, their learning curves as results/curves_<experiment>.csv.
+as results/scores_<experiment>.csv, their learning curves as results/curves_<experiment>.csv. With `place` the runs stay
+there, and the same line goes on with them if it was interrupted.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ def main() -> None:
     experiment = words["experiment"]
     first, _, last = words.pop("seeds", "1-5").partition("-")
     jobs = int(words.pop("jobs", "2"))
+    kept = words.pop("place", None)
     overrides = [f"{name}={value}" for name, value in words.items()]
     seeds = range(int(first), int(last or first) + 1)
     with tempfile.TemporaryDirectory(prefix="scores-") as place, ThreadPoolExecutor(jobs) as pool:
-        folders = {seed: Path(place) / str(seed) for seed in seeds}
+        folders = {seed: Path(kept or place).absolute() / str(seed) for seed in seeds}
         rows = list(pool.map(lambda seed: train(seed, folders[seed], overrides), seeds))
         curves = [
             {"seed": seed, "table": table, "frames": row["frames"], "total_reward": row["total_reward"]}
