@@ -131,6 +131,7 @@ class Collector:
         """Where every env's episode stands."""
         return {
             "episode": list(self.episode),
+            "carried": list(self.envs.call("carried")),
             "actions": [torch.from_numpy(self.tape.actions(n).copy()) for n in range(len(self.episode))],
             "returns": self.returns.tolist(),
             "obs": torch.from_numpy(self.rollout.obs[-1].copy()),
@@ -144,7 +145,7 @@ class Collector:
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact = []
-        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions)):
+        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions, state["carried"])):
             self.rollout.obs[-1, n] = obs
             self.returns[n] = total
             if not problem and not _same(self.rollout.obs[-1, n], expected[n]):
