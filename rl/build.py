@@ -132,7 +132,7 @@ def make_probe(make_env: EnvFactory, config: EnvConfig) -> tuple[gym.Env, list[s
         env = make_env()
         check_env(env)
         return env, [f"env.id={config.id}: {warning}" for warning in interface_warnings(env, seed=0)]
-    except (gym.error.Error, AssertionError, ValueError, TypeError, ImportError) as error:
+    except (gym.error.Error, ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"env.id={config.id}: {_missing_extra(error) or error}") from error
 
 

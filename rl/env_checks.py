@@ -18,7 +18,7 @@ from rl.state import GlobalRandom, derive_seed
 
 _WELL_TESTED = ("gymnasium", "ale_py", "rl")  # packages
 _EPISODES, _STEPS = 10, 50  # of the trial of a replay: at most so many episodes, and steps of each
-_SECONDS = 0.25  # and no further episode after this time
+_SECONDS = 0.25  # and no further episode after this time, which playing it again takes once more
 _REPLAYABLE = "an env can be played again if it draws from self.np_random alone and carries nothing from one episode into the next"
 
 Record = list[tuple[bytes, bytes, bool]]  # of the first observation and of each step: observation, reward, whether the episode ended
@@ -27,22 +27,32 @@ Record = list[tuple[bytes, bytes, bool]]  # of the first observation and of each
 def interface_warnings(env: gym.Env, seed: int) -> list[str]:
     """What Gymnasium's checker says of an env and its wrappers in a first step or two; nothing if all of them are well tested.
 
-    AssertionError, TypeError, ValueError or gymnasium's Error for what breaks the interface. The global generators are
-    left as they were.
+    ValueError for what breaks the interface. The global generators are left as they were.
     """
     if all(type(layer).__module__.partition(".")[0] in _WELL_TESTED for layer in layers(env)):
         return []
     with GlobalRandom().apart(seed), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checked: gym.Env = PassiveEnvChecker(env)
-        space = _own_space(env, seed)
-        checked.reset(seed=seed)
-        for _ in range(2):
-            _, _, terminated, truncated, _ = checked.step(space.sample())
-            if terminated or truncated:
-                break
-    said = [re.sub(r"\x1b\[[0-9;]*m|WARN: ", "", str(warning.message)) for warning in caught]
-    return list(dict.fromkeys(said))
+        try:
+            _try_interface(env, seed)
+        except (AssertionError, TypeError, ValueError, gym.error.Error) as error:
+            raise ValueError("; ".join([str(error), *_said(caught)])) from error
+    return _said(caught)
+
+
+def _try_interface(env: gym.Env, seed: int) -> None:
+    checked: gym.Env = PassiveEnvChecker(env)
+    space = _own_space(env, seed)
+    checked.reset(seed=seed)
+    for _ in range(2):  # the second step shows whether observations share memory
+        _, _, terminated, truncated, _ = checked.step(space.sample())
+        if terminated or truncated:
+            break
+
+
+def _said(caught: list[warnings.WarningMessage]) -> list[str]:
+    """The messages, each once, without colours."""
+    return list(dict.fromkeys(re.sub(r"\x1b\[[0-9;]*m|WARN: ", "", str(warning.message)) for warning in caught))
 
 
 def replay_problem(make_env: EnvFactory, seed: int, *, own_process: bool, seconds: float = _SECONDS) -> str:
@@ -60,7 +70,7 @@ def replay_problem(make_env: EnvFactory, seed: int, *, own_process: bool, second
         env = new_env()
         played: list[tuple[list[Any], Record, bytes | None]] = []
         until = time.monotonic() + seconds
-        while len(played) < _EPISODES and time.monotonic() < until:
+        while not played or len(played) < _EPISODES and time.monotonic() < until:
             played.append(_play(env, len(played), derive_seed(seed, len(played))))
         other = new_env() if len(played) > 1 else env  # of a slow env one episode alone: again on the same, which is used now
         for number, (actions, record, carried) in reversed(list(enumerate(played))):
