@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import re
 import time
+import traceback
 import warnings
 from typing import Any
 
@@ -17,8 +19,8 @@ from rl.envs import EnvFactory, Episodes, layers
 from rl.state import GlobalRandom, derive_seed
 
 _WELL_TESTED = ("gymnasium", "ale_py", "rl")  # packages
-_EPISODES, _STEPS = 10, 50  # of the trial of a replay: at most so many episodes, and steps of each
-_SECONDS = 0.25  # and no further episode after this time, which playing it again takes once more
+_STEPS = (50, *[5] * 11)  # of each episode in the trial: what a world keeps (BipedalWalkerHardcore's) may show after ten resets alone
+_SECONDS = 0.4  # and no further step after this time; playing them again takes as long
 _REPLAYABLE = "an env can be played again if it draws from self.np_random alone and carries nothing from one episode into the next"
 
 Record = list[tuple[bytes, bytes, bool]]  # of the first observation and of each step: observation, reward, whether the episode ended
@@ -36,7 +38,8 @@ def interface_warnings(env: gym.Env, seed: int) -> list[str]:
         try:
             _try_interface(env, seed)
         except (AssertionError, TypeError, ValueError, gym.error.Error) as error:
-            raise ValueError("; ".join([str(error), *_said(caught)])) from error
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            raise ValueError("; ".join([f"{error} ({where.filename}, line {where.lineno})", *_said(caught)])) from error
     return _said(caught)
 
 
@@ -70,29 +73,31 @@ def replay_problem(make_env: EnvFactory, seed: int, *, own_process: bool, second
         env = new_env()
         played: list[tuple[list[Any], Record, bytes | None]] = []
         until = time.monotonic() + seconds
-        while not played or len(played) < _EPISODES and time.monotonic() < until:
-            played.append(_play(env, len(played), derive_seed(seed, len(played))))
+        while not played or len(played) < len(_STEPS) and time.monotonic() < until:
+            played.append(_play(env, len(played), derive_seed(seed, len(played)), until=until))
         other = new_env() if len(played) > 1 else env  # of a slow env one episode alone: again on the same, which is used now
         for number, (actions, record, carried) in reversed(list(enumerate(played))):
             other.carry(carried)
-            _, again, _ = _play(other, number, derive_seed(seed, number, *([] if own_process else ["again"])), actions)
+            _, again, _ = _play(other, number, derive_seed(seed, number, *([] if own_process else ["again"])), actions=actions)
             problem = _difference(record, again)
             if problem:
                 return f"an episode played again {problem}; {_REPLAYABLE}"
     return ""
 
 
-def _play(env: Episodes, number: int, global_seed: int, actions: list[Any] | None = None) -> tuple[list[Any], Record, bytes | None]:
+def _play(
+    env: Episodes, number: int, global_seed: int, *, actions: list[Any] | None = None, until: float = math.inf
+) -> tuple[list[Any], Record, bytes | None]:
     """Play an episode by these actions, or by random ones: the actions, what came of them, what the env knew before."""
     GlobalRandom().seed(global_seed)
     space = _own_space(env, global_seed)
     record: Record = [(_bits(env.begin_episode(0, number)), b"", False)]
     given: list[Any] = []
-    for t in range(_STEPS if actions is None else len(actions)):
+    for t in range(_STEPS[number] if actions is None else len(actions)):
         given.append(space.sample() if actions is None else actions[t])
         obs, reward, terminated, truncated, _ = env.step(given[t])
         record.append((_bits(obs), _bits(float(reward)), bool(terminated or truncated)))
-        if terminated or truncated:
+        if terminated or truncated or time.monotonic() > until:
             break
     return given, record, env.carried
 

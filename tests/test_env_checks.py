@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -77,17 +78,24 @@ def test_the_trial_finds_nothing_in_the_envs_of_conf_and_solved_is_what_their_au
     assert config.solved == (threshold or None)  # Pusher's is 0, and every return is below
 
 
-def test_of_a_slow_env_one_episode_is_tried() -> None:
-    resets = []
+def test_of_a_slow_env_one_step_is_tried() -> None:
+    calls: list[str] = []
 
     class Slow(tiny_envs.Forgetful):
-        def reset(self, **kwargs: object) -> object:
-            resets.append(1)
-            return super().reset(**kwargs)  # type: ignore[arg-type]
+        def __init__(self) -> None:
+            calls.append("made")
+            super().__init__()
 
-    made = []
-    assert replay_problem(lambda render_mode=None: made.append(1) or Slow(), 0, own_process=False, seconds=1e-9)  # type: ignore[func-returns-value]
-    assert (len(made), len(resets)) == (1, 2)
+        def reset(self, **kwargs: Any) -> Any:
+            calls.append("reset")
+            return super().reset(**kwargs)
+
+        def step(self, action: Any) -> Any:
+            calls.append("step")
+            return super().step(action)
+
+    assert replay_problem(lambda render_mode=None: Slow(), 0, own_process=False, seconds=1e-9)
+    assert calls == ["made", "reset", "step", "reset", "step"]
 
 
 def test_the_trial_and_the_checker_leave_the_global_generators_alone() -> None:
@@ -134,6 +142,12 @@ def test_an_env_that_breaks_the_interface_is_refused_by_the_checkers_words(tmp_p
     with pytest.raises(ConfigError, match="OldFashioned-v0: .*old step API"):
         begun(tmp_path / "run", *own("OldFashioned"))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_in_the_first_steps_of_ones_own_env_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_envs.Identity, "_observe", lambda self: 1 + "")
+    with pytest.raises(ValueError, match=rf"unsupported operand .*\({__file__}, line \d+\)"):
+        interface_warnings(tiny_envs.Identity(), 0)
 
 
 def test_only_what_others_wrote_is_checked() -> None:
