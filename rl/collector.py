@@ -55,7 +55,8 @@ class Collector:
     """Owns the environments and where their episodes stand.
 
     Environments cannot be pickled reliably, so `state_dict` holds for each env the number of its episode, which
-    gives its seed, and its actions since; loading plays them back and compares what comes out.
+    gives its seed, what its wrappers had learned when it began, and its actions since; loading plays them back and
+    compares what comes out.
     """
 
     def __init__(self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int) -> None:
