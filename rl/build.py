@@ -18,7 +18,7 @@ from rl.clock import Clock
 from rl.collector import Collector
 from rl.config import ConfigError, EnvConfig, RunConfig
 from rl.env_checks import interface_warnings
-from rl.envs import EnvFactory, check_env, frame_stack, make_factory, make_vector
+from rl.envs import EnvFactory, check_env, frame_stack, layers, make_factory, make_vector
 from rl.replay import UniformReplay
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 
@@ -61,6 +61,7 @@ def build(config: RunConfig) -> Parts:
     callbacks = build_callbacks(config)
     probe, warnings = make_probe(make_env, config.env)
     agent = build_agent(config, probe, clock, streams)
+    carries = any(isinstance(layer, Stateful) for layer in layers(probe))
     probe.close()
     if agent.replay is not None:
         allocate(agent.replay)
@@ -70,7 +71,7 @@ def build(config: RunConfig) -> Parts:
     except TypeError as error:
         raise ConfigError(str(error)) from error
     envs = make_vector(make_env, config.env.num_envs, config.env.vectorization, derive_seed(config.seed, "env"))
-    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max)
+    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max, carries=carries)
     return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings)
 
 
