@@ -17,7 +17,8 @@ from rl.agent import Agent, Setting
 from rl.clock import Clock
 from rl.collector import Collector
 from rl.config import ConfigError, EnvConfig, RunConfig
-from rl.envs import EnvFactory, check_env, frame_stack, make_factory, make_vector
+from rl.env_checks import interface_warnings
+from rl.envs import EnvFactory, check_env, frame_stack, layers, make_factory, make_vector
 from rl.replay import UniformReplay
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 
@@ -34,6 +35,7 @@ class Parts:
     make_env: EnvFactory
     global_random: GlobalRandom
     callbacks: list[Any] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # of what was found while building
 
     @property
     def stateful(self) -> dict[str, Stateful]:
@@ -57,8 +59,9 @@ def build(config: RunConfig) -> Parts:
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
     make_env = build_env_factory(config.env)
     callbacks = build_callbacks(config)
-    probe = make_probe(make_env, config.env)
+    probe, warnings = make_probe(make_env, config.env)
     agent = build_agent(config, probe, clock, streams)
+    carries = any(isinstance(layer, Stateful) for layer in layers(probe))
     probe.close()
     if agent.replay is not None:
         allocate(agent.replay)
@@ -68,8 +71,8 @@ def build(config: RunConfig) -> Parts:
     except TypeError as error:
         raise ConfigError(str(error)) from error
     envs = make_vector(make_env, config.env.num_envs, config.env.vectorization, derive_seed(config.seed, "env"))
-    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max)
-    return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks)
+    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max, carries=carries)
+    return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings)
 
 
 def build_callbacks(config: RunConfig) -> list[Any]:
@@ -109,7 +112,7 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
 def build_player(config: RunConfig) -> Agent:
     """An agent to play with, its weights still to be loaded."""
     set_up_torch(config)
-    probe = make_probe(build_env_factory(config.env), config.env)
+    probe, _ = make_probe(build_env_factory(config.env), config.env)
     try:
         return build_agent(config, probe, Clock(), Streams(config.seed))
     finally:
@@ -121,14 +124,32 @@ def build_env_factory(config: EnvConfig) -> EnvFactory:
     return make_factory(config.id, config.kwargs, [instantiate(wrapper) for wrapper in config.wrappers])
 
 
-def make_probe(make_env: EnvFactory, config: EnvConfig) -> gym.Env:
-    """One env to learn the spaces from. ConfigError if it cannot be made, or not be trained on."""
+def make_probe(make_env: EnvFactory, config: EnvConfig) -> tuple[gym.Env, list[str]]:
+    """One env to learn the spaces from, and what Gymnasium's checker warns of.
+
+    ConfigError if it cannot be made, or not be trained on.
+    """
     try:
         env = make_env()
         check_env(env)
+        return env, [f"env.id={config.id}: {warning}" for warning in interface_warnings(env, seed=0)]
     except (gym.error.Error, ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"env.id={config.id}: {error}") from error
-    return env
+        raise ConfigError(f"env.id={config.id}: {_missing_extra(error) or error}") from error
+
+
+_EXTRAS = {"Box2D": "box2d", "mujoco": "mujoco", "ale_py": "atari"}  # module -> the extra of setup.cfg that brings it
+
+
+def _missing_extra(error: BaseException) -> str:
+    """What to type if an error comes from an extra that is not installed, else ''."""
+    cause: BaseException | None = error
+    while cause is not None:
+        module = "ale_py" if isinstance(cause, gym.error.NamespaceNotFound) and " ALE " in str(cause) else getattr(cause, "name", None)
+        extra = _EXTRAS.get(str(module).partition(".")[0])
+        if extra:
+            return f'it needs the extra {extra}, which is not installed; type: pip install -c constraints.txt -e ".[{extra}]"'
+        cause = cause.__cause__
+    return ""
 
 
 def instantiate(part: Any) -> functools.partial[Any]:

@@ -233,7 +233,7 @@ class Checkpoints:
 
     def save_best(self, state: dict[str, Any], frames: int, score: float) -> None:
         """Write the weights of the best evaluation so far; the next `save` commits them."""
-        data = _serialize(state)
+        data = serialize(state)
         name = f"ckpt-best-{frames}.pt"
         files.write_new(self.folder / name, data)
         if self.best and not any(self.best.file in m.files for m in self.kept):
@@ -247,7 +247,7 @@ class Checkpoints:
             if not self.kept or offsets[table.name] != self.kept[0].offsets.get(table.name):
                 files.sync(table)
         chunks = {} if memory is None else self._write_chunk(memory, frames)
-        data = _serialize(state)
+        data = serialize(state)
         name = f"ckpt-{frames}.pt"
         files.write_new(self.folder / name, data)
         described = {name: _describe(data)}
@@ -313,7 +313,7 @@ class Checkpoints:
         return load(data, device)
 
 
-def _serialize(state: dict[str, Any]) -> bytes:
+def serialize(state: Any) -> bytes:
     """Bytes of a state, the same for equal states; through memory, so that a full disk is a plain OSError later."""
     import torch
 

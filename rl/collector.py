@@ -55,10 +55,11 @@ class Collector:
     """Owns the environments and where their episodes stand.
 
     Environments cannot be pickled reliably, so `state_dict` holds for each env the number of its episode, which
-    gives its seed, and its actions since; loading plays them back and compares what comes out.
+    gives its seed, what its wrappers had learned when it began, and its actions since; loading plays them back and
+    compares what comes out.
     """
 
-    def __init__(self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int) -> None:
+    def __init__(self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int, carries: bool) -> None:
         n, t = envs.num_envs, agent.rollout_length
         space = envs.single_observation_space
         self.envs, self.streams, self.clock, self.tape_max = envs, streams, clock, tape_max
@@ -69,6 +70,7 @@ class Collector:
             terminated=np.zeros((t, n), np.bool_),
             truncated=np.zeros((t, n), np.bool_),
         )
+        self.carries = carries  # whether an env or a wrapper learns across episodes
         self.tape = Tape(n)
         self.episode = [0] * n  # the number of each env's current episode
         self.returns = np.zeros(n, np.float64)  # of the current episodes so far
@@ -131,6 +133,7 @@ class Collector:
         """Where every env's episode stands."""
         return {
             "episode": list(self.episode),
+            "carried": list(self.envs.call("carried")) if self.carries else [None] * len(self.episode),
             "actions": [torch.from_numpy(self.tape.actions(n).copy()) for n in range(len(self.episode))],
             "returns": self.returns.tolist(),
             "obs": torch.from_numpy(self.rollout.obs[-1].copy()),
@@ -144,7 +147,7 @@ class Collector:
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact = []
-        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions)):
+        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions, state["carried"])):
             self.rollout.obs[-1, n] = obs
             self.returns[n] = total
             if not problem and not _same(self.rollout.obs[-1, n], expected[n]):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import random
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +16,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import FrameStackObservation, NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
-from rl.state import derive_seed
+from rl.checkpoint import load, serialize
+from rl.state import Stateful, derive_seed
 
 VectorEnv = SyncVectorEnv | AsyncVectorEnv
 EnvFactory = Callable[..., gym.Env]  # called with render_mode=...; gives the env with its configured wrappers
@@ -34,6 +36,8 @@ class Episodes(gym.Wrapper):
         self.seed, self.index, self.episode = seed, index, -1
         space = env.action_space
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
+        self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
+        self.carried: bytes | None = None  # what they knew as the episode began
         if self._bounds is None and multiprocessing.parent_process() is None:
             self.step = env.step  # type: ignore[method-assign]  # one call less on every step; SyncEnvs copies
 
@@ -52,7 +56,15 @@ class Episodes(gym.Wrapper):
         if multiprocessing.parent_process() is not None:  # a worker's global generators are in no checkpoint
             random.seed(episode_seed)
             np.random.seed(episode_seed)
+        if self._stateful:
+            self.carried = serialize([layer.state_dict() for layer in self._stateful])
         return self.env.reset(seed=episode_seed, options=options)
+
+    def carry(self, carried: bytes | None) -> None:
+        """Know what another env of the kind knew as its episode began."""
+        states: Any = [] if carried is None else load(carried, "cpu")
+        for layer, state in zip(self._stateful, states, strict=True):
+            layer.load_state_dict(state)
 
     def begin_episode(self, index: int, episode: int) -> Any:
         """Begin this episode, if this is the env of that index; its first observation."""
@@ -61,8 +73,12 @@ class Episodes(gym.Wrapper):
         self.episode = episode - 1
         return self.reset()[0]
 
-    def play_tape(self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]]) -> tuple[Any, float, str]:
-        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went wrong or ''."""
+    def play_tape(self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[bytes | None]) -> tuple[Any, float, str]:
+        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went wrong or ''.
+
+        What its layers learn in the episode they learn again, from `carried[index]` on.
+        """
+        self.carry(carried[self.index])
         obs = self.begin_episode(self.index, episodes[self.index])
         total = 0.0
         for played, action in enumerate(tapes[self.index], 1):
@@ -96,12 +112,27 @@ def check_env(env: gym.Env) -> None:
             f"the observation space {space} is not a Box; add a wrapper that makes it one:"
             " env.wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"
         )
-    layer: gym.Env = env
-    while isinstance(layer, gym.Wrapper):
-        if isinstance(layer, _FORGETFUL):
-            name = type(layer).__name__
-            raise ValueError(f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume")
-        layer = layer.env
+    for layer in layers(env):
+        name = type(layer).__name__
+        if isinstance(layer, Stateful):
+            try:
+                load(serialize(layer.state_dict()), "cpu")
+            except (pickle.PickleError, AttributeError, TypeError) as error:
+                allowed = "tensors, numbers, strings, lists, tuples and dicts"
+                raise ValueError(f"the state_dict of {name} must be made of {allowed}, or a checkpoint cannot hold it") from error
+        elif isinstance(layer, _FORGETFUL):
+            raise ValueError(
+                f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume;"
+                " use one with state_dict and load_state_dict, or algo.normalize_obs, algo.normalize_reward where there are such"
+            )
+
+
+def layers(env: gym.Env) -> Iterator[gym.Env]:
+    """An env's wrappers, outermost first, and the env in them."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
 
 
 def frame_stack(env: gym.Env) -> int:

@@ -37,12 +37,18 @@ def read(folder: Path) -> list[dict[str, Any]]:
         raise DamagedError(f"{path}: {error}") from error
 
 
-def write(plan: Plan, *, frames: int, command: str, not_exact: list[str]) -> None:
+def write(plan: Plan, *, frames: int, command: str, not_exact: list[str], not_replayable: str = "") -> None:
     """Add this start or resume, and make its configuration the run's. The line comes first: a kill between the two
-    leaves a run that makes the same changes again."""
+    leaves a run that makes the same changes again.
+
+    `not_exact`: what could not be brought back; `not_replayable`: what a later resume will not bring back.
+    """
     path = plan.folder / HISTORY
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         files.cut(path, path.read_bytes().rfind(b"\n") + 1)
+    exactness = f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact"
+    if not_replayable:
+        exactness += f", but a resume will not be: {not_replayable}"
     line = {
         "event": "resume" if plan.manifest else "start",
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -53,7 +59,7 @@ def write(plan: Plan, *, frames: int, command: str, not_exact: list[str]) -> Non
         "fork": plan.weights and {"run": str(plan.weights.run), "weights": plan.weights.name},
         "changes": [{"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note} for c in plan.changes],
         "world": world(plan.config),
-        "exactness": f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact",
+        "exactness": exactness,
     }
     files.append(path, (json.dumps(line) + "\n").encode())
     files.sync(path)

@@ -97,8 +97,13 @@ class Run:
             self.checkpoints.start_over()
             self.metrics.table.start()
             self.evaluations.start()
+            for warning in self.parts.warnings:
+                log.warning(warning)
+            not_replayable = self.try_replay()
+            if not_replayable:
+                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_replayable)
             self.collector.start()
-            history.write(self.plan, frames=0, command=command, not_exact=[])
+            history.write(self.plan, frames=0, command=command, not_exact=[], not_replayable=not_replayable)
             self.save()
         else:
             self.checkpoints.resume_from(manifest)
@@ -113,6 +118,14 @@ class Run:
             history.write(self.plan, frames=self.clock.frames, command=command, not_exact=not_exact)
             (self.folder / resume.RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
+
+    def try_replay(self) -> str:
+        """What keeps the environment from being brought back exactly, as far as a short trial shows; else ''."""
+        from rl.env_checks import replay_problem
+        from rl.state import derive_seed
+
+        own_process = self.config.env.vectorization == "async"
+        return replay_problem(self.parts.make_env, derive_seed(self.config.seed, "trial"), own_process=own_process)
 
     def load(self, manifest: Manifest) -> None:
         """Become what a checkpoint holds. DamagedError if that is not what this version knows."""

@@ -38,6 +38,7 @@ TRAITS = {
     "crossq": ["algo=crossq", "env=pendulum", *SMALL_MEMORY, "algo.critic_network.hidden=[8]", "algo.critic_network.warm_up=30"],
     "random": ["algo=random"],
     "async": ["env.vectorization=async"],
+    "a wrapper with a state": ["env.wrappers=[{_target_: tiny_envs.Centred}]"],
     "an env of one's own": ["env=gym", "env.id=tiny_envs:Identity-v0"],
 }
 

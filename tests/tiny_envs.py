@@ -116,5 +116,97 @@ class Broken(Identity):
         return super().step(action)
 
 
-for _class in (Identity, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken):
+class GlobalDice(Identity):
+    """Draws what it observes from NumPy's global generator."""
+
+    def _observe(self) -> Any:
+        super()._observe()
+        return np.array([np.random.uniform(-1, 1)], np.float32)
+
+
+class Unseeded(Identity):
+    """Draws what it observes from a generator of its own, which no seed reaches."""
+
+    dice = np.random.default_rng()
+
+    def _observe(self) -> Any:
+        super()._observe()
+        return np.array([self.dice.uniform(-1, 1)], np.float32)
+
+
+class Sloppy(Identity):
+    """Observes in another precision than it says, and beyond the bounds of its space."""
+
+    def _observe(self) -> Any:
+        return super()._observe().astype(np.float64) * 2
+
+
+class OldFashioned(Identity):
+    """Steps as Gym did."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, _, info = super().step(action)
+        return obs, reward, terminated, info
+
+
+class Spaces(gym.Env):
+    """Observes and acts in the spaces that it is told: a dict, a tuple or a discrete space."""
+
+    def __init__(self, render_mode: str | None = None, obs: str = "box", action: str = "discrete") -> None:
+        box, discrete = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(3)
+        known = {"box": box, "discrete": discrete, "dict": gym.spaces.Dict(a=box, b=discrete), "tuple": gym.spaces.Tuple([box, discrete])}
+        self.observation_space, self.action_space = known[obs], known[action]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return self.observation_space.sample(), 0.0, bool(self.np_random.random() < 0.1), False, {}
+
+
+class Centred(gym.ObservationWrapper):
+    """Observations less the mean of all that it has ever seen; `forgetful` names a sum that its state leaves out."""
+
+    def __init__(self, env: gym.Env, forgetful: bool = False) -> None:
+        super().__init__(env)
+        self.forgetful, self.count = forgetful, 0
+        self.total = np.zeros(env.observation_space.shape or ())
+
+    def observation(self, observation: Any) -> Any:
+        self.count += 1
+        self.total += observation
+        return (observation - self.total / self.count).astype(np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count} | ({} if self.forgetful else {"total": self.total.tolist()})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+        self.total[...] = state.get("total", 0.0)
+
+
+class Unsaveable(Centred):
+    """Its state is in an array, which no checkpoint can hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total": self.total}
+
+
+class NormalizedAndSaved(gym.wrappers.NormalizeObservation):
+    """Gymnasium's wrapper, with the state that it lacks."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"mean": self.obs_rms.mean.tolist(), "var": self.obs_rms.var.tolist(), "count": float(self.obs_rms.count)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.obs_rms.mean, self.obs_rms.var = np.array(state["mean"]), np.array(state["var"])
+        self.obs_rms.count = state["count"]
+
+
+for _class in (
+    *(Identity, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
+    *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces),
+):
     gym.register(f"{_class.__name__}-v0", _class)

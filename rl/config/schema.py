@@ -340,6 +340,13 @@ class PrioritizedReplayConfig(UniformReplayConfig):
 
 
 @dataclass
+class FreshWorldConfig:
+    """rl.wrappers.FreshWorld, which takes no arguments."""
+
+    _target_: Annotated[str, Key("the wrapper's class")]
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -378,6 +385,7 @@ TARGETS: dict[str, type] = {
     "rl.optimizers.RMSprop": RMSpropConfig,
     "rl.replay.UniformReplay": UniformReplayConfig,
     "rl.replay.PrioritizedReplay": PrioritizedReplayConfig,
+    "rl.wrappers.FreshWorld": FreshWorldConfig,
 }
 
 
