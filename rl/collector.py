@@ -133,11 +133,11 @@ class Collector:
         """Where every env's episode stands."""
         return {
             "episode": list(self.episode),
-            "carried": list(self.envs.call("carried")) if self.carries else [None] * len(self.episode),
             "actions": [torch.from_numpy(self.tape.actions(n).copy()) for n in range(len(self.episode))],
             "returns": self.returns.tolist(),
             "obs": torch.from_numpy(self.rollout.obs[-1].copy()),
             "state": None if self.state is None else torch.from_numpy(self.state.copy()),
+            **({"carried": list(self.envs.call("carried"))} if self.carries else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -147,7 +147,8 @@ class Collector:
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact = []
-        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions, state["carried"])):
+        carried = state.get("carried", [None] * len(actions))
+        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions, carried)):
             self.rollout.obs[-1, n] = obs
             self.returns[n] = total
             if not problem and not _same(self.rollout.obs[-1, n], expected[n]):
