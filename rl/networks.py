@@ -21,7 +21,7 @@ from rl.distributions import Distribution
 Array = NDArray[np.float32]
 NetworkFactory = Callable[..., nn.Module]  # called with (obs_shape, num_outputs, out_gain=...)
 
-_ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
+ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class MLP(nn.Module):
@@ -44,7 +44,7 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = activation
         sizes = [math.prod(obs_shape), *hidden, num_outputs]
-        self.activate = _ACTIVATIONS[activation]
+        self.activate = ACTIVATIONS[activation]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         if init == "orthogonal":
             *_, last = self._linears
@@ -141,7 +141,7 @@ class BatchRenormMLP(nn.Module):
         members: int = 1,
     ) -> None:
         super().__init__()
-        self.activation, self.activate, self.warm_up = activation, _ACTIVATIONS[activation], warm_up
+        self.activation, self.activate, self.warm_up = activation, ACTIVATIONS[activation], warm_up
         plain = MLPEnsemble([MLP(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init) for _ in range(members)])
         self.weights, self.biases = plain.weights, plain.biases
         self.sizes = [weight.shape[1] for weight in self.weights]
