@@ -299,7 +299,7 @@ def killed(folder: Path, number: int, *overrides: str) -> int:
 @pytest.mark.parametrize("algo", ALGOS)
 def test_a_killed_game_goes_on_as_if_it_never_was_killed(algo: str, how: str, tmp_path: Path, straight: Any) -> None:
     line = [*PONG, *ALGOS[algo], f"env.vectorization={how}"]
-    assert in_child(functools.partial(killed, tmp_path / "run", 45, *line)) == DIED
+    assert in_child(functools.partial(killed, tmp_path / "run", 85, *line)) == DIED
     assert frames_of(tmp_path / "run")[-1] in (64, 128)
     assert in_child(functools.partial(go, tmp_path / "run", *line)) == 0
     assert differences(straight(algo), record(tmp_path / "run")) == []
@@ -315,7 +315,7 @@ def _begin_episodes_of_other_seeds(collector: Collector, state: dict[str, Any]) 
 def test_without_the_episodes_seeds_a_killed_game_ends_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Any) -> None:
     line = [*PONG, *ALGOS["ppo"]]
     expected = straight("ppo")
-    assert in_child(functools.partial(killed, tmp_path / "run", 45, *line)) == DIED
+    assert in_child(functools.partial(killed, tmp_path / "run", 85, *line)) == DIED
     monkeypatch.setattr(Collector, "load_state_dict", _begin_episodes_of_other_seeds)
     assert in_child(functools.partial(go, tmp_path / "run", *line)) == 0
     assert differences(expected, record(tmp_path / "run"))
