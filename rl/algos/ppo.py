@@ -126,7 +126,9 @@ class PPO(Agent):
         if self.reward_normalizer is not None:
             self.reward_normalizer.update(reward, rollout.done)
             reward = self.reward_normalizer(reward)
-        value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)))
+        params: list[Tensor] = []  # of a shared network, which gives them with the values
+        value_function = self.value if self.networks.value is not None else lambda obs: self._shared_value(obs, params)
+        value, next_value = rollout.values(value_function if normalize is None else lambda obs: value_function(normalize(obs)))
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
         target = advantage + value
         spread = float(target.var())
@@ -134,9 +136,15 @@ class PPO(Agent):
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
         obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
-        log_prob = self.distribution.log_prob(self.networks.policy(obs), action)
+        log_prob = self.distribution.log_prob(params[0][: self.batch_size] if params else self.networks.policy(obs), action)
         steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
         return obs, action, torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)]), explained_variance
+
+    def _shared_value(self, obs: NDArray[Any], params: list[Tensor]) -> NDArray[np.float32]:
+        """The values of observations [B, ...]; the policy's params that come with them are added to `params`."""
+        policy_params, value = self.networks(torch.as_tensor(obs, device=self.device))
+        params.append(policy_params)
+        return value.cpu().numpy()
 
     def _loss(
         self,
