@@ -44,14 +44,19 @@ class Rollout:
             result[t, n] = obs
         return result
 
-    def values(self, value_function: Callable[[NDArray[Any]], NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def values(
+        self, value_function: Callable[[NDArray[Any]], NDArray[np.float32]], known: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """V(s_t) and V(s'_t) of all steps, both [T, N], from a function of observations [B, *obs_shape].
 
-        Every observation is evaluated once, and where an episode was truncated its last one too. V(s'_t) has no
-        meaning where the episode terminated.
+        Every observation is evaluated once, and where an episode was truncated its last one too; those of V(s_t) that
+        are `known` [T, N] are not. V(s'_t) has no meaning where the episode terminated.
         """
         t_plus_1, n = self.obs.shape[:2]
-        value = value_function(self.obs.reshape(-1, *self.obs.shape[2:])).reshape(t_plus_1, n)
+        if known is None:
+            value = value_function(self.obs.reshape(-1, *self.obs.shape[2:])).reshape(t_plus_1, n)
+        else:
+            value = np.concatenate([known, value_function(self.obs[-1])[None]])
         next_value = value[1:].copy()
         cut = [(t, n, obs) for t, n, obs in self.final_obs if not self.terminated[t, n]]
         if cut:
