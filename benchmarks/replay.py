@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from benchmarks.record import record
 from benchmarks.speed import frames_per_second, run_of, training
@@ -31,34 +30,13 @@ from rl.train import Run
 
 INTERVAL = 10_000  # frames between checkpoints
 CARTPOLE = ["algo=dqn", "env=cartpole", "env.num_envs=4", "algo.replay.capacity=1M", f"algo.rollout_length={INTERVAL // 4}"]
-PONG = ["algo=dqn", "env=gym", "env.id=ale_py:ALE/Pong-v5", "+env.kwargs={frameskip:1}", "env.num_envs=4", "algo.rollout_length=4"]
-WRAPPERS = "{_target_:gymnasium.wrappers.AtariPreprocessing},{_target_:gymnasium.wrappers.FrameStackObservation,stack_size:4}"
-PONG += [f"env.wrappers=[{WRAPPERS}]", "algo.replay.capacity=100k", "algo.batch_size=32", "algo.learning_starts=2k"]
-PONG += ["algo.network={_target_:benchmarks.replay.NatureCNN}"]
+PONG = ["algo=dqn", "env=pong", "env.num_envs=4", "algo.rollout_length=4", "algo.replay.capacity=100k", "algo.batch_size=32"]
+PONG += ["algo.learning_starts=2k", "algo.network._target_=rl.pixels.NatureCNN", "algo.network.hidden=[512]"]
 CASES = {
     "1M CartPole transitions": CARTPOLE,
     "1M CartPole transitions, prioritised": [*CARTPOLE, "algo.replay._target_=rl.replay.PrioritizedReplay"],
     "100k Atari transitions": PONG,
 }
-
-
-class NatureCNN(nn.Sequential):
-    """The network of Mnih et al. 2015; what conf/ says of the MLP in its place is ignored."""
-
-    def __init__(self, obs_shape: Sequence[int], num_outputs: int, **_: Any) -> None:
-        convolutions = [
-            nn.Conv2d(obs_shape[0], 32, 8, 4),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 4, 2),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, 1),
-            nn.ReLU(),
-        ]
-        super().__init__(*convolutions, nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, num_outputs))
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """[B, 4, 84, 84] bytes -> [B, num_outputs]."""
-        return super().forward(obs.float() / 255)
 
 
 def fill(run: Run, steps: int) -> None:

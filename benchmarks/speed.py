@@ -130,13 +130,19 @@ def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], i
 def stable_baselines(
     algorithm: str, env_id: str, num_envs: int, *, threads: int = 1, frames: int = 4096, **arguments: Any
 ) -> Callable[[], int]:
-    """The same training by Stable-Baselines3, on its own sync vector env."""
+    """The same training by Stable-Baselines3, on its own sync vector env; a game of Atari by the rules of 2015."""
     import stable_baselines3
     import torch
-    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.env_util import make_atari_env, make_vec_env
+    from stable_baselines3.common.vec_env import VecFrameStack
 
     torch.set_num_threads(threads)
-    model = getattr(stable_baselines3, algorithm)("MlpPolicy", make_vec_env(env_id, num_envs, seed=0), seed=0, device="cpu", **arguments)
+    if env_id.startswith("ale_py:"):
+        plain = {"frameskip": 1, "repeat_action_probability": 0.0}  # its wrapper skips frames
+        policy, envs = "CnnPolicy", VecFrameStack(make_atari_env(env_id, num_envs, seed=0, env_kwargs=plain), 4)
+    else:
+        policy, envs = "MlpPolicy", make_vec_env(env_id, num_envs, seed=0)
+    model = getattr(stable_baselines3, algorithm)(policy, envs, seed=0, device="cpu", **arguments)
     iteration = arguments.get("n_steps", arguments.get("train_freq", 1)) * num_envs
     frames = max(iteration, frames // iteration * iteration)
 
@@ -214,6 +220,25 @@ def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:
         [*ours.split(), *common],
         {"algorithm": "PPO", "env_id": "HalfCheetah-v5", "num_envs": 1, **theirs},
         10.0,
+    )
+
+
+def ppo_pong(repeats: int) -> list[dict[str, Any]]:
+    """PPO, Pong: 8 envs x 128 steps, 4 epochs of 4 minibatches, the network of Mnih et al. 2015, shared, and their rules.
+
+    What differs: our games are ale-py's vector env on one thread, and go on where a life is lost (Pong has none); theirs are
+    gymnasium's, one after another, their frames made small by OpenCV.
+    """
+    ours = ["experiment=ppo_pong", "env.deepmind=true", "algo.lr=2.5e-4"]
+    theirs = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01}
+    return against_stable_baselines(
+        "ppo_pong",
+        repeats,
+        ours,
+        {"algorithm": "PPO", "env_id": "ale_py:ALE/Pong-v5", "num_envs": 8, **theirs},
+        20.0,
+        frames=1024,
+        more={"Encore, env.vectorization=sync": training_with_metrics(*ours, "env.vectorization=sync", frames=1024)},
     )
 
 
@@ -354,6 +379,7 @@ CASES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "a2c_cartpole": a2c_cartpole,
     "dqn_cartpole": dqn_cartpole,
     "ppo_halfcheetah": ppo_halfcheetah,
+    "ppo_pong": ppo_pong,
     "sac_pendulum": sac_pendulum,
     "sac_pendulum_2_threads": functools.partial(sac_pendulum, threads=2),
     "tape": tape,

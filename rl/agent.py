@@ -26,10 +26,10 @@ class Rollout:
     obs: NDArray[Any]  # [T + 1, N, *obs_shape]; the last row is where the next rollout begins
     action: NDArray[Any]  # [T, N, *action_shape], before any clipping to the environment's bounds
     reward: NDArray[np.float32]  # [T, N]
-    terminated: NDArray[np.bool_]  # [T, N]; worth 0 afterwards
+    terminated: NDArray[np.bool_]  # [T, N]; worth 0 afterwards: the episode's end, or a lost life
     truncated: NDArray[np.bool_]  # [T, N]; the value of next_obs stands for the rest
     state: Recurrent = None  # [N, H] at the start
-    final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)  # (t, n, obs) where an episode ended
+    final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)  # (t, n, obs) where an env was reset
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -44,14 +44,19 @@ class Rollout:
             result[t, n] = obs
         return result
 
-    def values(self, value_function: Callable[[NDArray[Any]], NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def values(
+        self, value_function: Callable[[NDArray[Any]], NDArray[np.float32]], known: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """V(s_t) and V(s'_t) of all steps, both [T, N], from a function of observations [B, *obs_shape].
 
-        Every observation is evaluated once, and where an episode was truncated its last one too. V(s'_t) has no
-        meaning where the episode terminated.
+        Every observation is evaluated once, and where an episode was truncated its last one too; those of V(s_t) that
+        are `known` [T, N] are not. V(s'_t) has no meaning where the episode terminated.
         """
         t_plus_1, n = self.obs.shape[:2]
-        value = value_function(self.obs.reshape(-1, *self.obs.shape[2:])).reshape(t_plus_1, n)
+        if known is None:
+            value = value_function(self.obs.reshape(-1, *self.obs.shape[2:])).reshape(t_plus_1, n)
+        else:
+            value = np.concatenate([known, value_function(self.obs[-1])[None]])
         next_value = value[1:].copy()
         cut = [(t, n, obs) for t, n, obs in self.final_obs if not self.terminated[t, n]]
         if cut:
@@ -72,11 +77,12 @@ class Setting:
     device: str
     compile: bool
     frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
+    zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
 
     def transitions(self, agent: Agent, *, gamma: float, n_step: int, learning_starts: int) -> Transitions:
         """What a replay memory must know of them."""
         obs, action = (self.obs_space.shape, float32_or_uint8(self.obs_space)), (agent.action_shape, agent.action_dtype)
-        return Transitions(*obs, self.frame_stack, *action, self.num_envs, gamma, n_step, learning_starts)
+        return Transitions(*obs, self.frame_stack, *action, self.num_envs, gamma, n_step, learning_starts, self.zero_padded)
 
 
 class Agent(ABC):

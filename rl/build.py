@@ -18,7 +18,7 @@ from rl.clock import Clock
 from rl.collector import Collector
 from rl.config import ConfigError, EnvConfig, RunConfig
 from rl.env_checks import interface_warnings
-from rl.envs import EnvFactory, check_env, frame_stack, layers, make_factory, make_vector
+from rl.envs import EnvFactory, VectorEnv, check_env, frame_stack, layers, make_factory, make_native, make_vector
 from rl.replay import UniformReplay
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 
@@ -70,8 +70,13 @@ def build(config: RunConfig) -> Parts:
         check_parts({f"the algorithm's part {name}": part for name, part in agent.parts.items()})
     except TypeError as error:
         raise ConfigError(str(error)) from error
-    envs = make_vector(make_env, config.env.num_envs, config.env.vectorization, derive_seed(config.seed, "env"))
-    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=config.env.tape_max, carries=carries)
+    cfg = config.env
+    if carries and cfg.vectorization == "native":
+        raise ConfigError(
+            "env.vectorization=native: what the environment learns across episodes would be lost; type env.vectorization=sync"
+        )
+    envs = build_vector(make_env, cfg, derive_seed(config.seed, "env"))
+    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=cfg.tape_max, clip_rewards=cfg.clip_rewards, carries=carries)
     return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings)
 
 
@@ -101,7 +106,7 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     """
     assert isinstance(env.observation_space, gym.spaces.Box)
     spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
-    setting = Setting(*spaces, config.env.num_envs, clock, streams, config.device, config.compile, stack)
+    setting = Setting(*spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack)
     torch.manual_seed(derive_seed(config.seed, "init"))
     try:
         return instantiate(config.algo)(setting)
@@ -122,6 +127,18 @@ def build_player(config: RunConfig) -> Agent:
 def build_env_factory(config: EnvConfig) -> EnvFactory:
     """What makes one env of the entry, with its wrappers."""
     return make_factory(config.id, config.kwargs, [instantiate(wrapper) for wrapper in config.wrappers])
+
+
+def build_vector(make_env: EnvFactory, config: EnvConfig, seed: int) -> VectorEnv:
+    """The envs that are stepped together. ConfigError if the entry offers no vector env that can be used."""
+    if config.vectorization != "native":
+        return make_vector(make_env, config.num_envs, config.vectorization, seed)
+    if config.wrappers:
+        raise ConfigError("env.vectorization=native takes no env.wrappers: they wrap one environment; type env.vectorization=sync")
+    try:
+        return make_native(config.id, config.kwargs, config.num_envs, seed)
+    except (gym.error.Error, ValueError, TypeError) as error:
+        raise ConfigError(f"env.vectorization=native: env.id={config.id}: {error}") from error
 
 
 def make_probe(make_env: EnvFactory, config: EnvConfig) -> tuple[gym.Env, list[str]]:

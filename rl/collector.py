@@ -59,10 +59,12 @@ class Collector:
     compares what comes out.
     """
 
-    def __init__(self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int, carries: bool) -> None:
+    def __init__(
+        self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int, clip_rewards: bool = False, carries: bool
+    ) -> None:
         n, t = envs.num_envs, agent.rollout_length
         space = envs.single_observation_space
-        self.envs, self.streams, self.clock, self.tape_max = envs, streams, clock, tape_max
+        self.envs, self.streams, self.clock, self.tape_max, self.clip_rewards = envs, streams, clock, tape_max, clip_rewards
         self.rollout = Rollout(
             obs=np.zeros((t + 1, n, *(space.shape or ())), float32_or_uint8(space)),
             action=np.zeros((t, n, *agent.action_shape), agent.action_dtype),
@@ -100,8 +102,10 @@ class Collector:
             action, state = act(obs[t], state, rng)
             actions[t] = action
             obs[t + 1], reward, terminated[t], truncated[t], infos = step(action)
-            rewards[t] = reward
+            rewards[t] = np.sign(reward) if self.clip_rewards else reward
             returns += reward
+            if "life_lost" in infos:  # ends what is learned from; the episode, its return and its tape go on
+                terminated[t] |= infos["life_lost"]
             if "final_obs" in infos:
                 for n in np.flatnonzero(infos["_final_obs"]):
                     rollout.final_obs.append((t, int(n), infos["final_obs"][n]))

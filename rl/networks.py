@@ -21,7 +21,7 @@ from rl.distributions import Distribution
 Array = NDArray[np.float32]
 NetworkFactory = Callable[..., nn.Module]  # called with (obs_shape, num_outputs, out_gain=...)
 
-_ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
+ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class MLP(nn.Module):
@@ -44,7 +44,7 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = activation
         sizes = [math.prod(obs_shape), *hidden, num_outputs]
-        self.activate = _ACTIVATIONS[activation]
+        self.activate = ACTIVATIONS[activation]
         self._linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         self.layers = nn.ModuleList(self._linears)
         if init == "orthogonal":
@@ -138,7 +138,7 @@ class BatchRenormMLP(nn.Module):
         members: int = 1,
     ) -> None:
         super().__init__()
-        self.activation, self.activate, self.warm_up = activation, _ACTIVATIONS[activation], warm_up
+        self.activation, self.activate, self.warm_up = activation, ACTIVATIONS[activation], warm_up
         plain = MLPEnsemble([MLP(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init) for _ in range(members)])
         self.weights, self.biases = plain.weights, plain.biases
         self.sizes = [weight.shape[1] for weight in self.weights]
@@ -257,6 +257,19 @@ class Policy(nn.Module):
         log_std = self.log_std.detach()
         return lambda obs: np.concatenate([means(obs), np.broadcast_to(log_std.cpu().numpy(), (len(obs), len(log_std)))], -1)
 
+    def numpy_with_extra(self) -> Callable[[Array], tuple[Array, Array]]:
+        """`with_extra` from and to NumPy."""
+        outputs, count, log_std = numpy_forward(self.network), self.num_means, self.log_std
+
+        def forward(obs: Array) -> tuple[Array, Array]:
+            both = outputs(obs)
+            means, extra = both[:, :count], both[:, count:]
+            if log_std is None:
+                return means, extra
+            return np.concatenate([means, np.broadcast_to(log_std.detach().cpu().numpy(), (len(obs), len(log_std)))], -1), extra
+
+        return forward
+
 
 class ActorCritic(nn.Module):
     """A policy and a value function: two networks, or with `shared` one whose last output is the value.
@@ -277,6 +290,17 @@ class ActorCritic(nn.Module):
     def numpy_policy(self) -> Callable[[Array], Array]:
         """The policy's params [N, num_params], from and to NumPy: what acting needs."""
         return self.policy.numpy_forward()
+
+    def numpy_forward(self) -> Callable[[Array], tuple[Array, Array]]:
+        """`forward` of a shared network, from and to NumPy."""
+        assert self.value is None
+        forward = self.policy.numpy_with_extra()
+
+        def both(obs: Array) -> tuple[Array, Array]:
+            params, value = forward(obs)
+            return params, value[:, 0]
+
+        return both
 
     def numpy_value(self) -> Callable[[Array], Array]:
         """The values [N], from and to NumPy."""

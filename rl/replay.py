@@ -44,13 +44,14 @@ class Transitions:
 
     obs_shape: Sequence[int]
     obs_dtype: Any
-    frame_stack: int  # above 1: as many frames along the first axis, newest last; an episode begins with its first repeated
+    frame_stack: int  # above 1: as many frames along the first axis, newest last
     action_shape: Sequence[int]
     action_dtype: Any
     num_envs: int
     gamma: float
     n_step: int
     learning_starts: int  # how many must have come in before anything is learned
+    zero_padded: bool = False  # what stands in a stack before an episode's first frame: zeros, or that frame
 
 
 class RolloutLike(Protocol):
@@ -92,6 +93,13 @@ class Ends:
         """Drop those with smaller numbers."""
         self.first = int(self._position(number))
 
+    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these numbers [M] are there."""
+        position = self._position(numbers)
+        found = position < self.stop
+        found[found] = self.numbers[position[found]] == numbers[found]
+        return found
+
     def find(self, numbers: NDArray[np.int64]) -> Array:
         """The observations [M, ...] of numbers [M] that are there."""
         return self.obs[self._position(numbers)]
@@ -119,7 +127,7 @@ class UniformReplay:
             )
         self.refill = on_resume == "refill"
         self.num_envs, self.n_step, self.frame_stack = told.num_envs, told.n_step, told.frame_stack
-        self.learning_starts = told.learning_starts
+        self.learning_starts, self.zero_padded = told.learning_starts, told.zero_padded
         self.capacity = -(-capacity // told.num_envs)  # from here on in rows
         self.rows = self.capacity + told.n_step + told.frame_stack - 1  # R: all that drawing from `capacity` rows reads
         frame_shape = tuple(told.obs_shape[1:] if stacked else told.obs_shape)
@@ -186,15 +194,17 @@ class UniformReplay:
         rings["terminated"][row] = rollout.terminated
         rings["done"][row] = done
         if stacked:
-            self._add_ages(done)
+            self._add_ages(rollout)
         for t, n, obs in rollout.final_obs:
             self.ends.append(number + t * self.num_envs + n, obs[-1] if stacked else obs)
         self.end += steps
         self.ends.forget_before(self.oldest * self.num_envs)
 
-    def _add_ages(self, done: NDArray[np.bool_]) -> None:
-        age = self._rings["age"]
-        for row, ended in enumerate(done, self.end):
+    def _add_ages(self, rollout: RolloutLike) -> None:
+        age, reset = self._rings["age"], np.zeros(rollout.reward.shape, np.bool_)
+        for t, n, _ in rollout.final_obs:
+            reset[t, n] = True
+        for row, ended in enumerate(reset, self.end):
             age[(row + 1) % self.rows] = np.where(ended, 0, np.minimum(age[row % self.rows] + 1, self.frame_stack - 1))
 
     def updates_due(self, frames: int, added: int, per_frame: Fraction) -> range:
@@ -242,13 +252,18 @@ class UniformReplay:
         """[B, *obs_shape]."""
         if self.frame_stack == 1:
             return self._flat["frames"].take(slot, 0)
-        back = np.minimum(self._flat["age"].take(slot)[:, None], np.arange(self.frame_stack)[::-1])  # [B, stack], rows back
-        return self._flat["frames"].take(slot[:, None] - self.num_envs * back, 0, mode="wrap")
+        wanted = np.arange(self.frame_stack)[::-1]  # rows back
+        back = np.minimum(self._flat["age"].take(slot)[:, None], wanted)  # [B, stack]
+        result = self._flat["frames"].take(slot[:, None] - self.num_envs * back, 0, mode="wrap")
+        if self.zero_padded:
+            result[back < wanted] = 0
+        return result
 
     def _successors(self, number: NDArray[np.int64], slot: NDArray[np.int64]) -> Array:
         """What came after transitions: [B, *obs_shape]."""
         result = self._obs((slot + self.num_envs) % (self.rows * self.num_envs))
         ended = np.flatnonzero(self._flat["done"].take(slot))
+        ended = ended[self.ends.has(number[ended])]  # the others lost a life: what followed is in the next row
         if len(ended):
             finals = self.ends.find(number[ended])
             if self.frame_stack == 1:

@@ -22,6 +22,7 @@ from benchmarks.compare import replay_rows
 from rl import resume
 from rl.build import build
 from rl.checkpoint import Manifest, load
+from rl.compose import options
 from rl.counts import parse_count
 from rl.train import Run, perform, refuse_or
 
@@ -34,6 +35,15 @@ TINY = [
     *("log_every=64", "eval.every=192", "eval.episodes=2", "ckpt.every=128", "ckpt.minutes=null"),
 ]
 OF_TIME = ("wall_s", "fps")  # columns that measure the machine
+
+
+# every algorithm, and every environment: in conf/ neither knows of the other
+PAIRS = [*((algo, "cartpole") for algo in options("algo")), *(("reinforce", env) for env in options("env"))]
+
+
+def to_compose(env: str) -> list[str]:
+    """The overrides that choose an environment, complete."""
+    return [f"env={env}", *{"gym": ["env.id=CartPole-v1"], "atari": ["env.game=pong"]}.get(env, [])]
 
 
 def go(folder: Path, *overrides: str) -> int:

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from runs import ROOT
+from runs import PAIRS, ROOT, to_compose
 
 from rl.build import _locate
 from rl.compose import CONF, GROUPS, compose, drop, for_hydra, merge, options, quote, value_of
@@ -56,12 +56,9 @@ def test_schema_keys_are_the_constructors_keywords(target: str) -> None:
     assert all(key is None or key.help for _, key in fields(TARGETS[target]).values())
 
 
-@pytest.mark.parametrize(
-    ("algo", "env"),
-    [*((algo, "cartpole") for algo in options("algo")), *(("reinforce", env) for env in options("env"))],  # neither knows of the other
-)
+@pytest.mark.parametrize(("algo", "env"), PAIRS)
 def test_every_algo_and_every_env_composes(algo: str, env: str) -> None:
-    composed = compose([f"algo={algo}", f"env={env}", *(["env.id=CartPole-v1"] if env == "gym" else [])], RunConfig)
+    composed = compose([f"algo={algo}", *to_compose(env)], RunConfig)
     assert set(composed.values["algo"]) == set(fields(TARGETS[composed.values["algo"]["_target_"]]))
     assert composed.config.frames == composed.config.env.frames
     assert composed.choices == {group: {"algo": algo, "env": env}.get(group, composed.choices[group]) for group in GROUPS}
@@ -147,6 +144,7 @@ def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
         ("env=cartpol", "env=cartpol: no such env; did you mean cartpole?"),
         ("experiment=nothing_like_it", "experiment=nothing_like_it: no such experiment"),
         ("env=gym", "env.id: missing; type env.id=..."),
+        ("env=atari", "env.game: missing; type env.game=..."),
         ("algo=null", "algo=null: no such algo"),
         ("experiment=null", "experiment=null: no such experiment"),
         ("algo=3", "algo=3: no such algo"),
@@ -200,7 +198,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 ORDER = [
     {"files", "counts", "clock", "schedule", "returns", "distributions", "state", "metrics"},
     {"config", "compose"},
-    {"networks", "normalize", "replay", "envs", "wrappers", "env_checks", "checkpoint"},
+    {"networks", "pixels", "normalize", "replay", "envs", "atari", "wrappers", "env_checks", "checkpoint"},
     {"optimizers"},
     {"agent", "collector"},
     {"algos"},

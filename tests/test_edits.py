@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import itertools
 import json
 import os
 import shlex
@@ -12,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import PAIRS, to_compose
 
 from benchmarks.compare import differences
-from rl.compose import compose, options
+from rl.compose import compose
 from rl.config import FREE, FROZEN, HORIZON, NUMERICS, SCHEDULE, RunConfig, compare, leaves
 
 ROOT = Path(__file__).parent.parent
@@ -68,9 +68,9 @@ def unclassified(values):
     return [name for name, leaf in leaves(values).items() if not leaf.classified]
 
 
-@pytest.mark.parametrize(("algo", "env"), list(itertools.product(options("algo"), options("env"))))
+@pytest.mark.parametrize(("algo", "env"), PAIRS)
 def test_every_key_is_classified(algo, env):
-    values = compose([f"algo={algo}", f"env={env}", *(["env.id=CartPole-v1"] if env == "gym" else [])], RunConfig).values
+    values = compose([f"algo={algo}", *to_compose(env)], RunConfig).values
     assert not unclassified(values)
 
 

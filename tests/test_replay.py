@@ -20,10 +20,13 @@ GAMMA = 0.9
 Frames = Callable[[int, int, int], Any]  # (env, episode, step) -> one frame
 
 
-def told(*, num_envs: int = 2, n_step: int = 1, stack: int = 1, learning_starts: int | None = None) -> Transitions:
+def told(
+    *, num_envs: int = 2, n_step: int = 1, stack: int = 1, learning_starts: int | None = None, zero_padded: bool = False
+) -> Transitions:
     shape, dtype = ((stack, 3), np.uint8) if stack > 1 else ((3,), np.float32)
     least = (n_step + stack - 1) * num_envs
-    return Transitions(shape, dtype, stack, (), np.int64, num_envs, GAMMA, n_step, least if learning_starts is None else learning_starts)
+    starts = least if learning_starts is None else learning_starts
+    return Transitions(shape, dtype, stack, (), np.int64, num_envs, GAMMA, n_step, starts, zero_padded)
 
 
 def uniform(capacity: int, on_resume: str = "restore", **about: int) -> UniformReplay:
@@ -41,10 +44,14 @@ def allocated(memory: Any) -> Any:
 
 
 class World:
-    """N envs whose observations say who they are and when; what they live through is written down in full."""
+    """N envs whose observations say who they are and when; what they live through is written down in full.
 
-    def __init__(self, num_envs: int, stack: int = 1, seed: int = 0) -> None:
+    In a `game` half of what terminates are lost lives, after which the frames go on.
+    """
+
+    def __init__(self, num_envs: int, stack: int = 1, seed: int = 0, zero_padded: bool = False, game: bool = False) -> None:
         self.rng, self.num_envs, self.stack = np.random.default_rng(seed), num_envs, stack
+        self.zero_padded, self.game = zero_padded, game
         self.frames: list[list[Any]] = [[self._frame(n, 0)] for n in range(num_envs)]  # of each env's episode
         self.moments = [0] * num_envs
         self.steps: list[list[tuple[Any, ...]]] = []  # [row][env]: obs, action, reward, terminated, done, next_obs
@@ -56,7 +63,8 @@ class World:
         frames = self.frames[n]
         if self.stack == 1:
             return frames[-1]
-        return np.stack([frames[0]] * (self.stack - len(frames)) + frames[-self.stack :])
+        before = np.zeros_like(frames[0]) if self.zero_padded else frames[0]
+        return np.stack([before] * (self.stack - len(frames)) + frames[-self.stack :])
 
     def live(self, length: int) -> Rollout:
         n = self.num_envs
@@ -75,7 +83,7 @@ class World:
                 self.frames[env].append(self._frame(env, self.moments[env]))
                 after, done = self._obs(env), terminated[t, env] or truncated[t, env]
                 row.append((before, action[t, env], reward[t, env], terminated[t, env], done, after))
-                if done:
+                if done and not (self.game and terminated[t, env] and self.rng.random() < 0.5):
                     finals.append((t, env, after))
                     self.moments[env] += 1
                     self.frames[env] = [self._frame(env, self.moments[env])]
@@ -118,8 +126,12 @@ CASES = [(1, 1, 1), (2, 1, 1), (3, 3, 1), (2, 5, 1), (2, 1, 4), (3, 3, 4)]
 
 @pytest.mark.parametrize(("num_envs", "n_step", "stack"), CASES)
 @pytest.mark.parametrize("capacity", [24, 1000])
-def test_every_transition_comes_back_as_it_was_lived(num_envs: int, n_step: int, stack: int, capacity: int) -> None:
-    memory, world = uniform(capacity, num_envs=num_envs, n_step=n_step, stack=stack), World(num_envs, stack)
+@pytest.mark.parametrize(("zero_padded", "game"), [(False, False), (True, True), (False, True)])
+def test_every_transition_comes_back_as_it_was_lived(
+    num_envs: int, n_step: int, stack: int, capacity: int, zero_padded: bool, game: bool
+) -> None:
+    memory = uniform(capacity, num_envs=num_envs, n_step=n_step, stack=stack, zero_padded=zero_padded)
+    world = World(num_envs, stack, zero_padded=zero_padded, game=game)
     total = 0
     for length in [1, 4, 7, 1, 16, 30, 2, 5, 9] * 2:
         memory.add(world.live(length))

@@ -21,6 +21,7 @@ from rl.train import Run
 
 pytestmark = pytest.mark.usefixtures("few_scores")
 SMALL_MEMORY = ["algo.replay.capacity=100", "algo.learning_starts=40", "algo.batch_size=8"]  # two iterations: the ring has wrapped
+SMALL_CNN = ["algo.network._target_=rl.pixels.NatureCNN", "+algo.network.channels=[2,4,4]"]
 TRAITS = {
     "reinforce": [],
     "reinforce with a baseline": ["algo.baseline=true"],
@@ -39,6 +40,7 @@ TRAITS = {
     "random": ["algo=random"],
     "async": ["env.vectorization=async"],
     "a wrapper with a state": ["env.wrappers=[{_target_: tiny_envs.Centred}]"],
+    "atari": [*("algo=ppo", "algo.minibatch_size=32", "algo.shared_network=true", "env=breakout", "env.deepmind=true"), *SMALL_CNN],
     "an env of one's own": ["env=gym", "env.id=tiny_envs:Identity-v0"],
 }
 

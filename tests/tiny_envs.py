@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode
 
 
 class Identity(gym.Env):
@@ -205,8 +207,53 @@ class NormalizedAndSaved(gym.wrappers.NormalizeObservation):
         self.obs_rms.count = state["count"]
 
 
+class Dice(gym.Env):
+    """Observes a number drawn at each step, pays the action, and ends when the number is high; the actions' bound is 1."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = gym.spaces.Box(0, 1, (1,), np.float64)
+        self.action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.np_random.random(1), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs = self.np_random.random(1)
+        return obs, float(action[0]), bool(obs[0] > 0.9), bool(obs[0] < 0.03), {}
+
+
+class ManyDice(gym.vector.VectorEnv):
+    """N of them, which must be reset by a mask; `autoreset_mode` says that they reset otherwise."""
+
+    def __init__(self, num_envs: int, autoreset_mode: str = "Disabled") -> None:
+        self.num_envs, self.dice = num_envs, [Dice() for _ in range(num_envs)]
+        self.metadata = {"autoreset_mode": AutoresetMode(autoreset_mode)}
+        self.single_observation_space, self.single_action_space = self.dice[0].observation_space, self.dice[0].action_space
+        self.obs = np.zeros((num_envs, 1))
+        self.over = np.ones(num_envs, np.bool_)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        for n in np.flatnonzero(options.pop("reset_mask")):  # as gymnasium's own do
+            self.obs[n] = self.dice[n].reset(seed=seed[n])[0]
+            self.over[n] = False
+        return self.obs, {}
+
+    def step(self, actions: Any) -> Any:
+        assert not self.over.any()
+        assert np.abs(actions).max() <= 1
+        obs, reward, terminated, truncated, _ = zip(
+            *[one.step(action) for one, action in zip(self.dice, actions, strict=True)], strict=True
+        )
+        self.obs[:] = obs
+        self.over = np.array(terminated) | np.array(truncated)
+        return self.obs, np.array(reward), np.array(terminated), np.array(truncated), {}
+
+
 for _class in (
     *(Identity, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
     *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces),
 ):
     gym.register(f"{_class.__name__}-v0", _class)
+gym.register("Dice-v0", Dice, vector_entry_point=ManyDice)
+gym.register("DiceOfTheirOwn-v0", Dice, vector_entry_point=functools.partial(ManyDice, autoreset_mode="SameStep"))

@@ -74,6 +74,8 @@ class PPO(Agent):
         self.networks = networks
         self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=max_grad_norm, compile=setting.compile)
         self.policy_params, self.value = networks.numpy_policy(), networks.numpy_value()
+        self.both = networks.numpy_forward() if shared_network else None
+        self.acted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # what a shared network gave in each step
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
         self.reward_normalizer = RewardNormalizer(setting.num_envs, gamma) if normalize_reward else None
 
@@ -87,7 +89,12 @@ class PPO(Agent):
 
     def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, or the policy's mode."""
-        params = self.policy_params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        inputs = obs if self.obs_normalizer is None else self.obs_normalizer(obs)
+        if explore and self.both is not None:
+            self.acted.append(self.both(inputs))
+            params = self.acted[-1][0]
+        else:
+            params = self.policy_params(inputs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
@@ -126,7 +133,9 @@ class PPO(Agent):
         if self.reward_normalizer is not None:
             self.reward_normalizer.update(reward, rollout.done)
             reward = self.reward_normalizer(reward)
-        value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)))
+        acted, self.acted = self.acted[-len(reward) :], []
+        known = np.stack([value for _, value in acted]) if acted else None  # [T, N]
+        value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)), known)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
         target = advantage + value
         spread = float(target.var())
@@ -134,7 +143,10 @@ class PPO(Agent):
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
         obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
-        log_prob = self.distribution.log_prob(self.networks.policy(obs), action)
+        params = (
+            torch.as_tensor(np.concatenate([params for params, _ in acted]), device=self.device) if acted else self.networks.policy(obs)
+        )
+        log_prob = self.distribution.log_prob(params, action)
         steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
         return obs, action, torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)]), explained_variance
 

@@ -50,10 +50,20 @@ class EnvConfig:
     frames: Annotated[Count, Key("the default of `frames`", FREE, low=1)]
     num_envs: Annotated[int, Key("environments stepped together", low=1, high=100_000)]
     vectorization: Annotated[
-        str, Key("sync: in this process; async: one process each, for slow environments", NUMERICS, choices=("sync", "async"))
+        str,
+        Key(
+            "sync: in this process; async: one process each, for slow environments; native: the environment's own, which does the same",
+            NUMERICS,
+            choices=("sync", "async", "native"),
+        ),
     ]
     solved: Annotated[float | None, Key("the return that its authors call solved", FREE)]
     tape_max: Annotated[Count, Key("warn of an episode longer than this many steps: resuming replays it", FREE, low=1)]
+    game: Annotated[str | None, Key("Atari: the game, in ale-py's spelling")] = None
+    deepmind: Annotated[
+        bool, Key("Atari: rules of Mnih et al. 2015 (no-op starts, no sticky actions; for learning, lives end episodes, rewards are signs)")
+    ] = False
+    clip_rewards: Annotated[bool, Key("learn from the signs of rewards; reported are the returns as they are")] = False
 
 
 @dataclass
@@ -288,6 +298,17 @@ class MlpConfig:
 
 
 @dataclass
+class ConvolutionsConfig:
+    """The keyword arguments of the networks in rl.pixels."""
+
+    _target_: Annotated[str, Key("the network's class")]
+    hidden: Annotated[list[int], Key("units of the layers after the convolutions", low=1, high=1_000_000)]
+    activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
+    init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
+    channels: Annotated[list[int] | None, Key("of the convolutions; null: as in the paper", low=1, high=1_000_000)] = None
+
+
+@dataclass
 class BatchRenormMlpConfig:
     """The keyword arguments of rl.networks.BatchRenormMLP."""
 
@@ -381,6 +402,9 @@ TARGETS: dict[str, type] = {
     "rl.networks.MLP": MlpConfig,
     "rl.networks.DuelingMLP": MlpConfig,
     "rl.networks.BatchRenormMLP": BatchRenormMlpConfig,
+    "rl.pixels.NatureCNN": ConvolutionsConfig,
+    "rl.pixels.DuelingNatureCNN": ConvolutionsConfig,
+    "rl.pixels.ImpalaResNet": ConvolutionsConfig,
     "rl.optimizers.Adam": AdamConfig,
     "rl.optimizers.RMSprop": RMSpropConfig,
     "rl.replay.UniformReplay": UniformReplayConfig,
