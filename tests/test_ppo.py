@@ -293,3 +293,27 @@ def test_the_future_of_a_schedule_may_change_and_its_past_may_not(key):
     assert any(change.refused for change in compare(run, values("[[0, 0.2], [200k, 0.1]]"), 100_000))
     cosine = values("{kind: cosine, from: 0.2, to: 0.1, frames: 100k}")
     assert [change.refused for change in compare(run, cosine, 50_000)] == [True]
+
+
+# ----------------------------------------------------------------------------------------------- a shared network
+
+
+@pytest.mark.parametrize("env", ["cartpole", "pendulum"])
+def test_what_a_shared_network_gave_while_acting_is_what_it_gives_for_the_rollout(env):
+    parts = ppo(f"env={env}", "env.num_envs=2", "algo.shared_network=true", "algo.normalize_obs=true")
+    agent, collector = parts.agent, parts.collector
+    collector.start()
+    agent.act(collector.rollout.obs[-1], None, parts.streams.action)  # of another time
+    rollout = collector.collect(agent)
+    assert len(agent.acted) == 17
+    _, _, from_acting, _ = agent._batch(rollout)
+    assert agent.acted == []
+    _, _, afterwards, _ = agent._batch(rollout)
+    torch.testing.assert_close(from_acting, afterwards, rtol=1e-5, atol=1e-5)
+
+
+def test_separate_networks_keep_nothing_while_acting():
+    parts = ppo()
+    parts.collector.start()
+    parts.collector.collect(parts.agent)
+    assert parts.agent.acted == []
