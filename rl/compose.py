@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
 
-GROUPS = ("algo", "env", "experiment", "debug", "local")
+GROUPS = ("algo", "env", "launcher", "experiment", "debug", "local")
 _ROOT = Path(__file__).resolve().parent
 CONF = _ROOT.parent / "conf" if (_ROOT.parent / "conf" / "config.yaml").is_file() else _ROOT / "conf"
 

@@ -202,7 +202,9 @@ ORDER = [
     {"agent", "collector"},
     {"algos"},
     {"evaluate", "build", "history", "resume"},
-    {"progress", "help", "video", "train", "enjoy", "search", "report", "runs", "api"},
+    {"progress", "launchers"},
+    {"sweep"},
+    {"help", "video", "train", "enjoy", "search", "report", "runs", "api"},
 ]
 
 

@@ -83,6 +83,7 @@ class RunConfig:
 
     algo: Any
     env: EnvConfig
+    launcher: Annotated[Target, Key("how a sweep (-m) runs its jobs", FREE)]
     frames: Annotated[Count, Key("train until the clock shows this many frames, over all envs", HORIZON, low=1)]
     seed: Annotated[int, Key("everything random derives from it", low=0, high=2**63 - 1)]
     device: Annotated[str, Key("where networks live", NUMERICS, choices=("cpu", "cuda"))]
@@ -340,6 +341,23 @@ class PrioritizedReplayConfig(UniformReplayConfig):
 
 
 @dataclass
+class BasicConfig:
+    """`launcher=basic`: the keyword arguments of rl.launchers.Basic."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+
+
+@dataclass
+class ProcessesConfig:
+    """`launcher=processes`: the keyword arguments of rl.launchers.Processes."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+    n_jobs: Annotated[
+        int | None, Key("jobs side by side; null: as many as the cores have room for, at `threads` each", FREE, low=1, high=1024)
+    ]
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -378,6 +396,8 @@ TARGETS: dict[str, type] = {
     "rl.optimizers.RMSprop": RMSpropConfig,
     "rl.replay.UniformReplay": UniformReplayConfig,
     "rl.replay.PrioritizedReplay": PrioritizedReplayConfig,
+    "rl.launchers.Basic": BasicConfig,
+    "rl.launchers.Processes": ProcessesConfig,
 }
 
 
