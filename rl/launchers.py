@@ -99,6 +99,9 @@ class Process:
         return self._errors.read().decode(errors="replace")
 
 
+KNOWN: dict[str, Callable[..., Launcher]] = {f"rl.launchers.{launcher.__name__}": launcher for launcher in (Basic, Processes)}
+
+
 def _environment() -> dict[str, str]:
     """Ours, with the package within reach, installed or not."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}

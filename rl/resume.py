@@ -117,11 +117,12 @@ def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
         result = _plan_existing(folder, new, config_dir)
         result.warnings[:0] = warnings
         return result
+    own = drop(new, "hydra.run.dir")
     if given_dir is not None and "${" not in given_dir and _holds_run(Path(given_dir)):
-        return _plan_existing(Path(given_dir), new, config_dir)
+        return _plan_existing(Path(given_dir), own, config_dir)
     result = _plan_new(new, config_dir)
     result.unnamed = given_dir is None
-    return _plan_existing(result.folder, new, config_dir) if given_dir is not None and _holds_run(result.folder) else result
+    return _plan_existing(result.folder, own, config_dir) if given_dir is not None and _holds_run(result.folder) else result
 
 
 def _holds_run(folder: Path) -> bool:

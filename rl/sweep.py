@@ -25,7 +25,7 @@ from typing import Any
 
 from hydra.errors import HydraException
 
-from rl import checkpoint, files, history, resume
+from rl import checkpoint, files, history, launchers, resume
 from rl.checkpoint import DamagedError, RunLock
 from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, quote, value_of
 from rl.config import ConfigError, RunConfig, leaves, same, typed
@@ -130,6 +130,8 @@ def plan(words: Sequence[str], config_dir: str | None = None) -> Sweep:
         return _plan_existing(folder, new, config_dir)
     if given is not None and folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
         raise Refused(f"hydra.sweep.dir={folder}: it holds other things than a sweep; name a new folder")
+    if value_of(new, "base") is not None:
+        raise ConfigError("base=run goes with resume=")
     record, jobs, launcher = _judge(None, Record(), new, config_dir)
     return Sweep(folder, record, jobs, launcher, config_dir, None, given is None)
 
@@ -166,8 +168,6 @@ def _active_at(folder: Path) -> float:
 
 def _judge(folder: Path | None, old: Record, new: list[str], config_dir: str | None) -> tuple[Record, list[Job], Launcher]:
     """Every job that is asked for, each one judged."""
-    from rl.build import instantiate  # it imports torch
-
     if value_of(new, "fork") is not None:
         new = merge(new, [f"fork={quote(resume.pin_fork(new))}"])  # the latest run would soon be a job of this sweep
     lasting = drop(new, "base")
@@ -180,7 +180,12 @@ def _judge(folder: Path | None, old: Record, new: list[str], config_dir: str | N
     record = Record(line, keys, {**old.jobs, **asked}, commands=old.commands)
     jobs = [_judge_job(folder, name, own, new, config_dir) for name, own in asked.items()]
     composed = compose(next(iter(asked.values())), RunConfig, config_dir=config_dir)
-    return record, jobs, instantiate(composed.config.launcher)()
+    return record, jobs, _launcher(composed.config.launcher)
+
+
+def _launcher(config: Any) -> Launcher:
+    """The launcher with its arguments."""
+    return launchers.KNOWN[config._target_](**{name: value for name, value in vars(config).items() if name != "_target_"})
 
 
 def _expand(line: list[str]) -> list[list[str]]:
@@ -258,7 +263,7 @@ def _judge_job(folder: Path | None, name: str, own: list[str], new: list[str], c
         judged = resume.plan([*words, *place], config_dir)
     except Finished:
         assert folder is not None
-        job.state, job.note, job.frames = "finished", "before", parse_count(from_yaml(folder / name / CONFIG)["frames"])
+        job.state, job.note, job.frames = "finished", "skipped", parse_count(from_yaml(folder / name / CONFIG)["frames"])
         return job
     except Refused as error:
         raise Refused(f"{error}\n\nno job of the sweep was started") from error
