@@ -1,6 +1,6 @@
 """`python -m benchmarks.sweep_kills [kills=3] [launcher=processes ...]`: kill a sweep of six jobs, resume it, and compare.
 
-One sweep is left alone; another is killed (-9, the parent and at once whatever it started) at random moments while jobs
+One sweep is left alone; another is killed (-9, all its processes or the parent alone) at random moments while jobs
 train, resumed each time by `-m resume=`, and at last extended. Each of its jobs is held against the other sweep's: every
 checkpoint, every row, the result.
 """
@@ -64,8 +64,8 @@ def progress_of(folder: Path) -> int:
     return sum(max(newest_frames(path.parent), 0) for path in folder.glob("*/ckpt"))
 
 
-def kill(folder: Path, words: list[str], rng: random.Random) -> dict[str, object]:
-    """Kill a session after it has trained, the parent first or a child first; what was killed, and what outlived it."""
+def kill(folder: Path, words: list[str], rng: random.Random, *, only_parent: bool) -> dict[str, object]:
+    """Kill a session after it has trained, the parent alone or all its processes; what was killed, and what outlived it."""
     before = progress_of(folder)
     process = start(*words)
     goal = before + rng.randint(1, 250_000)
@@ -74,7 +74,6 @@ def kill(folder: Path, words: list[str], rng: random.Random) -> dict[str, object
     if process.poll() is not None:
         raise RuntimeError("the sweep ended before it was killed")
     victims = children(process.pid)
-    only_parent = rng.random() < 0.5
     for pid in [process.pid, *([] if only_parent else victims)]:
         os.kill(pid, signal.SIGKILL)
     process.wait()
@@ -102,7 +101,7 @@ def main() -> None:
         finish(f"hydra.sweep.dir={alone}", *JOBS, *SETTINGS, *launcher)
         session = [f"hydra.sweep.dir={killed}", *JOBS, *SETTINGS, *launcher]
         for number in range(kills):
-            rows.append({"session": number + 1, "ended": "killed", **kill(killed, session, rng)})
+            rows.append({"session": number + 1, "ended": "killed", **kill(killed, session, rng, only_parent=number % 2 == 1)})
             print(rows[-1], flush=True)
             session = [f"resume={killed}"]
         for ended, more in (("finished", []), ("extended", [LONGER])):

@@ -18,10 +18,10 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from hydra.errors import HydraException
 
@@ -34,29 +34,43 @@ from rl.history import CONFIG
 from rl.launchers import Launcher, Running
 from rl.resume import FAILED, FINISHED, INTERRUPTED, RESULT, TO_BE_CONTINUED, Finished, Refused
 
-RECORD = "sweep.json"
 _LOOK_S, _SHOW_S, _SAY_S = 0.1, 1.0, 10.0  # between looks at the processes, at their rows, and plain lines of a job
 _OURS = ("hydra.sweep.subdir", "hydra.run.dir", "hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.")
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+class Remembered:
+    """What a folder says of the sweep or search in it, kept in a file named `FILE`."""
+
+    FILE: ClassVar[str]
+    saved_at: float
+    commands: list[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """DamagedError if it cannot be read."""
+        try:
+            return cls(**json.loads((folder / cls.FILE).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DamagedError(f"{folder / cls.FILE}: {error}") from error
+
+    def write(self, folder: Path, command: str) -> None:
+        """Keep it, and that a session begins."""
+        self.saved_at = time.time()
+        self.commands.append(command)
+        files.write_atomic(folder / self.FILE, json.dumps(vars(self), indent=1).encode())
+
+
 @dataclass
-class Record:
+class Record(Remembered):
     """What a sweep's folder says of it."""
 
+    FILE = "sweep.json"
     overrides: list[str] = field(default_factory=list)  # the whole line, several values and all
     keys: list[str] = field(default_factory=list)  # the keys that ever took several values
     jobs: dict[str, list[str]] = field(default_factory=dict)  # the folder's name of each job -> its own line
     saved_at: float = 0.0
     commands: list[str] = field(default_factory=list)  # as typed, one for each session
-
-    @staticmethod
-    def read(folder: Path) -> Record:
-        """DamagedError if it cannot be read."""
-        try:
-            return Record(**json.loads((folder / RECORD).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise DamagedError(f"{folder / RECORD}: {error}") from error
 
 
 @dataclass
@@ -74,10 +88,10 @@ class Job:
 
 @dataclass
 class Sweep:
-    """A judged sweep."""
+    """A judged sweep, or a search."""
 
     folder: Path
-    record: Record
+    record: Remembered
     jobs: list[Job]
     launcher: Launcher
     config_dir: str | None
@@ -92,9 +106,7 @@ class Sweep:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
         self.lock.announce()
-        self.record.saved_at = time.time()
-        self.record.commands.append(command)
-        files.write_atomic(self.folder / RECORD, json.dumps(vars(self.record), indent=1).encode())
+        self.record.write(self.folder, command)
 
     def folder_of(self, job: Job) -> Path:
         """Where a job trains."""
@@ -123,13 +135,10 @@ def plan(words: Sequence[str], config_dir: str | None = None) -> Sweep:
         raise ConfigError("resume= goes on with a sweep in its own folder: type it without hydra.sweep.dir=")
     new = drop(words, "resume", "hydra.sweep.dir")
     if resumed is not None:
-        return _plan_existing(_find(resumed, words), new, config_dir)
-    place = [f"hydra.sweep.dir={quote(given)}"] if given is not None else []
-    folder = Path(compose([*_expand(new)[0], *place], RunConfig, config_dir=config_dir).sweep_dir)
-    if given is not None and (folder / RECORD).is_file():
+        return _plan_existing(find(Record, resumed, words), new, config_dir)
+    folder, there = place(Record, _expand(new)[0], given, config_dir)
+    if there:
         return _plan_existing(folder, new, config_dir)
-    if given is not None and folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
-        raise Refused(f"hydra.sweep.dir={folder}: it holds other things than a sweep; name a new folder")
     if value_of(new, "base") is not None:
         raise ConfigError("base=run goes with resume=")
     record, jobs, launcher = _judge(None, Record(), new, config_dir)
@@ -146,24 +155,34 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Swee
     return Sweep(folder, record, jobs, launcher, config_dir, lock, False)
 
 
-def _find(resumed: str, words: list[str]) -> Path:
-    """The folder of the sweep that `resume=` means. `latest`: the one that was started, resumed or saved last."""
+def place(kind: type[Remembered], words: list[str], given: str | None, config_dir: str | None) -> tuple[Path, bool]:
+    """The folder for a line, and whether what it says is there already. Refused if there are other things."""
+    named = [f"hydra.sweep.dir={quote(given)}"] if given is not None else []
+    folder = Path(compose([*words, *named], RunConfig, config_dir=config_dir).sweep_dir)
+    there = given is not None and (folder / kind.FILE).is_file()
+    if given is not None and not there and folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
+        raise Refused(f"hydra.sweep.dir={folder}: it holds other things than a {Path(kind.FILE).stem}; name a new folder")
+    return folder, there
+
+
+def find(kind: type[Remembered], resumed: str, words: list[str]) -> Path:
+    """The folder that `resume=` means. `latest`: the one that was started, resumed or saved last."""
+    what = Path(kind.FILE).stem
     if resumed != "latest":
-        if not (Path(resumed) / RECORD).is_file():
-            raise Refused(f"resume={resumed}: no sweep is there; type resume=latest, a sweep's folder, or a run's without -m")
+        if not (Path(resumed) / kind.FILE).is_file():
+            raise Refused(f"resume={resumed}: no {what} is there; type resume=latest or a {what}'s folder (a single run's without -m)")
         return Path(resumed)
     outputs = Path(value_of(words, "outputs") or "outputs")
-    found = [path.parent for path in outputs.glob(f"sweeps/*/{RECORD}")]
+    found = [path.parent for path in outputs.glob(f"sweeps/*/{kind.FILE}")]
     if not found:
-        raise Refused(f"no sweep is under {outputs.absolute()}; name a sweep's folder, or start one: python train.py -m seed=1,2,3")
-    return max(found, key=lambda folder: (_active_at(folder), str(folder)))
+        raise Refused(f"no {what} is under {outputs.absolute()}; name its folder, or start one: type --help")
+    return max(found, key=lambda folder: (_active_at(kind, folder), str(folder)))
 
 
-def _active_at(folder: Path) -> float:
-    """When a sweep was started or resumed, or a job of it saved, whichever was last."""
-    record = Record.read(folder)
-    saved = [manifests[0].saved_at for name in record.jobs if (manifests := checkpoint.manifests(folder / name / "ckpt", replay=False)[0])]
-    return max([record.saved_at, *saved])
+def _active_at(kind: type[Remembered], folder: Path) -> float:
+    """When it was started or resumed, or a job of it saved, whichever was last."""
+    saved = [whole[0].saved_at for path in folder.glob("*/ckpt") if (whole := checkpoint.manifests(path, replay=False)[0])]
+    return max([kind.read(folder).saved_at, *saved])
 
 
 def _judge(folder: Path | None, old: Record, new: list[str], config_dir: str | None) -> tuple[Record, list[Job], Launcher]:
@@ -178,12 +197,12 @@ def _judge(folder: Path | None, old: Record, new: list[str], config_dir: str | N
     else:
         asked = _match(folder, old, _expand(line), keys, config_dir)
     record = Record(line, keys, {**old.jobs, **asked}, commands=old.commands)
-    jobs = [_judge_job(folder, name, own, new, config_dir) for name, own in asked.items()]
+    jobs = [judge_job(folder, name, own, new, config_dir) for name, own in asked.items()]
     composed = compose(next(iter(asked.values())), RunConfig, config_dir=config_dir)
-    return record, jobs, _launcher(composed.config.launcher)
+    return record, jobs, make_launcher(composed.config.launcher)
 
 
-def _launcher(config: Any) -> Launcher:
+def make_launcher(config: Any) -> Launcher:
     """The launcher with its arguments."""
     return launchers.KNOWN[config._target_](**{name: value for name, value in vars(config).items() if name != "_target_"})
 
@@ -251,16 +270,16 @@ def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
     return f"{name}-{same_name + 1}" if same_name else name
 
 
-def _judge_job(folder: Path | None, name: str, own: list[str], new: list[str], config_dir: str | None) -> Job:
+def judge_job(folder: Path | None, name: str, own: list[str], new: list[str], config_dir: str | None) -> Job:
     """What a job comes to, judged as its process will judge it."""
     words = drop(own, "launcher", "launcher.")
-    place = [f"hydra.run.dir={quote(str(folder / name))}"] if folder else []
+    where = [f"hydra.run.dir={quote(str(folder / name))}"] if folder else []
     if folder and checkpoint.was_committed(folder / name):  # its own history has the rest
         now = {override.key_or_group for override in parse(new)}
         words = [o.input_line or "" for o in parse([*words, *(w for w in new if w.startswith("base="))]) if o.key_or_group in now]
     job = Job(name, own, words)
     try:
-        judged = resume.plan([*words, *place], config_dir)
+        judged = resume.plan([*words, *where], config_dir)
     except Finished:
         assert folder is not None
         job.state, job.note, job.frames = "finished", "skipped", parse_count(from_yaml(folder / name / CONFIG)["frames"])
@@ -296,32 +315,45 @@ def run(sweep: Sweep, command: str) -> int:
         sweep.take_folder(command)
         places = min(sweep.launcher.places(max(job.threads for job in waiting)), len(waiting))
         print(f"{sweep.folder}: {len(waiting)} of {len(sweep.jobs)} jobs to run, {places} at a time", flush=True)
-    stop = _run_jobs(sweep, waiting, places) if waiting else []
+    stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, places) if waiting else []
     if sweep.lock is not None:
         sweep.lock.release()
     print(table(sweep), flush=True)
-    states, place = {job.state for job in sweep.jobs}, f"resume={sweep.folder}"
+    states, there = {job.state for job in sweep.jobs}, f"resume={sweep.folder}"
     if states == {"finished"}:
         frames = format_count(2 * max(job.frames for job in sweep.jobs))
-        print("train it on: ", shlex.join(["python", "train.py", "-m", place, f"frames={frames}"]))
+        print("train it on: ", shlex.join(["python", "train.py", "-m", there, f"frames={frames}"]))
     else:
-        print("go on with: ", shlex.join(["python", "train.py", "-m", place]))
+        print("go on with: ", shlex.join(["python", "train.py", "-m", there]))
+    return exit_code(stop, states)
+
+
+def exit_code(stop: list[int], states: set[str]) -> int:
+    """What the signals that came, and what became of the jobs, amount to."""
     if stop:
         return INTERRUPTED if signal.SIGINT in stop else TO_BE_CONTINUED
     return FAILED if "failed" in states else TO_BE_CONTINUED if "stopped" in states else FINISHED
 
 
-def _run_jobs(sweep: Sweep, waiting: list[Job], places: int) -> list[int]:
-    """Keep so many jobs running until all are done, or a signal comes; the signals that did."""
+def run_jobs(
+    sweep: Sweep,
+    take: Callable[[], Job | None],
+    places: int,
+    look: Callable[[Job, Running], object] = lambda job, process: None,
+    ended: Callable[[Job], object] = lambda job: None,
+) -> list[int]:
+    """Keep so many jobs running, each one that `take` gives until it gives none, or until a signal comes; the signals
+    that did. `look` sees every running job now and then, `ended` every one that did."""
     running: list[tuple[Job, Running]] = []
     with _signals() as signals, _Display(sweep) as display:
         passed_on = 0
-        while running or (waiting and not signals):
-            while waiting and len(running) < places and not signals:
-                job = waiting.pop(0)
+        while True:
+            while len(running) < places and not signals and (job := take()):
                 job.state = "running"
                 display.say(job)
                 running.append((job, sweep.start(job)))
+            if not running:
+                return signals
             for number in signals[passed_on:]:
                 for _, process in running:
                     process.send_signal(number)
@@ -331,10 +363,12 @@ def _run_jobs(sweep: Sweep, waiting: list[Job], places: int) -> list[int]:
                 if code is not None:
                     running.remove((job, process))
                     _end(sweep, job, code, process.errors, stopped=bool(signals))
+                    ended(job)
                     display.say(job)
+                else:
+                    look(job, process)
             display.update()
             time.sleep(_LOOK_S)
-    return signals
 
 
 def _end(sweep: Sweep, job: Job, code: int, errors: str, *, stopped: bool) -> None:

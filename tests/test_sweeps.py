@@ -167,7 +167,7 @@ def test_an_impossible_sweep_is_refused(words: list[str], says: str) -> None:
 
 
 def test_where_there_is_no_sweep_the_message_says_where_was_looked() -> None:
-    with pytest.raises(Refused, match=r"no sweep is under .*outputs; name a sweep's folder"):
+    with pytest.raises(Refused, match=r"no sweep is under .*outputs; name its folder"):
         sweep.plan(["resume=latest"])
     with pytest.raises(Refused, match="no sweep is there"):
         sweep.plan(["resume=outputs"])
@@ -182,9 +182,9 @@ def test_latest_is_the_sweep_that_was_active_last() -> None:
         folder = Path("outputs/sweeps") / name
         folder.mkdir(parents=True)
         (folder / "sweep.json").write_text(json.dumps(vars(sweep.Record([], [], {"0": []}, saved_at))))
-    assert sweep._find("latest", []) == Path("outputs/sweeps/a")
+    assert sweep.find(sweep.Record, "latest", []) == Path("outputs/sweeps/a")
     assert go(Path("outputs/sweeps/b/0"), *TINY, "frames=64") == 0
-    assert sweep._find("latest", []) == Path("outputs/sweeps/b")
+    assert sweep.find(sweep.Record, "latest", []) == Path("outputs/sweeps/b")
 
 
 def test_a_long_or_awkward_value_still_gives_a_folder() -> None:

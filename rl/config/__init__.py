@@ -15,6 +15,7 @@ from rl.config.schema import (
     EnvConfig,
     Key,
     RunConfig,
+    SearchConfig,
     fields,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "EnvConfig",
     "Key",
     "RunConfig",
+    "SearchConfig",
     "compare",
     "did_you_mean",
     "fields",

@@ -377,6 +377,18 @@ class EnjoyConfig:
     outputs: Annotated[str, Key("root of the run folders")]
 
 
+@dataclass
+class SearchConfig:
+    """The configuration of rl.search."""
+
+    space: Annotated[dict[str, Any], Key("what is searched: low and high (with log, step), or choices, for any key of a run")]
+    sampler: Annotated[Target, Key("what proposes values: a sampler of Optuna and its arguments")]
+    pruner: Annotated[Target, Key("what ends hopeless trials early, by their evaluations: a pruner of Optuna and its arguments")]
+    n_trials: Annotated[int, Key("trials of all sessions together", low=1, high=1_000_000)]
+    resume: Annotated[str | None, Key("latest, or a search's folder: go on with that search")]
+    save_as: Annotated[str | None, Key("write the best trial as conf/experiment/<save_as>.yaml")]
+
+
 # Classes whose arguments are known. Of any other class all keys are taken as they are, and are frozen.
 TARGETS: dict[str, type] = {
     "rl.algos.reinforce.Reinforce": ReinforceConfig,
