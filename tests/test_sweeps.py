@@ -37,6 +37,7 @@ class Forks:
     def start(self, words: Sequence[str]) -> Done:
         self.started.append(words)
         output = Path("output")
+        words = words[2:] if words[0] == "--config-dir" else words
         folder = resume.value_of(words, "hydra.run.dir")
         code = in_child(lambda: go(Path(folder), *resume.drop(words, "hydra.run.dir")), output)
         return Done(code, output.read_text())
