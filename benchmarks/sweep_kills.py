@@ -101,7 +101,7 @@ def main() -> None:
         finish(f"hydra.sweep.dir={alone}", *JOBS, *SETTINGS, *launcher)
         session = [f"hydra.sweep.dir={killed}", *JOBS, *SETTINGS, *launcher]
         for number in range(kills):
-            rows.append({"session": number + 1, "ended": "killed", **kill(killed, session, rng, only_parent=number % 2 == 1)})
+            rows.append({"session": number + 1, "ended": "killed", **kill(killed, session, rng, only_parent=number % 2 == 1 and not words)})
             print(rows[-1], flush=True)
             session = [f"resume={killed}"]
         for ended, more in (("finished", []), ("extended", [LONGER])):
@@ -124,7 +124,10 @@ def main() -> None:
                 }
             )
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    record("sweep_kills", [{name: row.get(name, "") for name in columns} for row in rows])
+    record(
+        "_".join(["sweep_kills", *(word.removeprefix("launcher=") for word in words[:1])]),
+        [{name: row.get(name, "") for name in columns} for row in rows],
+    )
     if any(row.get("differences") or row.get("left_running") for row in rows):
         raise SystemExit(1)
 

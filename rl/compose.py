@@ -105,7 +105,7 @@ def for_hydra(overrides: Iterable[str]) -> list[str]:
         line, value = override.input_line or "", override.value()
         schedule = isinstance(value, dict) and "kind" in value or isinstance(value, list) and value and isinstance(value[0], list)
         plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
-        if override.key_or_group.startswith(("env.kwargs.", "space.")) and not override.is_delete():
+        if override.key_or_group.startswith(("env.kwargs.", "space.", "launcher.parameters.")) and not override.is_delete():
             line = "++" + line.lstrip("+")  # open sections: a name needs no + to be new
         result += [f"{override.key_or_group}=null", line] if schedule and plain else [line]
     return result

@@ -42,11 +42,11 @@ class Dying(Forks):
         super().__init__()
         self.before, self.after = before, after
 
-    def start(self, words: Sequence[str]) -> Done:
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Done:
         trial = int(words[-1].rpartition("-")[2].rstrip("'"))
         if trial == self.before:
             os.kill(os.getpid(), signal.SIGKILL)
-        done = super().start(words)
+        done = super().start(words, folder, threads)
         if trial == self.after:
             os.kill(os.getpid(), signal.SIGKILL)
         return done

@@ -34,7 +34,7 @@ class Forks:
     def places(self, threads: int) -> int:
         return 1
 
-    def start(self, words: Sequence[str]) -> Done:
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Done:
         self.started.append(words)
         output = Path("output")
         words = words[2:] if words[0] == "--config-dir" else words

@@ -358,6 +358,31 @@ class ProcessesConfig:
 
 
 @dataclass
+class SlurmConfig:
+    """`launcher=slurm`: the keyword arguments of rl.launchers.Slurm."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+    cluster: Annotated[
+        str | None,
+        Key("slurm, or local: as on a cluster, on this machine; null: slurm where there is one", FREE, choices=(None, "slurm", "local")),
+    ]
+    n_jobs: Annotated[int | None, Key("jobs submitted at a time; null: all, or as many as a local machine has cores for", FREE, low=1)]
+    timeout_min: Annotated[int, Key("time limit of a job; it saves before, and is requeued", FREE, low=1)]
+    signal_delay_s: Annotated[int, Key("how long before the limit it is told to save", FREE, low=1)]
+    requeues: Annotated[int, Key("how often a job that runs into its time limit is requeued", FREE, low=0)]
+    parameters: Annotated[dict[str, Any], Key("more of what submitit's executor takes, such as slurm_partition", FREE)]
+
+
+@dataclass
+class RayConfig:
+    """`launcher=ray`: the keyword arguments of rl.launchers.Ray."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+    address: Annotated[str | None, Key("of a Ray cluster that shares this folder; null: one is started on this machine", FREE)]
+    n_jobs: Annotated[int | None, Key("jobs at a time; null: as many as the cluster has cores for, at `threads` each", FREE, low=1)]
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -410,6 +435,8 @@ TARGETS: dict[str, type] = {
     "rl.replay.PrioritizedReplay": PrioritizedReplayConfig,
     "rl.launchers.Basic": BasicConfig,
     "rl.launchers.Processes": ProcessesConfig,
+    "rl.launchers.Slurm": SlurmConfig,
+    "rl.launchers.Ray": RayConfig,
 }
 
 
