@@ -16,6 +16,8 @@ _INTRODUCTION = {
   python train.py experiment=ppo_lunar_lander      a tuned pair of algorithm and environment
   python train.py resume=latest                    the run that was active last
   python train.py resume=<run folder> frames=20M   train it on
+  python train.py -m algo=ppo,a2c seed=1,2,3       a sweep; with launcher=processes side by side
+  python train.py -m resume=latest                 finish the sweep that was active last
 
 TAB completion: eval "$(python train.py -sc install=bash)"     Hydra's own flags: --hydra-help""",
     "enjoy.py": """Watch a trained agent.
