@@ -382,9 +382,8 @@ def _end(sweep: Sweep, job: Job, code: int, errors: str, *, stopped: bool) -> No
         log = sweep.folder_of(job) / "train.log"
         if errors and log.parent.is_dir():
             files.append(log, errors.encode())
-        said = (log.read_text(errors="replace") if log.exists() else errors).split("\n")
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        job.note = ": ".join([how, *[line.strip() for line in said if line.strip()][-1:]])
+        said = (log.read_text(errors="replace") if log.exists() else errors).strip().split("\n")
+        job.note = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}: {said[-1]}"
 
 
 @contextlib.contextmanager

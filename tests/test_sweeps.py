@@ -96,6 +96,16 @@ def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(capsys: pytes
     assert differences(record(Path("alone-1")), record(SWEEP / "seed=2")) != []
 
 
+def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> None:
+    planned = sweep.plan([*LINE, "seed=1,2,3"])
+    for job, code, stopped in zip(planned.jobs, (-signal.SIGSEGV, -signal.SIGTERM, 75), (False, True, False), strict=True):
+        sweep._end(planned, job, code, "", stopped=stopped)
+    assert [(job.state, job.note) for job in planned.jobs] == [("failed", "killed by SIGSEGV"), ("stopped", ""), ("stopped", "")]
+    assert sweep.exit_code([], {job.state for job in planned.jobs}) == 1
+    assert [sweep.exit_code([number], {"failed"}) for number in (signal.SIGTERM, signal.SIGINT)] == [75, 130]
+    assert sweep.exit_code([], {"finished", "stopped"}) == 75
+
+
 @pytest.mark.usefixtures("few_scores")
 def test_the_list_may_grow_and_change_its_order_and_its_spelling() -> None:
     assert run(*LINE, "seed=1,2", "algo.lr=1e-3")[0] == 0
