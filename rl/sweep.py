@@ -203,8 +203,12 @@ def _judge(folder: Path | None, old: Record, new: list[str], config_dir: str | N
 
 
 def make_launcher(config: Any) -> Launcher:
-    """The launcher with its arguments."""
-    return launchers.KNOWN[config._target_](**{name: value for name, value in vars(config).items() if name != "_target_"})
+    """The launcher with its arguments. ConfigError if there is none of that name, or it cannot be had here."""
+    arguments = dict(config if isinstance(config, dict) else vars(config))
+    target = arguments.pop("_target_")
+    if target not in launchers.KNOWN:
+        raise ConfigError(f"launcher._target_={target}: there are {', '.join(launchers.KNOWN)}")
+    return launchers.KNOWN[target](**arguments)
 
 
 def _expand(line: list[str]) -> list[list[str]]:

@@ -166,6 +166,7 @@ def test_one_refused_job_stops_all_and_nothing_changes() -> None:
         (["launcher=process"], "did you mean processes?"),
         (["launcher=processes", "launcher.n_jobs=0"], "launcher.n_jobs=0: expected a whole number from 1"),
         (["seed=interval(1,2)"], "write the values"),
+        (["launcher._target_=my.Launcher"], "launcher._target_=my.Launcher: there are rl.launchers.Basic, "),
         (["resume=latest", "hydra.sweep.dir=x"], "type it without hydra.sweep.dir="),
         (["seed=1,2", "base=run"], "base=run goes with resume="),
     ],
