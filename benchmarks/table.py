@@ -67,7 +67,18 @@ def speed() -> list[list[str]]:
     return table
 
 
-TABLES: dict[str, Callable[[], list[list[str]]]] = {"kills": kills, "scores": scores, "speed": speed}
+def sweep_kills() -> list[list[str]]:
+    """Each campaign of kills of a sweep."""
+    table = [["campaign", "jobs", "kills", "jobs that outlived a killed parent", "jobs that differ in a bit", "the same, extended"]]
+    for path in sorted(RESULTS.glob("sweep_kills*.csv")):
+        rows = read(path)
+        killed, last = [row for row in rows if row["ended"] == "killed"], rows[-2:]
+        left = sum(int(row["left_running"]) for row in killed)
+        table.append([f"`{rows[0]['command']}`", last[0]["jobs"], str(len(killed)), str(left), *(row["differences"] for row in last)])
+    return table
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {"kills": kills, "sweep_kills": sweep_kills, "scores": scores, "speed": speed}
 
 
 def markdown(table: list[list[str]]) -> str:

@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
 
-GROUPS = ("algo", "env", "experiment", "debug", "local")
+GROUPS = ("algo", "env", "launcher", "experiment", "debug", "local")
 _ROOT = Path(__file__).resolve().parent
 CONF = _ROOT.parent / "conf" if (_ROOT.parent / "conf" / "config.yaml").is_file() else _ROOT / "conf"
 
@@ -105,8 +105,8 @@ def for_hydra(overrides: Iterable[str]) -> list[str]:
         line, value = override.input_line or "", override.value()
         schedule = isinstance(value, dict) and "kind" in value or isinstance(value, list) and value and isinstance(value[0], list)
         plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
-        if override.key_or_group.startswith("env.kwargs.") and not override.is_delete():
-            line = "++" + line.lstrip("+")  # an open section: a name needs no + to be new
+        if override.key_or_group.startswith(("env.kwargs.", "space.", "launcher.parameters.")) and not override.is_delete():
+            line = "++" + line.lstrip("+")  # open sections: a name needs no + to be new
         result += [f"{override.key_or_group}=null", line] if schedule and plain else [line]
     return result
 

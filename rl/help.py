@@ -6,7 +6,7 @@ import dataclasses
 import typing
 
 from rl.compose import GROUPS, options
-from rl.config import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, fields
+from rl.config import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, SearchConfig, fields
 
 _INTRODUCTION = {
     "train.py": """Train an agent, or go on with a run.
@@ -16,12 +16,22 @@ _INTRODUCTION = {
   python train.py experiment=ppo_lunar_lander      a tuned pair of algorithm and environment
   python train.py resume=latest                    the run that was active last
   python train.py resume=<run folder> frames=20M   train it on
+  python train.py -m algo=ppo,a2c seed=1,2,3       a sweep; with launcher=processes side by side
+  python train.py -m resume=latest                 finish the sweep that was active last
 
 TAB completion: eval "$(python train.py -sc install=bash)"     Hydra's own flags: --hydra-help""",
     "enjoy.py": """Watch a trained agent.
 
   python enjoy.py                                  the best weights of the run that was active last
   python enjoy.py run=<run folder> ckpt=last episodes=10 render=video""",
+    "rl.search": """Search for good values of a run's keys, or go on with a search. Needs: pip install -c constraints.txt -e ".[search]"
+
+  python -m rl.search experiment=ppo_cartpole frames=50k n_trials=30
+  python -m rl.search algo=dqn '~space.algo.gamma' 'space.algo.batch_size={choices: [32, 64]}' launcher=processes
+  python -m rl.search resume=latest                finish it, with the same space
+  python -m rl.search resume=latest n_trials=60 save_as=ppo_cartpole_found
+
+All other words are train.py's: they are every trial's command line.""",
 }
 
 
@@ -33,7 +43,7 @@ def show_help(script: str, config_dir: str | None = None) -> str:
             choices = options(group, config_dir)
             if choices:
                 lines += ["", f"{group}=", *_table(choices)]
-    schema = RunConfig if script == "train.py" else EnjoyConfig
+    schema = {"train.py": RunConfig, "enjoy.py": EnjoyConfig, "rl.search": SearchConfig}[script]
     lines += ["", "keys (counts may be written 20M, 500k, 1e6):", *_table(_keys(schema))]
     if script == "train.py":
         for target, part in TARGETS.items():
@@ -43,7 +53,8 @@ def show_help(script: str, config_dir: str | None = None) -> str:
 
 def _keys(schema: type) -> dict[str, str]:
     """Dotted name -> what it means, and what a resume may do to it."""
-    return {name: key.help if schema is EnjoyConfig else f"{key.help} [{key.policy}]" for name, key in _leaves(schema).items()}
+    of_a_run = schema not in (EnjoyConfig, SearchConfig)
+    return {name: f"{key.help} [{key.policy}]" if of_a_run else key.help for name, key in _leaves(schema).items()}
 
 
 def _leaves(schema: type, path: str = "") -> dict[str, Key]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl.clock import Clock
 from rl.config import RunConfig
 from rl.counts import format_count
-from rl.metrics import Metrics
+
+if TYPE_CHECKING:  # it imports NumPy
+    from rl.metrics import Metrics
 
 log = logging.getLogger("encore")
 _REDRAW_S = 0.2
@@ -51,7 +53,7 @@ class Progress:
     def row(self, row: dict[str, Any]) -> None:
         """A row was added to metrics.csv."""
         if self.line is None:
-            log.info(_text(row["frames"], self.frames, row["fps"], row["total_reward_ma"]))
+            log.info(progress_text(row["frames"], self.frames, row["fps"], row["total_reward_ma"]))
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """A row was added to eval.csv."""
@@ -101,11 +103,12 @@ class _Line:
             root.addHandler(handler)
 
     def draw(self, frames: int, of: int, fps: float, average: float | None) -> None:
-        self.bar.update(self.task, completed=frames, total=of, text=_text(frames, of, fps, average))
+        self.bar.update(self.task, completed=frames, total=of, text=progress_text(frames, of, fps, average))
         self.bar.refresh()
 
 
-def _text(frames: int, of: int, fps: float, average: float | None) -> str:
+def progress_text(frames: int, of: int, fps: float, average: float | None) -> str:
+    """How far training is, and when it will be done."""
     minutes, s = divmod(max(int((of - frames) / max(fps, 1e-9)), 0), 60)
     hours, m = divmod(minutes, 60)
     reward = "-" if average is None else f"{average:.1f}"

@@ -32,6 +32,9 @@ RESULT, REFILL = "result.json", "refill"
 _MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
 
 
+FINISHED, FAILED, REFUSED, TO_BE_CONTINUED, INTERRUPTED = 0, 1, 2, 75, 130  # exit codes
+
+
 class Refused(Exception):
     """The command line cannot be done; the message says why and what to type."""
 
@@ -114,11 +117,12 @@ def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
         result = _plan_existing(folder, new, config_dir)
         result.warnings[:0] = warnings
         return result
+    own = drop(new, "hydra.run.dir")
     if given_dir is not None and "${" not in given_dir and _holds_run(Path(given_dir)):
-        return _plan_existing(Path(given_dir), new, config_dir)
-    result = _plan_new(new, config_dir, None)
+        return _plan_existing(Path(given_dir), own, config_dir)
+    result = _plan_new(new, config_dir)
     result.unnamed = given_dir is None
-    return _plan_existing(result.folder, new, config_dir) if given_dir is not None and _holds_run(result.folder) else result
+    return _plan_existing(result.folder, own, config_dir) if given_dir is not None and _holds_run(result.folder) else result
 
 
 def _holds_run(folder: Path) -> bool:
@@ -130,15 +134,8 @@ def _holds_run(folder: Path) -> bool:
     return True
 
 
-def plan_job(folder: Path, overrides: Sequence[str], config_dir: str | None) -> Plan:
-    """What a sweep's job comes to in the folder that Hydra gave it: a new run, or the one that it holds."""
-    if checkpoint.was_committed(folder):
-        return _plan_existing(folder, list(overrides), config_dir)
-    return _plan_new(overrides, config_dir, folder)
-
-
-def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | None) -> Plan:
-    """A new run in `folder`, or in one of its own; with `fork=` it has the old run's command line and weights."""
+def _plan_new(overrides: Sequence[str], config_dir: str | None) -> Plan:
+    """A new run; with `fork=` it has the old run's command line and weights."""
     fork, weights, line = value_of(overrides, "fork"), None, list(overrides)
     if fork is not None:
         weights, exact = _fork_weights(fork, overrides)
@@ -148,7 +145,7 @@ def _plan_new(overrides: Sequence[str], config_dir: str | None, folder: Path | N
     composed = compose(line, RunConfig, config_dir=config_dir)
     if composed.config.base:
         raise ConfigError("base=run goes with resume=")
-    return Plan(folder or Path(composed.run_dir), composed, drop(line, "hydra."), weights=weights, unnamed=folder is None)
+    return Plan(Path(composed.run_dir), composed, drop(line, "hydra."), weights=weights)
 
 
 def _fork_weights(fork: str, overrides: Sequence[str]) -> tuple[Weights, str]:
@@ -160,6 +157,12 @@ def _fork_weights(fork: str, overrides: Sequence[str]) -> tuple[Weights, str]:
         raise Refused(f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like")
     weights = read_weights(Path(run), which, "fork")
     return weights, f"{Path(run).absolute()}@{weights.frames if weights.prefix else 'best'}"
+
+
+def pin_fork(overrides: Sequence[str]) -> str:
+    """What `fork=` means today, as it can be typed wherever and whenever."""
+    fork = value_of(overrides, "fork")
+    return _fork_weights(str(fork), overrides)[1]
 
 
 def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:

@@ -12,12 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rl import compose, files, history, resume
@@ -25,7 +23,7 @@ from rl.checkpoint import Checkpoints, DamagedError, LockedError, Manifest, load
 from rl.config import ConfigError
 from rl.counts import format_count
 from rl.help import show_help
-from rl.resume import Finished, Plan, Refused
+from rl.resume import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Finished, Plan, Refused
 
 if TYPE_CHECKING:  # these import torch; a command line is judged without it
     from rl.build import Parts
@@ -33,7 +31,6 @@ if TYPE_CHECKING:  # these import torch; a command line is judged without it
 
 log = logging.getLogger("encore")
 
-FINISHED, FAILED, REFUSED, TO_BE_CONTINUED, INTERRUPTED = 0, 1, 2, 75, 130
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 SCORE_EPISODES = 100
 
@@ -301,22 +298,12 @@ def _report(run: Run, result: dict[str, Any]) -> None:
 
 # ---------------------------------------------------------------------------------------------------- command line
 
-_prepared: dict[Path, tuple[Plan, Parts]] = {}  # what main judged, for the job that Hydra then calls
+_prepared: list[tuple[Plan, Parts]] = []  # what main judged, for the job that Hydra then calls
 
 
 def job(_: DictConfig) -> float | None:
-    """What Hydra calls, in the folder it made: for a single run after `main` prepared it, for a sweep's job afresh."""
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    if folder not in _prepared:
-        config_dir = next((source.path for source in hydra_config.runtime.config_sources if source.provider == "command-line"), None)
-        try:
-            plan = resume.plan_job(folder, list(hydra_config.overrides.task), config_dir)
-        except Finished as message:
-            log.info(str(message))
-            return None
-        _prepared[folder] = plan, _build(plan)
-    plan, parts = _prepared[folder]
+    """What Hydra calls, in the run's folder."""
+    plan, parts = _prepared[0]
     return perform(plan, parts, " ".join(_command or sys.argv))
 
 
@@ -333,6 +320,8 @@ def main() -> None:
         print(show_help("train.py", args.config_dir))
         return
     _command[:] = sys.argv
+    if args.multirun and not (args.shell_completion or args.cfg or args.info or args.hydra_help):
+        refuse_or(lambda: _sweep(args))
     refuse_or(lambda: _prepare(args))
     refuse_or(hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="config")(job))
 
@@ -363,13 +352,12 @@ def _prepare(args: Any) -> None:
             sys.argv[1:] = [*flags, *compose.for_hydra(overrides)]
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if args.multirun:
-        sys.argv[1:] = [*flags, *overrides, *_prepare_sweep(overrides, args.config_dir)]
-        return
+    if len(compose.drop(overrides, "launcher", "launcher.")) < len(overrides):
+        raise ConfigError("launcher= says how a sweep runs its jobs: type -m with it")
     plan = resume.plan(overrides, args.config_dir)
     parts = _build(plan)
     folder = os.path.abspath(plan.folder)  # as Hydra will name it: without ..
-    _prepared[Path(folder)] = plan, parts
+    _prepared[:] = [(plan, parts)]
     place = [f"hydra.run.dir={compose.quote(folder)}"]
     own = compose.drop(compose.hydra_only(overrides), "hydra.run.dir")
     if plan.manifest:  # the folder's .hydra stays as Hydra wrote it at the start
@@ -390,24 +378,12 @@ def _build(plan: Plan) -> Parts:
     return parts
 
 
-def _prepare_sweep(words: list[str], config_dir: str | None) -> list[str]:
-    """Judge every job's configuration before any job starts; the overrides that say where they go."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+def _sweep(args: Any) -> None:
+    """Judge every job of a sweep before anything is made; then let its launcher run them."""
+    from rl import sweep
 
-    from rl.build import build_player
-    from rl.config import RunConfig
+    raise SystemExit(sweep.run(sweep.plan(compose.quote_places(args.overrides), args.config_dir), shlex.join(sys.argv)))
 
-    if compose.value_of(words, "resume"):
-        raise Refused("resume= takes one run at a time: name the folder of a sweep's job, without -m")
-    parsed = compose.parse(words)
-    for overrides in BasicSweeper.split_arguments(parsed, None)[0]:
-        composed = compose.compose(overrides, RunConfig, config_dir=config_dir)
-        build_player(composed.config)
-    swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
-    names = [f"{key}=${{{f'hydra.runtime.choices.{key}' if key in compose.GROUPS else key}}}" for key in swept]
-    places = []
-    if not compose.value_of(words, "hydra.sweep.dir"):
-        places.append(f"hydra.sweep.dir={compose.quote(str(resume.new_folder(Path(composed.sweep_dir))))}")
-    if names and not compose.value_of(words, "hydra.sweep.subdir"):
-        places.append(f"hydra.sweep.subdir={compose.quote(','.join(names))}")
-    return places
+
+if __name__ == "__main__":
+    main()

@@ -22,7 +22,7 @@ from benchmarks.compare import replay_rows
 from rl import resume
 from rl.build import build
 from rl.checkpoint import Manifest, load
-from rl.compose import options
+from rl.compose import options, quote
 from rl.counts import parse_count
 from rl.train import Run, perform, refuse_or
 
@@ -52,7 +52,7 @@ def go(folder: Path, *overrides: str) -> int:
 
     def do() -> None:
         nonlocal plan
-        plan = resume.plan([*overrides, f"hydra.run.dir={folder}"])
+        plan = resume.plan([*overrides, f"hydra.run.dir={quote(str(folder))}"])
         parts = build(plan.config)
         plan.take_folder()
         perform(plan, parts, "the test's command")

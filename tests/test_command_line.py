@@ -148,7 +148,7 @@ def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a
 
 def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> None:
     first = started("algo=random", "env=pendulum", "frames=2k", "seed=7", f"hydra.run.dir={RUN}")
-    wait_for(first, lambda: (RUN / ".hydra" / "overrides.yaml").exists())
+    wait_for(first, lambda: (RUN / ".hydra" / "overrides.yaml").exists() and (RUN / ".hydra" / "overrides.yaml").stat().st_size > 0)
     first.kill()
     first.wait()
     for path in RUN.iterdir():  # as if it had come no further

@@ -1,7 +1,7 @@
 """Configuration: its schema, reading it, and comparing two. Nothing here imports torch: a mistyped option is refused at once."""
 
-from rl.config.compare import MISSING, Change, compare, leaves
-from rl.config.read import did_you_mean, fill_in, read_config
+from rl.config.compare import MISSING, Change, compare, leaves, same
+from rl.config.read import did_you_mean, fill_in, read_config, typed
 from rl.config.schema import (
     FREE,
     FROZEN,
@@ -15,6 +15,7 @@ from rl.config.schema import (
     EnvConfig,
     Key,
     RunConfig,
+    SearchConfig,
     fields,
 )
 
@@ -33,10 +34,13 @@ __all__ = [
     "EnvConfig",
     "Key",
     "RunConfig",
+    "SearchConfig",
     "compare",
     "did_you_mean",
     "fields",
     "fill_in",
     "leaves",
     "read_config",
+    "same",
+    "typed",
 ]

@@ -90,7 +90,7 @@ def compare(
     changes = []
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        if key in COMMANDS or (was and now and _same(was.meaning, now.meaning, frames=None)):
+        if key.partition(".")[0] in COMMANDS or (was and now and _same(was.meaning, now.meaning, frames=None)):
             continue
         if was is None and now is not None:
             default = leaves(defaults()).get(key)
@@ -101,7 +101,12 @@ def compare(
     return changes
 
 
-COMMANDS = ("resume", "base", "fork")  # what to do, not how to train
+COMMANDS = ("resume", "base", "fork", "launcher")  # what to do, not how to train
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two sets of leaves have the same names and meanings."""
+    return one.keys() == other.keys() and all(_same(one[key], other[key], frames=None) for key in one)
 
 
 def _same(one: Any, other: Any, frames: int | None) -> bool:

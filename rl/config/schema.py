@@ -93,6 +93,7 @@ class RunConfig:
 
     algo: Any
     env: EnvConfig
+    launcher: Annotated[Target, Key("how a sweep (-m) runs its jobs", FREE)]
     frames: Annotated[Count, Key("train until the clock shows this many frames, over all envs", HORIZON, low=1)]
     seed: Annotated[int, Key("everything random derives from it", low=0, high=2**63 - 1)]
     device: Annotated[str, Key("where networks live", NUMERICS, choices=("cpu", "cuda"))]
@@ -368,6 +369,48 @@ class FreshWorldConfig:
 
 
 @dataclass
+class BasicConfig:
+    """`launcher=basic`: the keyword arguments of rl.launchers.Basic."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+
+
+@dataclass
+class ProcessesConfig:
+    """`launcher=processes`: the keyword arguments of rl.launchers.Processes."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+    n_jobs: Annotated[
+        int | None, Key("jobs side by side; null: as many as the cores have room for, at `threads` each", FREE, low=1, high=1024)
+    ]
+
+
+@dataclass
+class SlurmConfig:
+    """`launcher=slurm`: the keyword arguments of rl.launchers.Slurm."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+    cluster: Annotated[
+        str | None,
+        Key("slurm, or local: as on a cluster, on this machine; null: slurm where there is one", FREE, choices=(None, "slurm", "local")),
+    ]
+    n_jobs: Annotated[int | None, Key("jobs submitted at a time; null: all, or as many as a local machine has cores for", FREE, low=1)]
+    timeout_min: Annotated[int, Key("time limit of a job; it saves before, and is requeued", FREE, low=1)]
+    signal_delay_s: Annotated[int, Key("how long before the limit it is told to save", FREE, low=1)]
+    requeues: Annotated[int, Key("how often a job that runs into its time limit is requeued", FREE, low=0)]
+    parameters: Annotated[dict[str, Any], Key("more of what submitit's executor takes, such as slurm_partition", FREE)]
+
+
+@dataclass
+class RayConfig:
+    """`launcher=ray`: the keyword arguments of rl.launchers.Ray."""
+
+    _target_: Annotated[str, Key("the launcher's class", FREE)]
+    address: Annotated[str | None, Key("of a Ray cluster that shares this folder; null: one is started on this machine", FREE)]
+    n_jobs: Annotated[int | None, Key("jobs at a time; null: as many as the cluster has cores for, at `threads` each", FREE, low=1)]
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -385,6 +428,18 @@ class EnjoyConfig:
     ]
     device: Annotated[str, Key("where networks live", choices=("cpu", "cuda"))]
     outputs: Annotated[str, Key("root of the run folders")]
+
+
+@dataclass
+class SearchConfig:
+    """The configuration of rl.search."""
+
+    space: Annotated[dict[str, Any], Key("what is searched: low and high (with log, step), or choices, for any key of a run")]
+    sampler: Annotated[Target, Key("what proposes values: a sampler of Optuna and its arguments")]
+    pruner: Annotated[Target, Key("what ends hopeless trials early, by their evaluations: a pruner of Optuna and its arguments")]
+    n_trials: Annotated[int, Key("trials of all sessions together", low=1, high=1_000_000)]
+    resume: Annotated[str | None, Key("latest, or a search's folder: go on with that search")]
+    save_as: Annotated[str | None, Key("write the best trial as conf/experiment/<save_as>.yaml")]
 
 
 # Classes whose arguments are known. Of any other class all keys are taken as they are, and are frozen.
@@ -410,6 +465,10 @@ TARGETS: dict[str, type] = {
     "rl.replay.UniformReplay": UniformReplayConfig,
     "rl.replay.PrioritizedReplay": PrioritizedReplayConfig,
     "rl.wrappers.FreshWorld": FreshWorldConfig,
+    "rl.launchers.Basic": BasicConfig,
+    "rl.launchers.Processes": ProcessesConfig,
+    "rl.launchers.Slurm": SlurmConfig,
+    "rl.launchers.Ray": RayConfig,
 }
 
 

@@ -1,0 +1,358 @@
+"""`python -m rl.search`: look for good values of a run's keys, by runs. A search that is killed and resumed makes exactly
+`n_trials`, and each of them is a run in a folder of its own that goes on from its checkpoint.
+
+A search's folder holds `search.json` (the line of every trial, and the space), `search.db` (Optuna's study) and the trials.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rl import checkpoint, files, sweep
+from rl.checkpoint import RunLock
+from rl.compose import CONF, check_single, compose, drop, merge, parse, quote_places, to_yaml, value_of
+from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, leaves, typed
+from rl.help import show_help
+from rl.launchers import Running
+from rl.resume import Refused, change_table
+from rl.sweep import Job, Remembered, Sweep, find, judge_job, make_launcher, place, run_jobs
+from rl.train import refuse_or
+
+if TYPE_CHECKING:  # an extra
+    import optuna
+
+DATABASE, STUDY = "search.db", "search"
+Space = dict[str, Any]  # dotted key -> {low, high, log, step} or {choices}
+
+
+@dataclass
+class Record(Remembered):
+    """What a search's folder says of it."""
+
+    FILE = "search.json"
+    line: list[str] = field(default_factory=list)  # every trial's, but for the values that are searched
+    search: list[str] = field(default_factory=list)  # the search's own overrides
+    space: Space = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)  # the configuration of the line
+    saved_at: float = 0.0
+    commands: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Search:
+    """A judged search."""
+
+    sweep: Sweep
+    config: SearchConfig
+    space: Space
+    record: Record
+    trials: dict[str, optuna.Trial] = field(default_factory=dict)  # by the name of the job
+    pruned: set[str] = field(default_factory=set)
+    seen: dict[str, int] = field(default_factory=dict)  # the size that a trial's eval.csv had at the last look
+    study: Any = None
+    unfinished: list[optuna.Trial] = field(default_factory=list)  # of earlier sessions
+
+    # ---------------------------------------------------------------------------------------------------- a trial
+
+    def take(self) -> Job | None:
+        """The next trial: one that an earlier session left, or a new one while there are fewer than `n_trials`."""
+        while True:
+            if self.unfinished:
+                trial = self.unfinished.pop(0)
+            elif len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
+                trial = self.study.ask()
+            else:
+                return None
+            job = self.job_of(trial)
+            self.trials[job.name] = trial
+            self.sweep.jobs.append(job)
+            if not self.hopeless(job):
+                return job
+            self.prune(job)
+
+    def job_of(self, trial: optuna.Trial) -> Job:
+        """A trial as a job. What was suggested before a kill is suggested again."""
+        chosen = {key: _suggest(trial, key, space) for key, space in self.space.items()}
+        line = [*self.record.line, *(f"{key}={value}" for key, value in chosen.items())]
+        config = compose(line, RunConfig, config_dir=self.sweep.config_dir).config
+        note = " ".join(f"{key}={value}" for key, value in chosen.items())
+        return Job(f"trial-{trial.number}", line, drop(line, "launcher", "launcher."), config.frames, config.threads, note=note)
+
+    def hopeless(self, job: Job) -> bool:
+        """Tell the study of new evaluations; whether the pruner would end the trial."""
+        trial, path = self.trials[job.name], self.sweep.folder_of(job) / "eval.csv"
+        text = path.read_text() if path.exists() else ""
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        for number, row in enumerate(rows, 1):  # evaluations, not frames: those may differ by part of an iteration
+            if number not in known:
+                trial.report(float(row[self.record.values["ckpt"]["best_by"]]), number)
+        return bool(rows) and trial.should_prune()
+
+    def prune(self, job: Job) -> None:
+        """A trial ends here."""
+        job.state = "pruned"
+        self.study.tell(self.trials[job.name], state=_state("PRUNED"))
+
+    def look(self, job: Job, process: Running) -> None:
+        """Stop a running trial that is hopeless; it saves, and is told of when it has ended."""
+        path = self.sweep.folder_of(job) / "eval.csv"
+        size = path.stat().st_size if path.exists() else 0
+        if size == self.seen.get(job.name, 0) or job.name in self.pruned:
+            return
+        self.seen[job.name] = size
+        if self.hopeless(job):
+            self.pruned.add(job.name)
+            process.send_signal(signal.SIGTERM)
+
+    def ended(self, job: Job) -> None:
+        """Tell the study what became of a trial. One that was only stopped stays open, to be continued."""
+        if job.state == "stopped" and job.name in self.pruned:
+            self.prune(job)
+        elif job.state == "finished":
+            self.hopeless(job)
+            self.study.tell(self.trials[job.name], best_score(self.sweep.folder_of(job)))
+        elif job.state == "failed":
+            self.study.tell(self.trials[job.name], state=_state("FAIL"))
+
+    # ---------------------------------------------------------------------------------------------------- the search
+
+    def run(self, command: str) -> int:
+        """Make all trials that are missing; the exit code."""
+        if self.sweep.lock is not None:  # what an earlier session left is judged before anything changes
+            self.open()
+            for trial in self.unfinished:
+                job = self.job_of(trial)
+                judge_job(self.sweep.folder, job.name, job.words, job.words, self.sweep.config_dir)
+        self.sweep.take_folder(command)
+        if self.study is None:
+            self.open()
+        made = len(self.study.get_trials(deepcopy=False))
+        print(f"{self.sweep.folder}: {made} of {self.config.n_trials} trials made, {len(self.unfinished)} to be continued", flush=True)
+        threads: int = self.record.values["threads"]
+        stop = run_jobs(self.sweep, self.take, self.sweep.launcher.places(threads), self.look, self.ended)
+        print(self.table(), flush=True)
+        self.say_best()
+        return sweep.exit_code(stop, {job.state for job in self.sweep.jobs})
+
+    def open(self) -> None:
+        """Open the study, and find the trials that are still open in it."""
+        import optuna
+
+        from rl.build import instantiate
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{(self.sweep.folder / DATABASE).absolute()}")
+        sampler, pruner = instantiate(self.config.sampler)(), instantiate(self.config.pruner)()
+        self.study = optuna.create_study(
+            study_name=STUDY, storage=storage, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
+        )
+        ids = storage.get_study_id_from_name(STUDY)
+        numbers = [trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("RUNNING")]
+        for number in numbers:
+            self.unfinished.append(optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, number)))
+
+    def table(self) -> str:
+        """Every trial of all sessions: its state, its score and its values."""
+        rows = [("trial", "state", "score", *self.space)]
+        for trial in self.study.get_trials(deepcopy=False):
+            score = f"{trial.value:.2f}" if trial.state == _state("COMPLETE") else "-"
+            values = (str(trial.params.get(key, "-")) for key in self.space)
+            rows.append((f"trial-{trial.number}", trial.state.name.lower(), score, *values))
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+    def say_best(self) -> None:
+        """Print the best trial's command line, and write it as an experiment if that was asked."""
+        complete = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("COMPLETE")]
+        open_trials = any(trial.state == _state("RUNNING") for trial in self.study.get_trials(deepcopy=False))
+        if open_trials or len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
+            print("go on with: ", shlex.join(["python", "-m", "rl.search", f"resume={self.sweep.folder}"]))
+        if not complete:
+            print("no trial has been finished")
+            return
+        best = max(complete, key=lambda trial: trial.value)
+        line = [*drop(self.record.line, "launcher", "launcher.", "outputs"), *(f"{key}={value}" for key, value in best.params.items())]
+        print(f"best: trial-{best.number}, score {best.value:.2f}\n ", shlex.join(["python", "train.py", *line]))
+        if self.config.save_as:
+            path = _experiment(self.config.save_as, self.sweep.config_dir)
+            files.write_new(path, as_experiment(line, f"score {best.value:.2f} in a search", self.sweep.config_dir).encode())
+            print("written as", path)
+
+
+def _state(name: str) -> optuna.trial.TrialState:
+    import optuna
+
+    state: optuna.trial.TrialState = optuna.trial.TrialState[name]
+    return state
+
+
+def _suggest(trial: optuna.Trial, key: str, space: dict[str, Any]) -> Any:
+    if "choices" in space:
+        return trial.suggest_categorical(key, [typed(choice) for choice in space["choices"]])
+    low, high, log = space["low"], space["high"], space.get("log", False)
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high, log=log, step=space.get("step", 1))
+    return trial.suggest_float(key, low, high, log=log, step=space.get("step"))
+
+
+def best_score(folder: Path) -> float:
+    """The best evaluation of a run, which is what a search looks for."""
+    newest, _ = checkpoint.newest(folder / "ckpt", replay=False)
+    assert newest is not None
+    assert newest.best is not None, "it is refused if a trial is never evaluated"
+    return newest.best.score
+
+
+def as_experiment(line: list[str], comment: str, config_dir: str | None) -> str:
+    """A command line as a file of conf/experiment: all that differs from its algorithm's and environment's own values."""
+    full = compose(line, RunConfig, config_dir=config_dir)
+    algo, env = full.choices["algo"], full.choices["env"]
+    plain = leaves(
+        compose([f"algo={algo}", f"env={env}", *(w for w in line if w.startswith("env.id="))], RunConfig, config_dir=config_dir).values
+    )
+    values: dict[str, Any] = {}
+    for name, leaf in leaves(full.values).items():
+        if name in ("seed", "outputs") or (name in plain and plain[name].value == leaf.value):
+            continue
+        section = values
+        *path, last = name.split(".")
+        for step in path:
+            section = section.setdefault(step, {})
+        section[last] = leaf.value
+    head = f"# @package _global_\n# {algo} on {env}: {comment}\ndefaults:\n  - override /algo: {algo}\n  - override /env: {env}\n\n"
+    return head + to_yaml(values)
+
+
+# ------------------------------------------------------------------------------------------------------------ planning
+
+
+def read_space(values: dict[str, Any], path: str = "") -> Space:
+    """The space by dotted key. ConfigError says which entry cannot be."""
+    space: Space = {}
+    for name, entry in values.items():
+        key = f"{path}{name}"
+        if not isinstance(entry, dict):
+            raise ConfigError(f"space.{key}={typed(entry)}: expected {{low: 1e-4, high: 1e-2, log: true}} or {{choices: [1, 2]}}")
+        if not {"low", "high", "choices"} & set(entry):
+            space |= read_space(entry, f"{key}.")
+            continue
+        numbers = [entry.get(bound) for bound in ("low", "high")]
+        ranged = set(entry) <= {"low", "high", "log", "step"} and all(
+            isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
+        )
+        listed = set(entry) == {"choices"} and isinstance(entry["choices"], list) and entry["choices"]
+        if not (ranged or listed):
+            raise ConfigError(f"space.{key}={typed(entry)}: expected low and high with log or step, or choices alone")
+        if ranged and (entry["low"] > entry["high"] or (entry.get("log") and (entry["low"] <= 0 or "step" in entry))):
+            raise ConfigError(f"space.{key}={typed(entry)}: low above high, or log with a low of 0 or with step")
+        space[key] = entry
+    return space
+
+
+def plan(words: Sequence[str], config_dir: str | None = None) -> Search:
+    """What this command line comes to. Refused, ConfigError, DamagedError or LockedError if to nothing."""
+    check_single(parse(words))
+    own = set(fields(SearchConfig))
+    mine = [o.input_line or "" for o in parse(words) if o.key_or_group.partition(".")[0] in own]
+    line = [o.input_line or "" for o in parse(words) if o.key_or_group.partition(".")[0] not in own]
+    resumed, given = value_of(mine, "resume"), value_of(line, "hydra.sweep.dir")
+    line = drop(line, "hydra.sweep.dir")
+    if any(o.key_or_group.startswith("hydra") for o in parse(line)) or value_of(line, "fork") or value_of(line, "base"):
+        raise ConfigError("a search takes no hydra., fork= or base= but hydra.sweep.dir=")
+    if resumed is not None:
+        folder, there = find(Record, resumed, line), True
+    else:
+        folder, there = place(Record, line, given, config_dir)
+    lock = RunLock(folder) if there else None
+    try:
+        record, config = _judge(Record.read(folder) if there else None, drop(mine, "resume"), line, config_dir)
+        composed = compose(record.line, RunConfig, config_dir=config_dir)
+        launcher = make_launcher(composed.config.launcher)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+    sweep = Sweep(folder, record, [], launcher, config_dir, lock, not there and given is None)
+    return Search(sweep, config, record.space, record)
+
+
+def _judge(old: Record | None, mine: list[str], line: list[str], config_dir: str | None) -> tuple[Record, SearchConfig]:
+    """The record and the configuration of a search that may go on like that."""
+    lasting = merge(old.search if old else [], drop(mine, "save_as"))
+    config: SearchConfig = compose(merge(lasting, mine), SearchConfig, "search", config_dir=config_dir).config
+    space = read_space(config.space)
+    if not space:
+        raise ConfigError("space: nothing to search; type space.algo.lr='{low: 1e-4, high: 1e-2, log: true}'")
+    whole = merge(old.line if old else [], line)
+    values = compose(whole, RunConfig, config_dir=config_dir).values
+    if config.save_as and _experiment(config.save_as, config_dir).exists():
+        raise Refused(f"save_as={config.save_as}: {_experiment(config.save_as, config_dir)} exists")
+    if old is None:
+        _judge_corners(whole, space, config, config_dir)
+        return Record(whole, lasting, space, values), config
+    if space != old.space:
+        both = [(key, old.space.get(key), space.get(key)) for key in sorted(space.keys() | old.space.keys())]
+        moved = "\n".join(f"  {key}: was {typed(was)}, now {typed(now)}" for key, was, now in both if was != now)
+        raise Refused(
+            f"the search has another space, so that its trials could not be compared:\n{moved}\nto search here, start a new search"
+        )
+    changes = [change for change in compare(old.values, values, frames=0) if change.policy != FREE]
+    if changes:
+        raise Refused(f"the search's trials have another line, so that they could not be compared:\n{change_table(changes)}")
+    return Record(whole, lasting, space, values, commands=old.commands), config
+
+
+def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_dir: str | None) -> None:
+    """Every value of a list and both ends of a range make a run. ConfigError if one does not, or Optuna is missing."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f'{error}: pip install -c constraints.txt -e ".[search]"') from error
+    from rl.build import instantiate
+
+    for part, given in (("sampler", config.sampler), ("pruner", config.pruner)):
+        try:
+            instantiate(given)()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{part}: {error}") from error
+    ends = {key: entry.get("choices") or [entry["low"], entry["high"]] for key, entry in space.items()}
+    for corner in itertools.islice(itertools.zip_longest(*ends.values()), max(map(len, ends.values()))):
+        chosen = [f"{key}={typed(values[0] if end is None else end)}" for (key, values), end in zip(ends.items(), corner, strict=True)]
+        judged = judge_job(None, "", [*line, *chosen], [], config_dir)
+        assert judged.frames
+    evaluated = compose(line, RunConfig, config_dir=config_dir).config
+    if evaluated.eval.every is None or evaluated.eval.every > evaluated.frames:
+        raise ConfigError("eval.every: a trial is never evaluated; type eval.every=... of at most frames")
+
+
+def _experiment(name: str, config_dir: str | None) -> Path:
+    return Path(config_dir or CONF) / "experiment" / f"{name}.yaml"
+
+
+def main() -> None:
+    """Read the command line and search."""
+    from hydra._internal.utils import get_args_parser
+
+    args = get_args_parser().parse_args()
+    if args.help:
+        print(show_help("rl.search"))
+        return
+
+    def search() -> None:
+        raise SystemExit(plan(quote_places(args.overrides), args.config_dir).run(shlex.join(sys.argv)))
+
+    refuse_or(search)
+
+
+if __name__ == "__main__":
+    main()
