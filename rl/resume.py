@@ -114,6 +114,8 @@ def plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
         raise ConfigError("resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir=")
     if resumed is not None:
         folder, warnings = _find(resumed, new)
+        if not (checkpoint.was_committed(folder) or history.read(folder)) and _first_overrides(folder) is None:
+            raise Refused(f"{folder}: it was killed before its command line was written down; delete it, and type that line again")
         result = _plan_existing(folder, new, config_dir)
         result.warnings[:0] = warnings
         return result
@@ -226,7 +228,7 @@ def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan
 
 def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     past, committed = history.read(folder), checkpoint.was_committed(folder)
-    saved = past[-1]["overrides"] if past else _first_overrides(folder)
+    saved = past[-1]["overrides"] if past else _first_overrides(folder) or []
     choices = past[0]["choices"] if past else {}
     other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
     if any(other) and committed:
@@ -316,10 +318,10 @@ def _defaults(choices: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _first_overrides(folder: Path) -> list[str]:
-    """The command line of a run that was killed before its first line of history, from what Hydra wrote."""
+def _first_overrides(folder: Path) -> list[str] | None:
+    """The command line of a run that was killed before its first line of history, from what Hydra wrote; None if nothing yet."""
     path = folder / ".hydra" / "overrides.yaml"
-    return [str(override) for override in OmegaConf.load(path)] if path.is_file() and path.stat().st_size else []
+    return [str(override) for override in OmegaConf.load(path)] if path.is_file() and path.stat().st_size else None
 
 
 def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> None:

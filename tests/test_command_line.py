@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from runs import ROOT, TINY, command, contents, differences, environment, frames_of, go, record, rows, started, typed
 
+from rl import resume
+from rl.resume import Refused
+
 # 128 iterations of 64 frames; checkpoints far enough apart that those at a stop are forgotten by the end
 LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: runs.hold}]"]
 RUN = Path("run")
@@ -162,6 +165,16 @@ def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> N
     event = json.loads((RUN / "history.jsonl").read_text())
     assert {name: event["choices"][name] for name in ("algo", "env", "seed")} == {"algo": "random", "env": "pendulum", "seed": 7}
     assert "seed=7" in (RUN / ".hydra" / "overrides.yaml").read_text()
+
+
+@pytest.mark.parametrize("overrides", [None, ""])
+def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(overrides: str | None) -> None:
+    (RUN / ".hydra").mkdir(parents=True)
+    if overrides is not None:
+        (RUN / ".hydra" / "overrides.yaml").write_text(overrides)
+    with pytest.raises(Refused, match="killed before its command line was written down"):
+        resume.plan([f"resume={RUN}"])
+    assert resume.plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7  # the line that the cluster types again has it all
 
 
 def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
