@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import functools
+import gc
 import shutil
 import statistics
 import subprocess
@@ -112,6 +113,7 @@ def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], i
     cfg, clock, agent, collector = parts.config, parts.clock, parts.agent, parts.collector
     metrics = Metrics(Path(tempfile.mkdtemp()) / "metrics.csv", agent.columns)
     metrics.table.start()
+    gc.freeze()  # as train.py does
     batch = max(1, frames // (agent.rollout_length * cfg.env.num_envs))
 
     def step() -> int:
