@@ -222,7 +222,7 @@ def test_a_sweep_killed_side_by_side_leaves_nothing_running_and_comes_back_bit_f
     words = [*line, "seed=1,2,3", "launcher=processes", "launcher.n_jobs=2"]
     parent = subprocess.Popen(command("-m", *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), text=True)
     outputs = Path("outputs/sweeps")
-    while len(list(outputs.glob("*/seed=*/ckpt/ckpt-1024.json"))) < 2:
+    while len(list(outputs.glob("*/seed=*/ckpt/ckpt-3072.json"))) < 2:
         assert parent.poll() is None, parent.communicate()[0]
         time.sleep(0.01)
     (folder,) = outputs.iterdir()
