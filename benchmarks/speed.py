@@ -113,17 +113,18 @@ def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], i
     cfg, clock, agent, collector = parts.config, parts.clock, parts.agent, parts.collector
     metrics = Metrics(Path(tempfile.mkdtemp()) / "metrics.csv", agent.columns)
     metrics.table.start()
-    gc.freeze()  # as train.py does
     batch = max(1, frames // (agent.rollout_length * cfg.env.num_envs))
 
     def step() -> int:
         before = clock.frames
+        gc.freeze()  # as train.py does; the other side's process would not
         for _ in range(batch):
             rollout = collector.collect(agent)
             metrics.add_episodes(collector.ended_returns, collector.ended_lengths)
             metrics.add(agent.learn(rollout))
             if clock.due(cfg.log_every):
                 metrics.write(clock)
+        gc.unfreeze()
         return clock.frames - before
 
     return step
