@@ -13,7 +13,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import functools
-import gc
 import shutil
 import statistics
 import subprocess
@@ -117,14 +116,12 @@ def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], i
 
     def step() -> int:
         before = clock.frames
-        gc.freeze()  # as train.py does; the other side's process would not
         for _ in range(batch):
             rollout = collector.collect(agent)
             metrics.add_episodes(collector.ended_returns, collector.ended_lengths)
             metrics.add(agent.learn(rollout))
             if clock.due(cfg.log_every):
                 metrics.write(clock)
-        gc.unfreeze()
         return clock.frames - before
 
     return step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import math
@@ -305,7 +304,6 @@ _prepared: list[tuple[Plan, Parts]] = []  # what main judged, for the job that H
 def job(_: DictConfig) -> float | None:
     """What Hydra calls, in the run's folder."""
     plan, parts = _prepared[0]
-    gc.freeze()  # what is there now stays: without looking through it again and again an update of SAC takes 10 % less
     return perform(plan, parts, " ".join(_command or sys.argv))
 
 
