@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.record import ROOT, record
-from rl.sweep import last_row
+from rl.tables import last_row
 
 SETTINGS = ["algo=a2c", "frames=100k", "eval.every=null", "ckpt.every=50k", "log_every=10k", "progress=false"]
 

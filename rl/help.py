@@ -7,6 +7,7 @@ import typing
 
 from rl.compose import GROUPS, options
 from rl.config import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, SearchConfig, fields
+from rl.tables import aligned
 
 _INTRODUCTION = {
     "train.py": """Train an agent, or go on with a run.
@@ -68,8 +69,7 @@ def _leaves(schema: type, path: str = "") -> dict[str, Key]:
 
 
 def _table(rows: dict[str, str]) -> list[str]:
-    width = max(map(len, rows))
-    return [f"  {name.ljust(width)}  {text}" for name, text in rows.items()]
+    return [f"  {line}" for line in aligned(list(rows.items()))]
 
 
 _POLICIES = {

@@ -24,6 +24,7 @@ from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, 
 from rl.counts import format_count, parse_count
 from rl.history import CONFIG, HISTORY
 from rl.schedule import Schedule
+from rl.tables import aligned
 
 if TYPE_CHECKING:  # it imports torch
     from rl.agent import Agent
@@ -373,8 +374,7 @@ def change_table(changes: Sequence[Change]) -> str:
     """Changes as aligned text."""
     head = ("key", "was", "now", "policy", "why")
     rows = [head, *((c.key, _short(c.was), _short(c.now), c.policy, c.note) for c in changes)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(f"  {line}" for line in aligned(rows))
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import sys
 import time
@@ -14,6 +13,7 @@ from rl import checkpoint, history, resume
 from rl.compose import from_yaml
 from rl.counts import format_count, parse_count
 from rl.history import CONFIG
+from rl.tables import aligned, last_row
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -53,9 +53,8 @@ def _state(folder: Path, whole: bool, damaged: bool) -> str:
 
 def _last_score(folder: Path) -> float | None:
     """The mean return of the newest evaluation."""
-    path = folder / "eval.csv"
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-    return float(rows[-1]["total_reward"]) if rows else None
+    row = last_row(folder / "eval.csv")
+    return float(row["total_reward"]) if row else None
 
 
 def table(runs: list[dict[str, Any]], latest: str | None) -> str:
@@ -67,8 +66,7 @@ def table(runs: list[dict[str, Any]], latest: str | None) -> str:
         mark = "->" if run["run"] == latest else ""
         scores = (_score(run["last"]), _score(run["best"]))
         rows.append([mark, run["run"], _text(run["seed"]), frames, *scores, run["state"], _age(run["saved_at"])])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def _text(value: Any) -> str:

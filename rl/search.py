@@ -25,6 +25,7 @@ from rl.help import show_help
 from rl.launchers import Running
 from rl.resume import Refused, change_table
 from rl.sweep import Job, Remembered, Sweep, find, judge_job, make_launcher, place, run_jobs
+from rl.tables import aligned
 from rl.train import refuse_or
 
 if TYPE_CHECKING:  # an extra
@@ -168,8 +169,7 @@ class Search:
             score = f"{trial.value:.2f}" if trial.state == _state("COMPLETE") else "-"
             values = (str(trial.params.get(key, "-")) for key in self.space)
             rows.append((f"trial-{trial.number}", trial.state.name.lower(), score, *values))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(aligned(rows))
 
     def say_best(self) -> None:
         """Print the best trial's command line, and write it as an experiment if that was asked."""

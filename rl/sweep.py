@@ -8,11 +8,9 @@ A job is found again by the values of those keys, so that the list may be longer
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import itertools
 import json
-import os
 import re
 import shlex
 import signal
@@ -33,6 +31,7 @@ from rl.counts import format_count, parse_count
 from rl.history import CONFIG
 from rl.launchers import Launcher, Running
 from rl.resume import FAILED, FINISHED, INTERRUPTED, RESULT, TO_BE_CONTINUED, Finished, Refused
+from rl.tables import aligned, last_row
 
 _LOOK_S, _SHOW_S, _SAY_S = 0.1, 1.0, 10.0  # between looks at the processes, at their rows, and plain lines of a job
 _OURS = ("hydra.sweep.subdir", "hydra.run.dir", "hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.")
@@ -466,17 +465,6 @@ def line_of(sweep: Sweep, job: Job) -> str:
     return f"{job.name}: running, {progress_text(int(row['frames']), job.frames, float(row['fps']), average)}"
 
 
-def last_row(path: Path) -> dict[str, str] | None:
-    """The last whole row of a table that grows, or None."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        head = file.readline()
-        file.seek(max(len(head), os.path.getsize(path) - 4096))
-        whole = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-    return next(csv.DictReader([head.decode(), whole[-1].decode()])) if whole else None
-
-
 def table(sweep: Sweep) -> str:
     """Every job: its state, how far it is, and the score of its last and best weights on fresh episodes."""
     rows = [("job", "state", "frames", "last", "best", "")]
@@ -486,8 +474,7 @@ def table(sweep: Sweep) -> str:
         frames = f"{format_count(whole[0].frames) if whole else '-'} of {format_count(job.frames)}"
         scores = (f"{result[name]['total_reward']:.1f}" if name in result else "-" for name in ("last", "best"))
         rows.append((job.name, job.state, frames, *scores, job.note))  # type: ignore[arg-type]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(aligned(rows))
 
 
 def _result(folder: Path) -> dict[str, Any]:
