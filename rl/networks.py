@@ -250,25 +250,27 @@ class Policy(nn.Module):
 
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` from and to NumPy: [N, *obs_shape] -> [N, num_params]; by NumPy alone where the network can."""
-        outputs, count = numpy_forward(self.network), self.num_means
-        means = (lambda obs: outputs(obs)[:, :count]) if self.num_extra else outputs
-        if self.log_std is None:
-            return means
-        log_std = self.log_std.detach()
-        return lambda obs: np.concatenate([means(obs), np.broadcast_to(log_std.cpu().numpy(), (len(obs), len(log_std)))], -1)
+        if self.num_extra:
+            both = self.numpy_with_extra()
+            return lambda obs: both(obs)[0]
+        means, complete = numpy_forward(self.network), self._with_log_std_in_numpy()
+        return means if self.log_std is None else lambda obs: complete(means(obs))
 
     def numpy_with_extra(self) -> Callable[[Array], tuple[Array, Array]]:
         """`with_extra` from and to NumPy."""
-        outputs, count, log_std = numpy_forward(self.network), self.num_means, self.log_std
+        outputs, complete, count = numpy_forward(self.network), self._with_log_std_in_numpy(), self.num_means
 
         def forward(obs: Array) -> tuple[Array, Array]:
             both = outputs(obs)
-            means, extra = both[:, :count], both[:, count:]
-            if log_std is None:
-                return means, extra
-            return np.concatenate([means, np.broadcast_to(log_std.detach().cpu().numpy(), (len(obs), len(log_std)))], -1), extra
+            return complete(both[:, :count]), both[:, count:]
 
         return forward
+
+    def _with_log_std_in_numpy(self) -> Callable[[Array], Array]:
+        if self.log_std is None:
+            return lambda means: means
+        log_std = self.log_std.detach()
+        return lambda means: np.concatenate([means, np.broadcast_to(log_std.cpu().numpy(), (len(means), len(log_std)))], -1)
 
 
 class ActorCritic(nn.Module):

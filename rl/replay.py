@@ -93,16 +93,12 @@ class Ends:
         """Drop those with smaller numbers."""
         self.first = int(self._position(number))
 
-    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these numbers [M] are there."""
+    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
+        """Which of these numbers [M] are there, and the observations of those."""
         position = self._position(numbers)
         found = position < self.stop
         found[found] = self.numbers[position[found]] == numbers[found]
-        return found
-
-    def find(self, numbers: NDArray[np.int64]) -> Array:
-        """The observations [M, ...] of numbers [M] that are there."""
-        return self.obs[self._position(numbers)]
+        return found, self.obs[position[found]]
 
     def between(self, begin: int, end: int) -> tuple[NDArray[np.int64], Array]:
         """Those numbered `begin` ... `end` - 1."""
@@ -263,9 +259,9 @@ class UniformReplay:
         """What came after transitions: [B, *obs_shape]."""
         result = self._obs((slot + self.num_envs) % (self.rows * self.num_envs))
         ended = np.flatnonzero(self._flat["done"].take(slot))
-        ended = ended[self.ends.has(number[ended])]  # the others lost a life: what followed is in the next row
         if len(ended):
-            finals = self.ends.find(number[ended])
+            found, finals = self.ends.find(number[ended])
+            ended = ended[found]  # the others lost a life: what followed is in the next row
             if self.frame_stack == 1:
                 result[ended] = finals
             else:

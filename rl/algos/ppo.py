@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class PPO(Agent):
         self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=max_grad_norm, compile=setting.compile)
         self.policy_params, self.value = networks.numpy_policy(), networks.numpy_value()
         self.both = networks.numpy_forward() if shared_network else None
-        self.acted: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []  # what a shared network gave in each step
+        self.acted: deque[tuple[NDArray[np.float32], NDArray[np.float32]]] = deque(maxlen=rollout_length)  # what a shared network gave
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
         self.reward_normalizer = RewardNormalizer(setting.num_envs, gamma) if normalize_reward else None
 
@@ -133,7 +134,8 @@ class PPO(Agent):
         if self.reward_normalizer is not None:
             self.reward_normalizer.update(reward, rollout.done)
             reward = self.reward_normalizer(reward)
-        acted, self.acted = self.acted[-len(reward) :], []
+        acted = list(self.acted)[-len(reward) :]
+        self.acted.clear()
         known = np.stack([value for _, value in acted]) if acted else None  # [T, N]
         value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)), known)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
