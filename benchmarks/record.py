@@ -18,6 +18,11 @@ ROOT = Path(__file__).parent.parent
 _PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "stable-baselines3")
 
 
+def started(*words: str) -> subprocess.Popen[bytes]:
+    """`train.py` with these words, in a session of its own as in a terminal of its own: Linux shares cores between those."""
+    return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
 def record(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write results/<name>.csv; every row also says how it came about."""
     origin = {"command": " ".join([f"python -m {module_name()}", *sys.argv[1:]]), **surroundings()}

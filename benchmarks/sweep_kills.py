@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,21 +17,16 @@ from pathlib import Path
 
 from benchmarks.compare import differences
 from benchmarks.kills import newest_frames
-from benchmarks.record import ROOT, record
+from benchmarks.record import record, started
 
 JOBS = ["algo=reinforce,a2c", "seed=1,2,3"]
 SETTINGS = ["frames=160k", "ckpt.every=8k", "log_every=4k", "eval.every=20k", "eval.episodes=10", "progress=false"]
 LONGER = "frames=200k"
 
 
-def start(*words: str) -> subprocess.Popen[bytes]:
-    """A sweep in a process group of its own."""
-    return subprocess.Popen([sys.executable, "train.py", "-m", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-
-
 def finish(*words: str) -> None:
     """Run a sweep to its end. RuntimeError if it does not get there."""
-    process = start(*words)
+    process = started("-m", *words)
     if process.wait() != 0:
         raise RuntimeError(f"{' '.join(words)}: exit {process.returncode}")
 
@@ -67,7 +61,7 @@ def progress_of(folder: Path) -> int:
 def kill(folder: Path, words: list[str], rng: random.Random, *, only_parent: bool) -> dict[str, object]:
     """Kill a session after it has trained, the parent alone or all its processes; what was killed, and what outlived it."""
     before = progress_of(folder)
-    process = start(*words)
+    process = started("-m", *words)
     goal = before + rng.randint(1, 250_000)
     while process.poll() is None and progress_of(folder) < goal:
         time.sleep(0.01)

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.record import ROOT, record
+from benchmarks.record import record, started
 from rl.tables import last_row
 
 SETTINGS = ["algo=a2c", "frames=100k", "eval.every=null", "ckpt.every=50k", "log_every=10k", "progress=false"]
-
-
-def started(*words: str) -> subprocess.Popen[bytes]:
-    """`train.py` with these words, in a session of its own as in a terminal of its own: Linux shares cores between those."""
-    return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def by_hand(folder: Path) -> None:

@@ -11,14 +11,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from ale_py import roms
+from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
-
-try:
-    from ale_py import roms
-    from ale_py.vector_env import AtariVectorEnv
-except ImportError as error:
-    raise gym.error.DependencyNotInstalled(f'{error}; type: pip install "encore-rl[atari]"') from error
 
 FRAME_SKIP, FRAMES_PER_SECOND, SCREEN = 4, 60, (210, 160)
 

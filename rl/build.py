@@ -16,7 +16,7 @@ import torch
 from rl.agent import Agent, Setting
 from rl.clock import Clock
 from rl.collector import Collector
-from rl.config import ConfigError, EnvConfig, RunConfig
+from rl.config import ConfigError, EnvConfig, RunConfig, install_line
 from rl.env_checks import interface_warnings
 from rl.envs import EnvFactory, VectorEnv, check_env, frame_stack, layers, make_factory, make_native, make_vector
 from rl.replay import UniformReplay
@@ -164,7 +164,7 @@ def _missing_extra(error: BaseException) -> str:
         module = "ale_py" if isinstance(cause, gym.error.NamespaceNotFound) and " ALE " in str(cause) else getattr(cause, "name", None)
         extra = _EXTRAS.get(str(module).partition(".")[0])
         if extra:
-            return f'it needs the extra {extra}, which is not installed; type: pip install -c constraints.txt -e ".[{extra}]"'
+            return f"it needs the extra {extra}, which is not installed; type: {install_line(extra)}"
         cause = cause.__cause__
     return ""
 

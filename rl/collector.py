@@ -60,7 +60,7 @@ class Collector:
     """
 
     def __init__(
-        self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int, clip_rewards: bool = False, carries: bool
+        self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int, clip_rewards: bool, carries: bool
     ) -> None:
         n, t = envs.num_envs, agent.rollout_length
         space = envs.single_observation_space

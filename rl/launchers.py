@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rl.config import ConfigError
+from rl.config import ConfigError, install_line
+from rl.resume import EXIT_CODES
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PR_SET_PDEATHSIG = 1
@@ -115,7 +116,7 @@ class Slurm:
         try:
             from submitit import AutoExecutor
         except ImportError as error:
-            raise ConfigError(f'{error}: pip install -c constraints.txt -e ".[slurm]"') from error
+            raise ConfigError(f"{error}: {install_line('slurm')}") from error
         self.n_jobs, self.requeues = n_jobs, requeues
         self.cluster = cluster or AutoExecutor.which()
         self.parameters = {"timeout_min": timeout_min, "slurm_signal_delay_s": signal_delay_s, **parameters}
@@ -156,7 +157,7 @@ class _Training:
             runpy.run_module("rl.train", run_name="__main__", alter_sys=True)
         except SystemExit as stop:
             code = int(stop.code or 0)
-            if code not in CODES:  # submitit's own, to be requeued
+            if code not in EXIT_CODES:  # submitit's own, to be requeued
                 raise
             return code
         return 0
@@ -208,7 +209,7 @@ class Ray:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError(f'{error}: pip install -c constraints.txt -e ".[ray]"') from error
+            raise ConfigError(f"{error}: {install_line('ray')}") from error
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or it writes a token to the home folder
         try:
             ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
@@ -274,7 +275,6 @@ class _Actor:
 
 
 KNOWN: dict[str, Callable[..., Launcher]] = {f"rl.launchers.{kind.__name__}": kind for kind in (Basic, Processes, Slurm, Ray)}
-CODES = (0, 1, 2, 75, 130)  # of train.py
 
 
 def room_for(threads: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ RESULT, REFILL = "result.json", "refill"
 _MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
 
 
-FINISHED, FAILED, REFUSED, TO_BE_CONTINUED, INTERRUPTED = 0, 1, 2, 75, 130  # exit codes
+EXIT_CODES = FINISHED, FAILED, REFUSED, TO_BE_CONTINUED, INTERRUPTED = 0, 1, 2, 75, 130
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # what has a run save and leave
 
 
 class Refused(Exception):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rl import checkpoint, files, sweep
 from rl.checkpoint import RunLock
 from rl.compose import CONF, check_single, compose, drop, merge, parse, quote_places, to_yaml, value_of
-from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, leaves, typed
+from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
 from rl.help import show_help
 from rl.launchers import Running
 from rl.resume import Refused, change_table
@@ -317,7 +317,7 @@ def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_d
     try:
         import optuna  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f'{error}: pip install -c constraints.txt -e ".[search]"') from error
+        raise ConfigError(f"{error}: {install_line('search')}") from error
     from rl.build import instantiate
 
     for part, given in (("sampler", config.sampler), ("pruner", config.pruner)):

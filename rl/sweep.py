@@ -30,12 +30,11 @@ from rl.config import ConfigError, RunConfig, leaves, same, typed
 from rl.counts import format_count, parse_count
 from rl.history import CONFIG
 from rl.launchers import Launcher, Running
-from rl.resume import FAILED, FINISHED, INTERRUPTED, RESULT, TO_BE_CONTINUED, Finished, Refused
+from rl.resume import FAILED, FINISHED, INTERRUPTED, RESULT, STOPPING, TO_BE_CONTINUED, Finished, Refused
 from rl.tables import aligned, last_row
 
 _LOOK_S, _SHOW_S, _SAY_S = 0.1, 1.0, 10.0  # between looks at the processes, at their rows, and plain lines of a job
 _OURS = ("hydra.sweep.subdir", "hydra.run.dir", "hydra/launcher", "hydra/sweeper", "hydra.launcher.", "hydra.sweeper.")
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Remembered:
@@ -393,7 +392,7 @@ def _end(sweep: Sweep, job: Job, code: int, errors: str, *, stopped: bool) -> No
 def _signals() -> Iterator[list[int]]:
     """The signals that ask to stop, as they come. What to do then is not done in their handler."""
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _STOPPING}
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPPING}
     try:
         yield came
     finally:

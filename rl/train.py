@@ -23,7 +23,7 @@ from rl.checkpoint import Checkpoints, DamagedError, LockedError, Manifest, load
 from rl.config import ConfigError
 from rl.counts import format_count
 from rl.help import show_help
-from rl.resume import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Finished, Plan, Refused
+from rl.resume import FAILED, FINISHED, INTERRUPTED, REFUSED, STOPPING, TO_BE_CONTINUED, Finished, Plan, Refused
 
 if TYPE_CHECKING:  # these import torch; a command line is judged without it
     from rl.build import Parts
@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # these import torch; a command line is judged without it
 
 log = logging.getLogger("encore")
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 SCORE_EPISODES = 100
 
 
@@ -43,7 +42,7 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        self._before = {number: signal.signal(number, self._handle) for number in _STOPPING}
+        self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:

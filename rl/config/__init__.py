@@ -17,6 +17,7 @@ from rl.config.schema import (
     RunConfig,
     SearchConfig,
     fields,
+    install_line,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "did_you_mean",
     "fields",
     "fill_in",
+    "install_line",
     "leaves",
     "read_config",
     "same",

@@ -40,6 +40,11 @@ class ConfigError(ValueError):
     """A value or a name that cannot be; says what was given and what is allowed."""
 
 
+def install_line(extra: str) -> str:
+    """What to type for an extra of setup.cfg."""
+    return f'pip install -c constraints.txt -e ".[{extra}]"'
+
+
 @dataclass
 class EnvConfig:
     """Config group `env`."""
