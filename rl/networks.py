@@ -335,7 +335,9 @@ class MLPEnsemble(nn.Module):
 
     def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
         """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` so many."""
-        weights, biases = ([parameter[:first] for parameter in group] for group in (self.weights, self.biases))
+        weights, biases = list(self.weights), list(self.biases)
+        if first is not None:  # or the gradient of a slice takes two more passes over it
+            weights, biases = ([parameter[:first] for parameter in group] for group in (weights, biases))
         x = obs.flatten(1).float().expand(len(weights[0]), -1, -1)
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = self.activate(torch.bmm(x, weight).add_(bias))
