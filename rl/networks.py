@@ -373,6 +373,16 @@ def numpy_forward(network: nn.Module) -> Callable[[Array], Array]:
     return by_torch
 
 
+def channels_last(obs: Tensor) -> Tensor:
+    """Images [B, C, H, W] laid out as networks for them want it, and other observations as they are."""
+    return obs.contiguous(memory_format=torch.channels_last) if obs.ndim == 4 else obs
+
+
+def select(obs: Tensor, index: Tensor) -> Tensor:
+    """Observations `index` [M] of [B, ...], in the layout of `channels_last`: `index_select` makes another, in 9 ms where this takes 0.6."""
+    return obs.movedim(1, -1).index_select(0, index).movedim(-1, 1) if obs.ndim == 4 else obs.index_select(0, index)
+
+
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
     """Lay a module's parameters and their gradients out in one vector [P], and return it.
 

@@ -10,7 +10,20 @@ import torch
 from torch import nn
 
 from rl.distributions import distribution_for
-from rl.networks import MLP, BatchRenormMLP, DuelingMLP, Ensemble, Policy, batch_renorm, clip_gradient, ensemble, flatten_parameters, frozen
+from rl.networks import (
+    MLP,
+    BatchRenormMLP,
+    DuelingMLP,
+    Ensemble,
+    Policy,
+    batch_renorm,
+    channels_last,
+    clip_gradient,
+    ensemble,
+    flatten_parameters,
+    frozen,
+    select,
+)
 
 SPACES: list[gym.Space] = [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))]
 
@@ -213,3 +226,11 @@ def test_a_renormed_network_acts_in_numpy_as_in_torch() -> None:
         with torch.no_grad():
             for p in network.parameters():
                 p.add_(0.1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 6, 5)])
+def test_selected_observations_are_the_same_in_the_layout_for_networks(shape: tuple[int, ...]) -> None:
+    obs, index = torch.randint(0, 256, (8, *shape), dtype=torch.uint8), torch.tensor([5, 0, 5])
+    selected = select(channels_last(obs), index)
+    assert torch.equal(selected, obs[index])
+    assert channels_last(selected) is selected

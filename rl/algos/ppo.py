@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rl.agent import Agent, Recurrent, Rollout, Setting
 from rl.distributions import distribution_for
-from rl.networks import ActorCritic, NetworkFactory
+from rl.networks import ActorCritic, NetworkFactory, channels_last, select
 from rl.normalize import ObsNormalizer, RewardNormalizer
 from rl.optimizers import GradientStep
 from rl.returns import gae
@@ -150,7 +150,8 @@ class PPO(Agent):
         )
         log_prob = self.distribution.log_prob(params, action)
         steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
-        return obs, action, torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)]), explained_variance
+        numbers = torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)])
+        return channels_last(obs), action, numbers, explained_variance
 
     def _loss(
         self,
@@ -165,7 +166,7 @@ class PPO(Agent):
     ) -> tuple[Tensor, list[Tensor]]:
         """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of REPORT."""
         advantage, target, old_value, old_log_prob = numbers.index_select(1, index).unbind()
-        params, value = networks(obs.index_select(0, index))
+        params, value = networks(select(obs, index))
         log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.index_select(0, index))
         entropy = entropy.mean()
 
