@@ -379,7 +379,7 @@ def channels_last(obs: Tensor) -> Tensor:
 
 
 def select(obs: Tensor, index: Tensor) -> Tensor:
-    """Observations `index` [M] of [B, ...], in the layout of `channels_last`: `index_select` makes another, in 9 ms where this takes 0.6."""
+    """Observations `index` [M] of [B, ...] in the layout of `channels_last`: `index_select` makes another, in 9 ms for 0.6."""
     return obs.movedim(1, -1).index_select(0, index).movedim(-1, 1) if obs.ndim == 4 else obs.index_select(0, index)
 
 
