@@ -197,7 +197,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 # ---------------------------------------------------------------------------------------------- the order of modules
 
 ORDER = [
-    {"files", "counts", "tables", "clock", "schedule", "returns", "distributions", "state", "metrics"},
+    {"files", "counts", "tables", "clock", "schedule", "measures", "returns", "distributions", "state", "metrics"},
     {"config", "compose"},
     {"networks", "pixels", "normalize", "replay", "envs", "atari", "wrappers", "env_checks", "checkpoint"},
     {"optimizers"},
