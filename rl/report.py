@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from yaml import YAMLError
 
-from rl import files, history, measures, resume
+from rl import history, measures, resume
 from rl.checkpoint import DamagedError
 from rl.compose import compose, from_yaml, quote_places, to_yaml
 from rl.config import ConfigError, ReportConfig, leaves, same, typed
@@ -98,32 +98,35 @@ def read_run(folder: Path) -> Run:
     """A run, whatever state it is in."""
     run = Run(folder, "damaged")
     try:
+        run.history = history.read(folder)
+        if run.history and (folder / CONFIG).exists():
+            run.algo, run.values = str(run.history[0]["choices"]["algo"]), from_yaml(folder / CONFIG)
+            leaves(run.values)
+            run.metrics = _read_table(folder / "metrics.csv", ["frames", "wall_s", "fps", "total_reward_ma"])
+            for name, (table, column) in CURVES.items():
+                rows = run.metrics if table == "metrics.csv" else _read_table(folder / table, ["frames", "wall_s", column])
+                curve = rows[["frames", "wall_s", column]].rename(columns={column: "score"}).dropna()
+                run.curves |= {name: curve} if len(curve) else {}
+            run.result = _read_json(folder / RESULT)
+        else:
+            run.problem = "it was killed before its configuration was written down"
         described = describe(folder)
         run.state, run.seed, run.asked = described["state"], described["seed"], described["asked"]
-        run.history = history.read(folder)
-        if not run.history or not (folder / CONFIG).exists():
-            run.problem = "it was killed before its configuration was written down"
-            return run
-        run.algo, run.values = str(run.history[0]["choices"]["algo"]), from_yaml(folder / CONFIG)
-        leaves(run.values)
-        run.metrics = _read_table(folder / "metrics.csv", ["frames", "wall_s", "fps", "total_reward_ma"])
-        for name, (table, column) in CURVES.items():
-            rows = run.metrics if table == "metrics.csv" else _read_table(folder / table, ["frames", "wall_s", column])
-            curve = rows[["frames", "wall_s", column]].rename(columns={column: "score"}).dropna()
-            run.curves |= {name: curve} if len(curve) else {}
-        run.result = _read_json(folder / RESULT)
     except (DamagedError, ValueError, KeyError, TypeError, AssertionError, YAMLError) as error:
         run.problem = f"it cannot be read: {str(error).splitlines()[0]}"
     return run
 
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Columns of a table that may be growing: its whole lines. ValueError if it is none."""
+    """Columns of a table that may be growing: its whole lines. DamagedError if it is none."""
     import pandas as pd
 
     text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    table = pd.read_csv(io.StringIO(whole), usecols=columns, dtype=float) if whole else pd.DataFrame(columns=columns, dtype=float)
+    whole = text[: text.rfind("\n") + 1] or ",".join(columns)
+    try:
+        table = pd.read_csv(io.StringIO(whole), usecols=columns, dtype=float)
+    except ValueError as error:
+        raise DamagedError(f"{path.name}: {error}") from error
     return table.replace([float("inf"), float("-inf")], float("nan"))
 
 
@@ -559,7 +562,7 @@ def report(words: Sequence[str]) -> Path:
     made = make_page([read_run(folder) for folder in folders], out, config.center)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in made.items():
-        files.write_atomic(out / name, data)
+        (out / name).write_bytes(data)
     return out / PAGE
 
 
