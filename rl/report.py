@@ -7,6 +7,7 @@ in; the same runs give the same bytes. Nothing here writes to a run, or waits fo
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import io
 import json
@@ -31,6 +32,7 @@ from rl.help import show_help
 from rl.history import CONFIG, HISTORY
 from rl.resume import RESULT, Refused
 from rl.runs import describe
+from rl.sweep import Record
 from rl.train import refuse_or
 
 if TYPE_CHECKING:  # slow to import, and an extra
@@ -88,14 +90,18 @@ def find_runs(word: str, outputs: Path) -> list[Path]:
         raise Refused(f"{word}: no such folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
     if any((folder / mark).exists() for mark in ("ckpt", HISTORY, ".hydra")):
         return [folder]
-    found = resume.run_folders(folder)
+    found = dict.fromkeys(resume.run_folders(folder))
+    with contextlib.suppress(DamagedError):  # it is no sweep
+        found |= dict.fromkeys(folder / name for name in Record.read(folder).jobs)
     if not found:
         raise Refused(f"{word}: no run is in this folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
-    return found
+    return list(found)
 
 
 def read_run(folder: Path) -> Run:
     """A run, whatever state it is in."""
+    if not folder.exists():
+        return Run(folder, "waiting", problem="its sweep has not begun it")
     run = Run(folder, "damaged")
     try:
         run.history = history.read(folder)
@@ -400,7 +406,7 @@ def four_measures(result: Result) -> tuple[list[str], str]:
     sta = _mean([measures.stability(strengths) for strengths, _ in curves])
     eff = _mean([measures.efficiency(*curve) for curve in curves])
     cells = [number(_mean([measures.strength(strengths) for strengths, _ in curves])), number(eff)]
-    cells += ["" if value is None else f"{value:.2f}" for value in (sta, con)]
+    cells += ["" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in (sta, con)]
     notes = [f"from {name} rows"]
     notes += ["stability needs two rows, and a mean above random"] if sta is None else []
     notes += ["consistency needs two seeds with rows at the same frames, and a mean above random"] if con is None else []
@@ -484,7 +490,7 @@ class Videos:
 # ------------------------------------------------------------------------------------------------------------- page
 
 
-def make_page(runs: Sequence[Run], out: Path, center_name: str) -> dict[str, bytes]:
+def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name: str) -> dict[str, bytes]:
     """The files of a report by their names."""
     import jinja2
     import matplotlib
@@ -503,7 +509,7 @@ def make_page(runs: Sequence[Run], out: Path, center_name: str) -> dict[str, byt
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     page = environment.get_template("report.html").render(
         title=root.name,
-        root=str(root),
+        words=" ".join(words),
         generator=GENERATOR,
         center="interquartile mean" if center_name == "iqm" else "mean",
         sections=sections,
@@ -559,7 +565,7 @@ def report(words: Sequence[str]) -> Path:
         raise ConfigError(f'{error}: pip install -c constraints.txt -e ".[report]"') from error
     folders = dict.fromkeys(folder for word in named for folder in find_runs(word, Path(config.outputs)))
     out = place(config, named)
-    made = make_page([read_run(folder) for folder in folders], out, config.center)
+    made = make_page([read_run(folder) for folder in folders], named, out, config.center)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in made.items():
         (out / name).write_bytes(data)

@@ -164,6 +164,8 @@ def test_runs_in_every_state_are_reported(sweep: Path) -> None:
         file.write("704,7")  # a line that is being written
     (garbage / "eval.csv").write_text("frames,wall_s\nx,y\n")
     (damaged / "config.yaml").write_text("a: [1,\n")
+    recorded = json.loads((sweep / "sweep.json").read_text())
+    (sweep / "sweep.json").write_text(json.dumps(recorded | {"jobs": recorded["jobs"] | {"seed=3": []}}))
     (sweep / "fresh" / ".hydra").mkdir(parents=True)
     ready, hold = os.pipe(), os.pipe()
     child = os.fork()
@@ -182,9 +184,10 @@ def test_runs_in_every_state_are_reported(sweep: Path) -> None:
     assert [row[2] for row in runs[1:]] == ["stopped: ValueError: &lt;it&gt; broke", "running"]
     assert [row[5] for row in cells(text, "Scores")[1:]] == ["evaluation rows"]
     unread = text[text.index("Runs without a result") :]
-    assert f"{garbage.name}</a>: damaged; it cannot be read: eval.csv: " in unread
-    assert f"{damaged.name}</a>: damaged; it cannot be read:" in unread
-    assert "fresh</a>: never committed; it was killed before its configuration was written down" in unread
+    assert f"{garbage.name}: damaged; it cannot be read: eval.csv: " in unread
+    assert f"{damaged.name}: damaged; it cannot be read:" in unread
+    assert "seed=3: waiting; its sweep has not begun it" in unread
+    assert "fresh: never committed; it was killed before its configuration was written down" in unread
 
 
 def test_a_run_without_rows_says_so_once(sweep: Path) -> None:
