@@ -274,7 +274,7 @@ def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve
     drawn = there.sum(axis=0) * 2 >= len(curves)
     grid, times, scores, there = grid[drawn], times[:, drawn], scores[:, drawn], there[:, drawn]
     middle, low, high = np.full((3, len(grid)), np.nan)
-    for seeds in np.unique(there, axis=1).T:  # each set of seeds that some points have
+    for seeds in np.unique(there, axis=1).T if len(grid) else ():  # each set of seeds that some points have
         columns = (there == seeds[:, None]).all(axis=0)
         part = scores[np.ix_(seeds, columns)]
         middle[columns] = center(part)
@@ -303,15 +303,17 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
             axes.plot(
                 at, np.interp(at, x, y), linestyle="", marker="v", markersize=5, color=colour, markeredgecolor=INK, markeredgewidth=0.5
             )
-        if not runs:
+        if not runs or not len(means[result.label].frames):
             continue
         curve = means[result.label]
         x = getattr(curve, over) / scale
         axes.plot(x, curve.middle, color=colour, linewidth=1.6, dashes=result.dashes, label=result.label, marker="." if len(x) == 1 else "")
         axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+    if any(run.resumes for result in section.results for run in result.with_curve(name)):
+        axes.plot([], [], linestyle="", marker="v", markersize=5, color=INK, label="resumed")
     known = {score for result in section.results if (score := random_score(result.env)) is not None}
-    for score in known:
-        axes.axhline(score, color=INK, linewidth=0.8, dashes=(1, 2), label="random actions")
+    for index, score in enumerate(sorted(known)):
+        axes.axhline(score, color=INK, linewidth=0.8, dashes=(1, 2), label="" if index else "random actions")
     axes.set_xlabel("frames" if over == "frames" else f"training time ({unit})")
     axes.set_ylabel("return")
     if over == "frames":
@@ -422,6 +424,7 @@ def result_cells(result: Result, center: measures.Center, videos: Videos, out: P
     """A result as the page shows it."""
     source, last, best = final_scores(result)
     cells, note = four_measures(result)
+    seeds = len({run.seed for run in result.runs})
     return {
         "label": result.label,
         "colour": result.colour,
@@ -434,6 +437,7 @@ def result_cells(result: Result, center: measures.Center, videos: Videos, out: P
         "measures": cells,
         "note": note,
         "config": to_yaml({name: value for name, value in result.runs[0].values.items() if name not in IGNORED}),
+        "seeds": f"{len(result.runs)} runs of {seeds}" if len(result.runs) > seeds else str(seeds),
         "runs": [run_cells(run, out, root) for run in result.runs],
         "videos": [(f"{run.folder.name}: {video.name}", videos.source(video, out)) for run in result.runs for video in run.videos],
     }
@@ -446,7 +450,7 @@ def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
     log = run.folder / "train.log"
     last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200] if run.state == "stopped" and log.exists() else ""
     return {
-        "name": os.path.relpath(run.folder, root) if run.folder != root else run.folder.name,
+        "name": os.path.relpath(run.folder, root) if run.folder.absolute() != root else root.name,
         "link": _link(run.folder, out) + "/",
         "seed": run.seed,
         "state": run.state,
@@ -532,7 +536,8 @@ def draw_section(section: Section, index: int, center: measures.Center, made: di
             png = io.BytesIO()
             figure.savefig(png, dpi=200)
             made[f"{stem}.png"] = png.getvalue()
-            charts.append({"title": title, "png": f"{stem}.png", "svg": as_svg(figure, stem, title)})
+            ends = "; ".join(f"{label} ends at {number(curve.middle[-1])}" for label, curve in means.items() if len(curve.middle))
+            charts.append({"title": title, "png": f"{stem}.png", "svg": as_svg(figure, stem, f"{title}: {ends}")})
     return charts
 
 
@@ -563,9 +568,9 @@ def report(words: Sequence[str]) -> Path:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(f'{error}: pip install -c constraints.txt -e ".[report]"') from error
-    folders = dict.fromkeys(folder for word in named for folder in find_runs(word, Path(config.outputs)))
+    folders = {folder.resolve(): folder for word in named for folder in find_runs(word, Path(config.outputs))}
     out = place(config, named)
-    made = make_page([read_run(folder) for folder in folders], named, out, config.center)
+    made = make_page([read_run(folder) for folder in folders.values()], named, out, config.center)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in made.items():
         (out / name).write_bytes(data)

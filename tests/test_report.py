@@ -197,6 +197,7 @@ def test_a_run_without_rows_says_so_once(sweep: Path) -> None:
         (run / name).write_bytes((run / name).read_bytes().partition(b"\n")[0] + b"\n")
     text = read(report.report([str(run)]))
     assert text.count("There are no rows yet") == 1
+    assert cells(text, "Runs")[1][:4] == [run.name, "1", "stopped", "0 of 640"]
     assert "<svg role=" not in text
     assert cells(text, "Measures")[1][1:] == ["", "", "", "", "no rows yet"]
 
@@ -245,7 +246,7 @@ def test_videos_are_in_the_page_or_linked(sweep: Path, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("without_charts")
 def test_several_inputs_go_below_outputs_or_where_it_is_said(sweep: Path) -> None:
     one, other = sweep / "algo.lr=0.01,seed=1", sweep / "algo.lr=0.01,seed=2"
-    page = report.report([str(one), str(other), str(one)])
+    page = report.report([str(one), str(other), str(one.absolute())])
     assert re.fullmatch(r"outputs/report-[\d_-]+", str(page.parent))
     assert cells(read(page), "Scores")[1][1] == "2"
     assert report.report([str(one), str(other), "out=a,b (c)", "center=mean"]) == Path("a,b (c)/index.html")
@@ -331,6 +332,7 @@ def test_the_mean_curve_goes_as_far_as_half_of_the_seeds() -> None:
     assert stopped.middle[0] == 2
     assert stopped.middle[-1] == 3
     assert (stopped.wall_s[1:] >= stopped.wall_s[:-1]).all()
+    assert len(report.over_seeds([rows(10 * n, score=n, pace=1) for n in (1, 2, 3)], mean).frames) == 0  # never two of three
     alone = report.over_seeds(slow[:1], mean)
     assert list(alone.middle) == [5, 5]
     assert (alone.low != alone.low).all()
