@@ -219,7 +219,7 @@ def _section(env: str, pairs: list[tuple[dict[str, Any], Result]]) -> Section:
         own = pairs[number][0]
         parts = [f"{key.removeprefix('algo.')}={_shown(own, key)}" for key in _differing(alike) if key in own]
         label = " ".join([result.runs[0].algo, *parts[:3]]) + (" …" if len(parts) > 3 else "")
-        label = label if len(label) <= 60 else f"{label[:59]}…"
+        label = label if len(label) <= 48 else f"{label[:47]}…"
         taken[label] = taken.get(label, 0) + 1
         result.label = label if taken[label] == 1 else f"{label} ({taken[label]})"
         result.colour, result.dashes = number % len(COLOURS), DASHES[number % len(DASHES)]
@@ -321,8 +321,9 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    short = all(len(result.label) < 16 for result in section.results)
-    figure.legend(loc="outside lower center", ncols=3 if short else 1, frameon=False, handlelength=3)
+    longest_label = max(len(result.label) for result in section.results)
+    columns = 3 if longest_label <= 8 else 2 if longest_label <= 20 else 1  # what the figure's width has room for
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     return figure
 
 
