@@ -23,10 +23,10 @@ def started(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
-def record(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write results/<name>.csv; every row also says how it came about."""
+def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
+    """Write <name>.csv in benchmarks/results/ or another folder; every row also says how it came about."""
     origin = {"command": " ".join([f"python -m {module_name()}", *sys.argv[1:]]), **surroundings()}
-    path = RESULTS / f"{name}.csv"
+    path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *origin], lineterminator="\n")

@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import shutil
+import struct
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ _OURS = re.compile(r"ckpt-(best-)?\d+\.(pt|json)|chunk-\d+\.bin")
 REPLAY = "replay"  # the folder of the chunks, beside ckpt/
 SET_ASIDE = ".set-aside"
 LINK = "ckpt-best"
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 
 
 class DamagedError(Exception):
@@ -368,12 +370,13 @@ class RunLock:
 
 
 def is_locked(run: Path) -> bool:
-    """Whether another live process works on the run. Not to be asked of a run that this process has locked."""
+    """Whether another live process works on the run. Not to be asked of a run that this process has locked.
+
+    It is asked, not tried: a run that begins at this moment is not refused.
+    """
     try:
-        with open(run / ".lock", "r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(run / ".lock", "rb") as file:
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            return bool(struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
-    return False

@@ -89,7 +89,7 @@ def check_single(overrides: Iterable[Override]) -> None:
             raise ConfigError(f"{override.input_line}: several values; type -m for one run with each, or brackets for a list")
 
 
-_PLACES = re.compile(r"(resume|fork|run|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)")
+_PLACES = re.compile(r"(resume|fork|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)")
 
 
 def quote_places(overrides: Iterable[str]) -> list[str]:

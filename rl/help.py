@@ -6,7 +6,21 @@ import dataclasses
 import typing
 
 from rl.compose import GROUPS, options
-from rl.config import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, EnjoyConfig, Key, RunConfig, SearchConfig, fields
+from rl.config import (
+    FREE,
+    FROZEN,
+    HORIZON,
+    NUMERICS,
+    ONE_WAY,
+    SCHEDULE,
+    TARGETS,
+    EnjoyConfig,
+    Key,
+    ReportConfig,
+    RunConfig,
+    SearchConfig,
+    fields,
+)
 from rl.tables import aligned
 
 _INTRODUCTION = {
@@ -33,6 +47,11 @@ TAB completion: eval "$(python train.py -sc install=bash)"     Hydra's own flags
   python -m rl.search resume=latest n_trials=60 save_as=ppo_cartpole_found
 
 All other words are train.py's: they are every trial's command line.""",
+    "rl.report": """Write a page about runs, with their curves as PNG files. Needs: pip install -c constraints.txt -e ".[report]"
+
+  python -m rl.report latest                       the run that was active last
+  python -m rl.report outputs/sweeps/<time>        all runs of a sweep, the seeds of a configuration as one result
+  python -m rl.report outputs/a outputs/b center=mean out=report""",
 }
 
 
@@ -44,7 +63,7 @@ def show_help(script: str, config_dir: str | None = None) -> str:
             choices = options(group, config_dir)
             if choices:
                 lines += ["", f"{group}=", *_table(choices)]
-    schema = {"train.py": RunConfig, "enjoy.py": EnjoyConfig, "rl.search": SearchConfig}[script]
+    schema = {"train.py": RunConfig, "enjoy.py": EnjoyConfig, "rl.search": SearchConfig, "rl.report": ReportConfig}[script]
     lines += ["", "keys (counts may be written 20M, 500k, 1e6):", *_table(_keys(schema))]
     if script == "train.py":
         for target, part in TARGETS.items():
@@ -54,7 +73,7 @@ def show_help(script: str, config_dir: str | None = None) -> str:
 
 def _keys(schema: type) -> dict[str, str]:
     """Dotted name -> what it means, and what a resume may do to it."""
-    of_a_run = schema not in (EnjoyConfig, SearchConfig)
+    of_a_run = schema not in (EnjoyConfig, SearchConfig, ReportConfig)
     return {name: f"{key.help} [{key.policy}]" if of_a_run else key.help for name, key in _leaves(schema).items()}
 
 

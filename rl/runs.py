@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from rl import checkpoint, history, resume
 from rl.compose import from_yaml
 from rl.counts import format_count, parse_count
@@ -23,7 +25,7 @@ def describe(folder: Path) -> dict[str, Any]:
     try:
         past = history.read(folder)
         config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    except (checkpoint.DamagedError, ValueError, AssertionError):
+    except (checkpoint.DamagedError, ValueError, AssertionError, YAMLError):
         config, unreadable = {}, True
     choices = past[0]["choices"] if past else {}
     whole, problems = checkpoint.manifests(folder / "ckpt", replay=False)

@@ -11,7 +11,7 @@ from runs import PAIRS, ROOT, to_compose
 
 from rl.build import _locate
 from rl.compose import CONF, GROUPS, compose, drop, for_hydra, merge, options, quote, value_of
-from rl.config import TARGETS, ConfigError, EnjoyConfig, RunConfig, SearchConfig, fields
+from rl.config import TARGETS, ConfigError, EnjoyConfig, ReportConfig, RunConfig, SearchConfig, fields
 from rl.help import show_help
 from rl.schedule import Schedule
 
@@ -43,6 +43,7 @@ def test_every_key_is_in_the_help_with_its_meaning() -> None:
             assert name in shown, name
     assert set(keys(EnjoyConfig)) <= {line.split()[0] for line in show_help("enjoy.py").splitlines() if line.startswith("  ")}
     assert set(keys(SearchConfig)) <= {line.split()[0] for line in show_help("rl.search").splitlines() if line.startswith("  ")}
+    assert set(keys(ReportConfig)) <= {line.split()[0] for line in show_help("rl.report").splitlines() if line.startswith("  ")}
     for group in ("algo", "env", "launcher", "experiment"):
         for choice, meaning in options(group).items():
             assert f"{choice} " in text
@@ -197,7 +198,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 # ---------------------------------------------------------------------------------------------- the order of modules
 
 ORDER = [
-    {"files", "counts", "tables", "clock", "schedule", "returns", "distributions", "state", "metrics"},
+    {"files", "counts", "tables", "clock", "schedule", "measures", "returns", "distributions", "state", "metrics"},
     {"config", "compose"},
     {"networks", "pixels", "normalize", "replay", "envs", "atari", "wrappers", "env_checks", "checkpoint"},
     {"optimizers"},

@@ -447,6 +447,15 @@ class SearchConfig:
     save_as: Annotated[str | None, Key("write the best trial as conf/experiment/<save_as>.yaml")]
 
 
+@dataclass
+class ReportConfig:
+    """The configuration of rl.report."""
+
+    out: Annotated[str | None, Key("the folder of the report; null: report/ in what is reported, for several under outputs")]
+    center: Annotated[str, Key("over seeds: the interquartile mean, or the mean", choices=("iqm", "mean"))]
+    outputs: Annotated[str, Key("root of the run folders: where latest is looked for")]
+
+
 # Classes whose arguments are known. Of any other class all keys are taken as they are, and are frozen.
 TARGETS: dict[str, type] = {
     "rl.algos.reinforce.Reinforce": ReinforceConfig,
