@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,15 +119,21 @@ class TensorBoard:
 
     def open(self, run: Followed) -> None:
         """A new event file with the configuration in it, in place of ours from before."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        folder = run.folder / "tensorboard"
-        for old in folder.glob(f"events.out.tfevents.*{self.SUFFIX}"):
-            old.unlink()
-        self.run, self.writer = run, EventFileWriter(str(folder), filename_suffix=self.SUFFIX)
-        self.writer.add_event(Event(wall_time=run.started_at, step=0, session_log=SessionLog(status=SessionLog.START)))
+        self.run, folder = run, run.folder / "tensorboard"
+        old = list(folder.glob(f"events.out.tfevents.*{self.SUFFIX}"))
+        self.writer = EventFileWriter(str(folder), filename_suffix=self.SUFFIX)
+        self._forget(old)
         self.writer.add_event(Event(wall_time=run.started_at, summary=self._hyper_parameters(run)))
+
+    def _forget(self, old: list[Path]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        for path in old:
+            path.unlink()
+        self.writer.add_event(Event(wall_time=self.run.started_at, step=0, session_log=SessionLog(status=SessionLog.START)))
 
     def _hyper_parameters(self, run: Followed) -> Any:
         """What the page HPARAMS shows; the package's own function for it needs TensorFlow."""
@@ -182,8 +188,7 @@ class Wandb:
         import wandb
 
         mode = self.mode or ("online" if self._logged_in() else "offline")
-        for old in (run.folder / "wandb").glob(f"offline-run-*-{run.id}"):
-            shutil.rmtree(old)
+        self._forget((run.folder / "wandb").glob(f"offline-run-*-{run.id}"))
         self.session = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -200,6 +205,10 @@ class Wandb:
         )
         self._first = self.session.starting_step
 
+    def _forget(self, old: Iterable[Path]) -> None:
+        for folder in old:
+            shutil.rmtree(folder)
+
     def add(self, rows: Sequence[Row]) -> None:
         """Log rows; those of equal frames become one step."""
         for row in rows:
@@ -208,7 +217,10 @@ class Wandb:
 
     def close(self, finished: bool) -> None:
         """Wait until all is written or sent."""
+        import wandb
+
         self.session.finish(exit_code=0 if finished else 1)
+        wandb.teardown()  # offline, its file may be whole only after this
 
 
 class MLflow:
@@ -226,17 +238,31 @@ class MLflow:
         local = self.uri is None or self.uri.startswith("sqlite:///")
         database = Path(run.config["outputs"], "mlflow.db") if self.uri is None else Path(self.uri.removeprefix("sqlite:///"))
         self.run, self._last = run, dict.fromkeys(TABLES, -1)
-        with _alone(database.with_name(f".{database.name}.lock")) if local else contextlib.nullcontext():
-            new = self._find_or_create(f"sqlite:///{database.absolute()}" if local else str(self.uri))
         if local:
-            self._clear(database)
+            with _alone(database.with_name(f".{database.name}.lock")):  # of the jobs of a sweep, one makes the store
+                self._make_store(database)
+                new = self._find_or_create(f"sqlite:///{database.absolute()}")
+        else:
+            new = self._find_or_create(str(self.uri))
+        if local:
+            self._forget(database)
         elif not new:
             self._last = {table: self._last_step(f"{table}/episodes") for table in TABLES}
         if local or new:
             self._log_parameters()
 
+    def _make_store(self, database: Path) -> None:
+        """The store is there only when it is whole: MLflow cannot use one whose tables a kill left half made."""
+        from mlflow import MlflowClient
+
+        if not database.exists():
+            temporary = database.with_name(f".{database.name}.tmp")
+            temporary.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{temporary.absolute()}").search_experiments()
+            os.replace(temporary, database)
+
     def _find_or_create(self, uri: str) -> bool:
-        """Whether the run is new to the store. A store that is new gets its tables, which two processes must not do at once."""
+        """Whether the run is new to the store."""
         from mlflow import MlflowClient
 
         self.client, run = MlflowClient(uri), self.run
@@ -250,7 +276,7 @@ class MLflow:
             self.run_id = self.client.create_run(number, run_name=run.name, tags={self.TAG: run.id, **run.tags}).info.run_id
         return not found
 
-    def _clear(self, database: Path) -> None:
+    def _forget(self, database: Path) -> None:
         with contextlib.closing(sqlite3.connect(database, timeout=_RETRY_S)) as connection, connection:
             for table in ("metrics", "latest_metrics", "params"):
                 connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (self.run_id,))
@@ -337,7 +363,7 @@ class Following:
     def _start(self) -> None:
         root = str(Path(__file__).resolve().parent.parent)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rl.trackers", str(self.folder), str(self.started_at)],
+            [sys.executable, "-m", "rl.trackers", str(self.folder), str(session_of(self.folder)), str(self.started_at)],
             stdin=subprocess.PIPE,  # nothing is ever written: that it closes says that training has ended, however it did
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -448,9 +474,8 @@ class Feed:
             self._failed = True
 
 
-def follow(folder: Path, started_at: float, ended: Callable[[], bool], say: Callable[[str], object]) -> None:
-    """Show the rows of a run until training has ended. One process at a time does this for a run."""
-    session = session_of(folder)
+def follow(folder: Path, session: int, started_at: float, ended: Callable[[], bool], say: Callable[[str], object]) -> None:
+    """Show the rows of a run's session until training has ended. One process at a time does this for a run."""
     with (folder / HISTORY).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # that of a killed session may still be at work
         run = Followed.read(folder, started_at)
@@ -466,7 +491,7 @@ def follow(folder: Path, started_at: float, ended: Callable[[], bool], say: Call
 
 
 def main() -> None:
-    """`python -m rl.trackers <run's folder> <started_at>`, until its standard input closes."""
+    """`python -m rl.trackers <run's folder> <session> <started_at>`, until its standard input closes."""
     os.nice(10)
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -481,7 +506,7 @@ def main() -> None:
         return bool(select.select([0], [], [], _LOOK_S)[0]) or os.getppid() != parent
 
     try:
-        follow(Path(sys.argv[1]), float(sys.argv[2]), ended, say)
+        follow(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), ended, say)
     except Exception as error:  # noqa: BLE001  it has nobody else to tell
         say(f"trackers: {type(error).__name__}: {error}")
 
