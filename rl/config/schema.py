@@ -441,6 +441,15 @@ class MLflowConfig:
 
 
 @dataclass
+class VideoConfig:
+    """Key `video` of enjoy.py."""
+
+    format: Annotated[str, Key("mp4 or gif", choices=("mp4", "gif"))]
+    caption: Annotated[bool, Key("the return and the step so far, drawn into the picture")]
+    grid: Annotated[int, Key("episodes shown side by side", low=1, high=100)]
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -452,10 +461,11 @@ class EnjoyConfig:
     render: Annotated[
         str | None,
         Key(
-            "human: a window; video: an MP4 in the run's video/; none: only scores; null: a window where there is a display, else video",
+            "human: a window; video: a file in the run's video/; none: only scores; null: a window where there is a display, else video",
             choices=(None, "human", "video", "none"),
         ),
     ]
+    video: VideoConfig
     device: Annotated[str, Key("where networks live", choices=("cpu", "cuda"))]
     outputs: Annotated[str, Key("root of the run folders")]
 
