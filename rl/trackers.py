@@ -241,15 +241,13 @@ class MLflow:
         if local:
             with _alone(database.with_name(f".{database.name}.lock")):  # of the jobs of a sweep, one makes the store
                 self._make_store(database)
-                new = self._find_or_create(f"sqlite:///{database.absolute()}")
-        else:
-            new = self._find_or_create(str(self.uri))
-        if local:
+                self._find_or_create(f"sqlite:///{database.absolute()}")
             self._forget(database)
-        elif not new:
-            self._last = {table: self._last_step(f"{table}/episodes") for table in TABLES}
-        if local or new:
             self._log_parameters()
+        elif self._find_or_create(str(self.uri)):
+            self._log_parameters()
+        else:
+            self._last = {table: self._last_step(f"{table}/episodes") for table in TABLES}
 
     def _make_store(self, database: Path) -> None:
         """The store is there only when it is whole: MLflow cannot use one whose tables a kill left half made."""
