@@ -23,7 +23,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
 
-GROUPS = ("algo", "env", "launcher", "experiment", "debug", "local")
+GROUPS = ("algo", "env", "logger", "launcher", "experiment", "debug", "local")
 _ROOT = Path(__file__).resolve().parent
 CONF = _ROOT.parent / "conf" if (_ROOT.parent / "conf" / "config.yaml").is_file() else _ROOT / "conf"
 
@@ -107,6 +107,8 @@ def for_hydra(overrides: Iterable[str]) -> list[str]:
         plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
         if override.key_or_group.startswith(("env.kwargs.", "space.", "launcher.parameters.")) and not override.is_delete():
             line = "++" + line.lstrip("+")  # open sections: a name needs no + to be new
+        if override.key_or_group == "logger" and value is None:  # Hydra takes no null for a group
+            line = "logger=[]"
         result += [f"{override.key_or_group}=null", line] if schedule and plain else [line]
     return result
 
@@ -121,6 +123,9 @@ def merge(*lines: Iterable[str]) -> list[str]:
                 name += "~"
             if override.key_or_group not in GROUPS:  # a whole section set anew
                 for deeper in [old for old in merged if old.startswith(f"{override.key_or_group}.")]:
+                    del merged[deeper]
+            if override.key_or_group == "logger":  # its trackers keep their options, the others are gone
+                for deeper in [old for old in merged if old.startswith("logger.") and old.split(".")[1] not in trackers(override.value())]:
                     del merged[deeper]
             merged.pop(name, None)
             merged[name] = override.input_line or ""
@@ -160,9 +165,16 @@ def _check_groups(overrides: Sequence[Override], config_dir: str | None) -> None
         group, given = override.key_or_group, override.value()
         if group not in GROUPS or override.is_delete() or override.is_sweep_override():
             continue
-        available, name = options(group, config_dir), "null" if given is None else str(given)
-        if name not in available:
-            raise ConfigError(f"{group}={name}: no such {group}{did_you_mean(name, list(available))}")
+        available = options(group, config_dir)
+        for part in trackers(given) if group == "logger" else [given]:
+            name = "null" if part is None else str(part)
+            if name not in available:
+                raise ConfigError(f"{group}={name}: no such {group}{did_you_mean(name, list(available))}")
+
+
+def trackers(given: Any) -> list[Any]:
+    """The trackers that a value of `logger` names: none, one or several."""
+    return [] if given is None else given if isinstance(given, list) else [given]
 
 
 def _explain(error: HydraException, overrides: Sequence[Override], search: list[str], config_name: str) -> str:

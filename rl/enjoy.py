@@ -47,14 +47,15 @@ def enjoy(config: EnjoyConfig) -> list[float]:
         recent.append(total)
         print(f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}", flush=True)
 
-    playing = partial(play, agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, width=1, on_episode=report)
+    playing = partial(play, agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, on_episode=report)
     if render == "video":
-        path = folder / "video" / f"{config.ckpt}-{config.seed}.mp4"
-        with Video(path) as video:
-            returns = playing(partial(make_env, render_mode="rgb_array"), on_step=video.add_frame_of).returns
+        path = folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}"
+        tiles = min(config.video.grid, config.episodes)
+        with Video(path, caption=config.video.caption, tiles=tiles) as video:
+            returns = playing(partial(make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of).returns
         print(f"video: {path}")
     else:
-        returns = playing(partial(make_env, render_mode="human" if render == "human" else None)).returns
+        returns = playing(partial(make_env, render_mode="human" if render == "human" else None), width=1).returns
     print(
         f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
         f" min {min(returns):.2f}, max {max(returns):.2f} over {len(returns)} episodes"

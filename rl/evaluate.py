@@ -15,6 +15,7 @@ from rl.envs import EnvFactory, Episodes, float32_or_uint8
 from rl.state import GlobalRandom
 
 WIDTH = 10  # envs played side by side
+OnStep = Callable[[gym.Env, float, int], None]  # an env, the return and the length of its episode so far
 
 
 class Interrupted(Exception):
@@ -54,7 +55,7 @@ def play(
     explore: bool = False,
     width: int = WIDTH,
     stop: Callable[[], bool] = lambda: False,
-    on_step: Callable[[gym.Env], None] = lambda env: None,
+    on_step: OnStep = lambda env, total, length: None,
     on_episode: Callable[[float, int], None] = lambda total, length: None,
 ) -> Scores:
     """Play `episodes` fresh episodes, the n-th seeded from (seed, n), on envs made for it.
@@ -83,7 +84,7 @@ def _play(
     explore: bool,
     results: dict[int, tuple[float, int]],
     stop: Callable[[], bool],
-    on_step: Callable[[gym.Env], None],
+    on_step: OnStep,
     on_episode: Callable[[float, int], None],
 ) -> None:
     dtype = float32_or_uint8(envs[0].observation_space)
@@ -93,7 +94,7 @@ def _play(
     state = agent.initial_state(len(envs))
     active = number.copy()
     for env in envs:
-        on_step(env)
+        on_step(env, 0.0, 0)
     while active:
         if stop():
             raise Interrupted
@@ -105,7 +106,7 @@ def _play(
             obs[i], reward, terminated, truncated, _ = envs[i].step(action)
             total[i] += float(reward)
             length[i] += 1
-            on_step(envs[i])
+            on_step(envs[i], total[i], length[i])
             if terminated or truncated:
                 results[number[i]] = total[i], length[i]
                 on_episode(total[i], length[i])
@@ -117,4 +118,4 @@ def _play(
                 obs[i] = envs[i].begin_episode(0, number[i])
                 if state is not None:
                     state[i] = 0.0
-                on_step(envs[i])
+                on_step(envs[i], 0.0, 0)

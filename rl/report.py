@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # slow to import, and an extra
 PAGE, GENERATOR = "index.html", "rl.report"
 BASELINES = Path(__file__).with_name("random_baselines.csv")
 CURVES = {"evaluation": ("eval.csv", "total_reward"), "training": ("metrics.csv", "total_reward_ma")}  # table and column of each
-IGNORED = ("seed", "outputs", "resume", "base", "progress")  # what does not make another configuration; nor does launcher
+IGNORED = ("seed", "outputs", "resume", "base", "progress")  # what does not make another configuration; nor do launcher and logger
 POINTS = 200  # of a mean curve
 EMBED_BYTES = 8 * 2**20  # videos of a page beyond this are links
 # Okabe and Ito's colours, which colour-blind people tell apart; the page has brighter ones of the same order for the dark
@@ -187,7 +187,7 @@ class Section:
 
 
 def _compared(run: Run) -> dict[str, Any]:
-    return {name: leaf for name, leaf in leaves(run.values).items() if name not in IGNORED and not name.startswith("launcher.")}
+    return {name: leaf for name, leaf in leaves(run.values).items() if name not in IGNORED and not name.startswith(("launcher.", "logger"))}
 
 
 def group(runs: Sequence[Run]) -> list[Section]:

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self
 
 from hydra.errors import HydraException
 
-from rl import checkpoint, files, history, launchers, resume
+from rl import checkpoint, files, history, launchers, resume, trackers
 from rl.checkpoint import DamagedError, RunLock
 from rl.compose import GROUPS, Composed, compose, drop, from_yaml, merge, parse, quote, value_of
 from rl.config import ConfigError, RunConfig, leaves, same, typed
@@ -303,6 +303,7 @@ def _check_parts(judged: resume.Plan) -> None:
 
     agent = build_player(judged.config)
     build_callbacks(judged.config)
+    trackers.make(judged.config.logger)
     if judged.weights:
         resume.load_weights(agent, judged.weights, judged.config.device)
 

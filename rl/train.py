@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from rl import compose, files, history, resume
+from rl import compose, files, history, resume, trackers
 from rl.checkpoint import Checkpoints, DamagedError, LockedError, Manifest, load, read_verified
 from rl.config import ConfigError
 from rl.counts import format_count
@@ -242,12 +242,14 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             run = Run(plan, parts)
             run.begin(command)
             _announce(run)
-            train(run, stop, progress)
             result = None
-            if run.finished:
-                run.checkpoints.prune()
-                with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
-                    result = run.score(stop)
+            started_at = time.time() - run.clock.wall_s
+            with trackers.Following(run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60):
+                train(run, stop, progress)
+                if run.finished:
+                    run.checkpoints.prune()
+                    with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
+                        result = run.score(stop)
         if result is None:
             name, frames = signal.Signals(stop.requested[0]).name, format_count(run.clock.frames)
             log.info("stopped by %s at frame %s, saved; go on with: %s", name, frames, resume_command)
@@ -370,6 +372,7 @@ def _build(plan: Plan) -> Parts:
     """All that can still refuse; then the folder is taken."""
     from rl.build import build
 
+    trackers.make(plan.config.logger)
     parts = build(plan.config)
     if plan.weights:
         resume.load_weights(parts.agent, plan.weights, plan.config.device)

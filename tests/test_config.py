@@ -44,7 +44,7 @@ def test_every_key_is_in_the_help_with_its_meaning() -> None:
     assert set(keys(EnjoyConfig)) <= {line.split()[0] for line in show_help("enjoy.py").splitlines() if line.startswith("  ")}
     assert set(keys(SearchConfig)) <= {line.split()[0] for line in show_help("rl.search").splitlines() if line.startswith("  ")}
     assert set(keys(ReportConfig)) <= {line.split()[0] for line in show_help("rl.report").splitlines() if line.startswith("  ")}
-    for group in ("algo", "env", "launcher", "experiment"):
+    for group in ("algo", "env", "logger", "launcher", "experiment"):
         for choice, meaning in options(group).items():
             assert f"{choice} " in text
             assert meaning, f"{group}/{choice}.yaml begins without a comment"
@@ -205,7 +205,7 @@ ORDER = [
     {"agent", "collector"},
     {"algos"},
     {"evaluate", "build", "history", "resume"},
-    {"progress", "launchers"},
+    {"progress", "launchers", "trackers"},
     {"sweep"},
     {"help", "video", "train", "enjoy", "search", "report", "runs", "api"},
 ]

@@ -50,6 +50,8 @@ def _read(kind: Any, key: Key | None, value: Any, path: str, errors: list[str]) 
     if typing.get_origin(kind) is list and isinstance(value, list):
         item = typing.get_args(kind)[0]
         return [_read(item, key, part, f"{path}[{index}]", errors) for index, part in enumerate(value)]
+    if typing.get_origin(kind) is dict and typing.get_args(kind)[1] is Target and isinstance(value, dict):
+        return {name: _read_target(part, f"{path}.{name}", errors) for name, part in value.items()}
     try:
         parsed = _convert(kind, value)
         if key is not None and not _possible(key, parsed):

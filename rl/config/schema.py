@@ -110,6 +110,7 @@ class RunConfig:
     ckpt: CkptConfig
     stop_at: Annotated[float | None, Key("end early once the mean return of the last 100 training episodes reaches this", FREE)]
     progress: Annotated[bool, Key("a progress line on a terminal", FREE)]
+    logger: Annotated[dict[str, Target], Key("what shows the rows of metrics.csv and eval.csv, each by its name", FREE)]
     callbacks: Annotated[list[Target], Key("called with the run at every iteration boundary; each a _target_ with its arguments")]
     outputs: Annotated[str, Key("root of the run folders", FREE)]
     resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
@@ -416,6 +417,44 @@ class RayConfig:
 
 
 @dataclass
+class TensorBoardConfig:
+    """`logger=tensorboard`: rl.trackers.TensorBoard, which takes no arguments."""
+
+    _target_: Annotated[str, Key("the tracker's class", FREE)]
+
+
+@dataclass
+class WandbConfig:
+    """`logger=wandb`: the keyword arguments of rl.trackers.Wandb."""
+
+    _target_: Annotated[str, Key("the tracker's class", FREE)]
+    project: Annotated[str, Key("W&B project", FREE)]
+    entity: Annotated[str | None, Key("user or team; null: as set up for W&B", FREE)]
+    mode: Annotated[
+        str | None,
+        Key("null: as WANDB_MODE says, else online if somebody is logged in, else offline", FREE, choices=(None, "online", "offline")),
+    ]
+
+
+@dataclass
+class MLflowConfig:
+    """`logger=mlflow`: the keyword arguments of rl.trackers.MLflow."""
+
+    _target_: Annotated[str, Key("the tracker's class", FREE)]
+    uri: Annotated[str | None, Key("of a server or store; null: as MLFLOW_TRACKING_URI says, else the file mlflow.db in `outputs`", FREE)]
+    experiment: Annotated[str, Key("MLflow experiment", FREE)]
+
+
+@dataclass
+class VideoConfig:
+    """Key `video` of enjoy.py."""
+
+    format: Annotated[str, Key("mp4 or gif", choices=("mp4", "gif"))]
+    caption: Annotated[bool, Key("the return and the step so far, drawn into the picture")]
+    grid: Annotated[int, Key("episodes shown side by side", low=1, high=100)]
+
+
+@dataclass
 class EnjoyConfig:
     """The configuration of enjoy.py."""
 
@@ -427,10 +466,11 @@ class EnjoyConfig:
     render: Annotated[
         str | None,
         Key(
-            "human: a window; video: an MP4 in the run's video/; none: only scores; null: a window where there is a display, else video",
+            "human: a window; video: a file in the run's video/; none: only scores; null: a window where there is a display, else video",
             choices=(None, "human", "video", "none"),
         ),
     ]
+    video: VideoConfig
     device: Annotated[str, Key("where networks live", choices=("cpu", "cuda"))]
     outputs: Annotated[str, Key("root of the run folders")]
 
@@ -483,6 +523,9 @@ TARGETS: dict[str, type] = {
     "rl.launchers.Processes": ProcessesConfig,
     "rl.launchers.Slurm": SlurmConfig,
     "rl.launchers.Ray": RayConfig,
+    "rl.trackers.TensorBoard": TensorBoardConfig,
+    "rl.trackers.Wandb": WandbConfig,
+    "rl.trackers.MLflow": MLflowConfig,
 }
 
 
