@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from rl.compose import compose
 from rl.config import RunConfig, fields
 
 DOCS = ROOT / "docs"
-_FILE = re.compile(r"^`([\w/]+\.(?:py|yaml))`:.*?\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"^`([\w/]+\.(?:py|yaml|sbatch))`:.*?\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _TRAIN = re.compile(r"^\$ python train.py (.*)$", re.MULTILINE)
 
@@ -108,3 +110,43 @@ def test_the_environment_that_is_added_comes_back(take: Callable[[str], str], mo
     run.save()
     assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
     assert differences(record(Path("straight")), record(Path("forgetful")))  # or the example would show nothing
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
+def test_the_job_script_requeues_what_was_stopped_and_saved(code: int, requeued: bool, take: Callable[[str], str], tmp_path: Path) -> None:
+    take("on-a-cluster.md")
+    commands = {"srun": '"$@"', "python": f'echo "$@" > typed; exit {code}', "scontrol": 'echo "$@" > requeued'}
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    assert subprocess.run(["bash", "run.sbatch"], env=environment, check=False).returncode == code
+    assert (Path("requeued").read_text() == "requeue 7\n") if requeued else not Path("requeued").exists()
+    script, *overrides = Path("typed").read_text().split()
+    assert script == "train.py"
+    compose(overrides, RunConfig)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
+def test_every_command_line_of_a_page_is_one(path: Path) -> None:
+    lines = re.findall(r"(?:^ {4}|`)python train\.py ([^`\n#]+?) *(?:`|$|#)", path.read_text(), re.MULTILINE)
+    for line in lines:
+        words = [word for word in shlex.split(line) if word != "-m" and "..." not in word]
+        compose([re.sub(r"^(\w+)=([\w.]+),[\w.,]+$", r"\1=\2", word) for word in words], RunConfig)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.stem)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+_NOT_PROSE = re.compile(r"<!-- table .*?<!-- end -->|```.*?```|`[^`\n]*`|^ {4}[^\n]*$|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
+_MEASURED = re.compile(r"\d[\d.,]*\s?(?:x|×|%|ms|us|s|seconds?|minutes|hours|times|frames/s|[kMG]B)\b|\d%")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.stem)
+def test_what_was_measured_stands_in_rendered_tables_alone(path: Path) -> None:
+    text = _NOT_PROSE.sub("", path.read_text())
+    found = set(_MEASURED.findall(text)) - {"95 %"}  # an interval's level
+    assert not found, f"{found}: put it into a result file and a table"
