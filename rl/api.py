@@ -127,15 +127,15 @@ def _train(words: list[str], config_dir: str | None) -> Run:
         code, interrupted, said = _follow(process)
     finally:
         process.kill()
+        if planned.unnamed and not any(folder.iterdir()):  # nothing came of it
+            folder.rmdir()
     errors = process.errors.strip()
     if code == REFUSED:  # what building alone could see
-        if planned.unnamed:
-            folder.rmdir()
         raise ConfigError(errors)
     if interrupted or code == INTERRUPTED:
         raise KeyboardInterrupt(f"go on with resume({str(folder)!r})")
     if code not in (FINISHED, TO_BE_CONTINUED):
-        why = f"killed by {signal.Signals(-code).name}" if code < 0 else (errors or said).splitlines()[-1]
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else said or errors.rpartition("\n")[2] or f"exit code {code}"
         raise Failed(f"{folder}: {why}; the last checkpoint stands, go on with resume({str(folder)!r})")
     if errors:
         print(errors, file=sys.stderr)
@@ -153,7 +153,7 @@ def _judge(words: list[str], config_dir: str | None) -> Plan:
 
 def _follow(process: Process) -> tuple[int, bool, str]:
     """Show what a process prints until it ends; its exit code, whether Ctrl-C was passed on to it, and the last line."""
-    interrupted, said = False, " "
+    interrupted, said = False, ""
     while True:
         try:
             for line in process.lines:
