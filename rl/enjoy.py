@@ -6,9 +6,10 @@ import os
 import statistics
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 
@@ -17,27 +18,54 @@ from rl.config import EnjoyConfig, RunConfig, read_config
 from rl.help import show_help
 from rl.train import refuse_or
 
+if TYPE_CHECKING:  # these import torch
+    from rl.agent import Agent
+    from rl.envs import EnvFactory
 
-def enjoy(config: EnjoyConfig) -> list[float]:
-    """Play episodes with a run's weights, print their returns and give them back. Refused or ConfigError if that cannot be."""
+
+@dataclass(frozen=True)
+class Enjoyed:
+    """Episodes that were played: their returns, and where the video of them is, if one was made."""
+
+    returns: list[float]
+    video: Path | None
+
+
+@dataclass(frozen=True)
+class Player:
+    """A run's agent with the weights of some moment, and what makes its envs."""
+
+    agent: Agent
+    make_env: EnvFactory
+    title: str
+
+
+def load_player(folder: Path, ckpt: str, device: str) -> Player:
+    """The agent of a run. Refused or ConfigError if it cannot be had."""
+    weights = resume.read_weights(folder, ckpt)
+
+    from rl.build import build_env_factory, build_player
+
+    trained: RunConfig = read_config(resume.saved_config(folder), RunConfig)
+    trained.device = device
+    agent = build_player(trained)
+    resume.load_weights(agent, weights, device)
+    return Player(agent, build_env_factory(trained.env), f"{trained.env.id} with the {weights.name} weights of {folder}")
+
+
+def enjoy(config: EnjoyConfig) -> Enjoyed:
+    """Play episodes with a run's weights, and print their returns. Refused or ConfigError if that cannot be."""
     folder = resume.latest(Path(config.outputs)) if config.run == "latest" else Path(config.run)
-    weights = resume.read_weights(folder, config.ckpt)
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
         os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
+    player = load_player(folder, config.ckpt, config.device)
 
-    from rl.build import build_env_factory, build_player
     from rl.evaluate import play
     from rl.metrics import MOVING_AVERAGE
     from rl.video import Video
 
-    trained: RunConfig = read_config(resume.saved_config(folder), RunConfig)
-    trained.device = config.device
-    agent = build_player(trained)
-    resume.load_weights(agent, weights, config.device)
-    make_env = build_env_factory(trained.env)
-
-    print(f"{trained.env.id} with the {weights.name} weights of {folder}")
+    print(player.title)
     recent: deque[float] = deque(maxlen=MOVING_AVERAGE)
     count = 0
 
@@ -47,20 +75,21 @@ def enjoy(config: EnjoyConfig) -> list[float]:
         recent.append(total)
         print(f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}", flush=True)
 
-    playing = partial(play, agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, on_episode=report)
+    playing = partial(play, player.agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, on_episode=report)
+    path: Path | None = None
     if render == "video":
         path = folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}"
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
-            returns = playing(partial(make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of).returns
+            returns = playing(partial(player.make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of).returns
         print(f"video: {path}")
     else:
-        returns = playing(partial(make_env, render_mode="human" if render == "human" else None), width=1).returns
+        returns = playing(partial(player.make_env, render_mode="human" if render == "human" else None), width=1).returns
     print(
         f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
         f" min {min(returns):.2f}, max {max(returns):.2f} over {len(returns)} episodes"
     )
-    return returns
+    return Enjoyed(returns, path)
 
 
 def _has_display() -> bool:

@@ -58,7 +58,7 @@ class Basic:
 
     def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
         """A process that writes to our terminal."""
-        return Process(words, shown=True)
+        return Process(words, output=None)
 
 
 class Processes:
@@ -75,25 +75,28 @@ class Processes:
 
     def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
         """A process whose output goes to its own log."""
-        return Process(words, shown=False)
+        return Process(words, output=subprocess.DEVNULL)
 
 
 class Process:
     """`train.py` in a process that does not outlive this one, out of reach of the terminal's Ctrl-C."""
 
-    def __init__(self, words: Sequence[str], *, shown: bool) -> None:
-        self._errors = None if shown else tempfile.TemporaryFile()  # noqa: SIM115  it stays open as long as the job runs
-        output = None if shown else subprocess.DEVNULL
+    def __init__(self, words: Sequence[str], *, output: int | None) -> None:
+        """`output`: where it goes, as `subprocess` has it; None is our terminal, for errors too."""
+        self._errors = None if output is None else tempfile.TemporaryFile()  # noqa: SIM115  it stays open as long as the job runs
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rl.train", *words],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=self._errors,
+            text=True,
+            errors="replace",
             env=_environment(),
             start_new_session=True,
             preexec_fn=_die_with(os.getpid()),
         )
-        self.poll, self.send_signal = self._process.poll, self._process.send_signal
+        self.poll, self.wait, self.kill = self._process.poll, self._process.wait, self._process.kill
+        self.send_signal, self.lines = self._process.send_signal, self._process.stdout or ()
 
     @property
     def errors(self) -> str:
@@ -236,7 +239,7 @@ class _Watcher:
 
     def __init__(self, words: list[str], directory: str) -> None:
         os.chdir(directory)
-        self.process = Process(words, shown=False)
+        self.process = Process(words, output=subprocess.DEVNULL)
 
     def poll(self) -> tuple[int | None, str]:
         """Its exit code and what it wrote to stderr, once it has ended."""

@@ -43,7 +43,11 @@ class Refused(Exception):
 
 
 class Finished(Exception):
-    """There is nothing left to do; the message says what to type for more."""
+    """There is nothing left to do in a run's folder; the message says what to type for more."""
+
+    def __init__(self, folder: Path, why: str, more: str) -> None:
+        super().__init__(f"{folder} is finished: {why}.\nto train it on:  python train.py {shlex.join([f'resume={folder}', more])}")
+        self.folder = folder
 
 
 @dataclass(frozen=True)
@@ -332,15 +336,10 @@ def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> 
         return
     result = json.loads((folder / RESULT).read_text())
     if manifest.frames >= config.frames:
-        raise Finished(
-            f"{folder} is finished: {format_count(manifest.frames)} frames of {format_count(config.frames)}.\n"
-            f"to train it on:  python train.py {shlex.join([f'resume={folder}', f'frames={format_count(2 * config.frames)}'])}"
-        )
+        why = f"{format_count(manifest.frames)} frames of {format_count(config.frames)}"
+        raise Finished(folder, why, f"frames={format_count(2 * config.frames)}")
     if config.stop_at is not None and result["stopped_at"] is not None and result["stopped_at"] >= config.stop_at:
-        raise Finished(
-            f"{folder} is finished: it reached stop_at={config.stop_at:g}.\n"
-            f"to train it on:  python train.py {shlex.join([f'resume={folder}', 'stop_at=null'])}"
-        )
+        raise Finished(folder, f"it reached stop_at={config.stop_at:g}", "stop_at=null")
 
 
 def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: list[str]) -> str:

@@ -46,13 +46,13 @@ def to_compose(env: str) -> list[str]:
     return [f"env={env}", *{"gym": ["env.id=CartPole-v1"], "atari": ["env.game=pong"]}.get(env, [])]
 
 
-def go(folder: Path, *overrides: str) -> int:
+def go(folder: Path, *overrides: str, config_dir: str | None = None) -> int:
     """What `python train.py hydra.run.dir=<folder> ...` does, without Hydra and in this process; the exit code."""
     plan = None
 
     def do() -> None:
         nonlocal plan
-        plan = resume.plan([*overrides, f"hydra.run.dir={quote(str(folder))}"])
+        plan = resume.plan([*overrides, f"hydra.run.dir={quote(str(folder))}"], config_dir)
         parts = build(plan.config)
         plan.take_folder()
         perform(plan, parts, "the test's command")
@@ -67,9 +67,9 @@ def go(folder: Path, *overrides: str) -> int:
     return 0
 
 
-def begun(folder: Path, *overrides: str) -> Run:
+def begun(folder: Path, *overrides: str, config_dir: str | None = None) -> Run:
     """A run at frame 0 or at its checkpoint, to be stepped by hand."""
-    plan = resume.plan([*overrides, f"hydra.run.dir={folder}"])
+    plan = resume.plan([*overrides, f"hydra.run.dir={folder}"], config_dir)
     parts = build(plan.config)
     plan.take_folder()
     assert plan.lock is not None

@@ -1,0 +1,291 @@
+"""Encore in a notebook or a script: the runs that the command line makes, in the same folders, to be resumed from either.
+
+A run trains in a process of its own, which is `train.py` with the same words. So it is the command line's bit for bit,
+whatever this process has imported and set, works in any thread, and changes nothing here: not the random generators, nor
+torch's threads, nor signal handlers. It does not outlive this process; what it prints is printed here.
+
+Ctrl-C (in a notebook: interrupt) has it save, and then raises KeyboardInterrupt; a second one ends it at once.
+
+`enjoy` and `load_policy` play in this process. They put its random generators and torch's settings back as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.singleton import Singleton
+
+from rl.checkpoint import DamagedError, LockedError
+from rl.compose import compose, drop, quote, quote_places, value_of
+from rl.config import ConfigError, EnjoyConfig
+from rl.enjoy import Enjoyed, load_player
+from rl.enjoy import enjoy as play
+from rl.launchers import Process
+from rl.resume import FINISHED, INTERRUPTED, REFUSED, RESULT, TO_BE_CONTINUED, Finished, Plan, Refused, latest, new_folder, plan
+
+if TYPE_CHECKING:  # these are slow to import
+    import gymnasium as gym
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from rl.agent import Agent
+    from rl.envs import EnvFactory
+
+__all__ = [
+    "ConfigError",
+    "DamagedError",
+    "Enjoyed",
+    "Failed",
+    "LockedError",
+    "Policy",
+    "Refused",
+    "Run",
+    "enjoy",
+    "fork",
+    "load_evaluations",
+    "load_metrics",
+    "load_policy",
+    "resume",
+    "train",
+]
+
+Words = str | Sequence[str]  # overrides: one string as it is typed, or a list of them
+RunPath = str | os.PathLike[str]  # a run's folder, a Run, or "latest"
+
+
+class Failed(RuntimeError):
+    """Training ended by an error, or was killed. The last checkpoint stands."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in its folder. It can be given wherever a path can."""
+
+    folder: Path
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has reached its end; else it was stopped, and `resume` goes on with it."""
+        return (self.folder / RESULT).exists()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The score of the last and of the best weights on fresh episodes, once it is finished."""
+        return json.loads((self.folder / RESULT).read_text()) if self.finished else None
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def train(overrides: Words = (), *, config_dir: str | None = None) -> Run:
+    """`python train.py ...`: train a run until it is finished, or until a signal stops it.
+
+    ConfigError, Refused, LockedError or DamagedError say why it cannot be; Failed, why it did not get to its end.
+    """
+    return _train(_split(overrides), config_dir)
+
+
+def resume(run: RunPath = "latest", overrides: Words = (), *, config_dir: str | None = None) -> Run:
+    """`python train.py resume=<run> ...`: go on with a run. One that is finished is given back as it is."""
+    return _train([f"resume={quote(os.fspath(run))}", *_split(overrides)], config_dir)
+
+
+def fork(run: RunPath = "latest", overrides: Words = (), *, ckpt: str = "best", config_dir: str | None = None) -> Run:
+    """`python train.py fork=<run>@<ckpt> ...`: a new run from the weights of an old one; `ckpt`: best, last, or frames."""
+    return _train([f"fork={quote(f'{os.fspath(run)}@{ckpt}')}", *_split(overrides)], config_dir)
+
+
+def _split(overrides: Words) -> list[str]:
+    return quote_places(shlex.split(overrides) if isinstance(overrides, str) else overrides)
+
+
+def _train(words: list[str], config_dir: str | None) -> Run:
+    try:
+        planned = _judge(words, config_dir)
+    except Finished as message:
+        print(message)
+        return Run(message.folder)
+    folder = new_folder(planned.folder) if planned.unnamed else planned.folder
+    place = "hydra.run.dir" if value_of(words, "resume") is None else "resume"
+    flags = ["--config-dir", config_dir] if config_dir else []
+    process = Process([*flags, *drop(words, place), f"{place}={quote(str(folder))}"], output=subprocess.PIPE)
+    try:
+        code, interrupted, said = _follow(process)
+    finally:
+        process.kill()
+        if planned.unnamed and not any(folder.iterdir()):  # nothing came of it
+            folder.rmdir()
+    errors = process.errors.strip()
+    if code == REFUSED:  # what building alone could see
+        raise ConfigError(errors)
+    if interrupted or code == INTERRUPTED:
+        raise KeyboardInterrupt(f"go on with resume({str(folder)!r})")
+    if code not in (FINISHED, TO_BE_CONTINUED):
+        why = f"killed by {signal.Signals(-code).name}" if code < 0 else said or errors.rpartition("\n")[2] or f"exit code {code}"
+        raise Failed(f"{folder}: {why}; the last checkpoint stands, go on with resume({str(folder)!r})")
+    if errors:
+        print(errors, file=sys.stderr)
+    return Run(folder)
+
+
+def _judge(words: list[str], config_dir: str | None) -> Plan:
+    """What the process will judge again, for exceptions of the right kind, and before there is a folder."""
+    with _hydra_as_it_was():
+        planned = plan(words, config_dir)
+    if planned.lock is not None:
+        planned.lock.release()
+    return planned
+
+
+def _follow(process: Process) -> tuple[int, bool, str]:
+    """Show what a process prints until it ends; its exit code, whether Ctrl-C was passed on to it, and the last line."""
+    interrupted, said = False, ""
+    while True:
+        try:
+            for line in process.lines:
+                said = line.strip() or said
+                print(line, end="", flush=True)
+            return process.wait(), interrupted, said
+        except KeyboardInterrupt:
+            interrupted = True
+            process.send_signal(signal.SIGINT)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def load_metrics(run: RunPath = "latest") -> pd.DataFrame:
+    """metrics.csv: a row for every `log_every` frames. Numbers are those of the run, bit for bit; missing ones are NaN."""
+    return _read_table(_folder(run) / "metrics.csv")
+
+
+def load_evaluations(run: RunPath = "latest") -> pd.DataFrame:
+    """eval.csv: a row for every evaluation."""
+    return _read_table(_folder(run) / "eval.csv")
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(path)
+
+
+def _folder(run: RunPath) -> Path:
+    return latest(Path("outputs")) if run == "latest" else Path(run)
+
+
+# ------------------------------------------------------------------------------------------------------------- playing
+
+
+def enjoy(
+    run: RunPath = "latest",
+    *,
+    ckpt: str = "best",
+    episodes: int = 5,
+    seed: int = 0,
+    deterministic: bool = True,
+    render: str = "none",
+    device: str = "cpu",
+) -> Enjoyed:
+    """`python enjoy.py ...`: play episodes; their returns, and with render="video" where the video is."""
+    given = {"ckpt": ckpt, "episodes": episodes, "seed": seed, "deterministic": deterministic, "render": render, "device": device}
+    with _hydra_as_it_was():
+        words = [f"run={quote(str(_folder(run)))}", *(f"{name}={value}" for name, value in given.items())]
+        config = compose(words, EnjoyConfig, "enjoy").config
+        with _torch_as_it_was():
+            return play(config)
+
+
+@dataclass
+class Policy:
+    """A run's policy: call it with what its environment observes."""
+
+    agent: Agent
+    make_env: EnvFactory  # one env of the run, with its wrappers; takes render_mode=
+    obs_space: gym.Space
+    action_space: gym.Space
+    explore: bool
+    rng: np.random.Generator
+
+    def __call__(self, obs: Any) -> NDArray[Any]:
+        """The action for one observation, or the actions [B, ...] for observations [B, ...], as the environment takes them.
+
+        ValueError for another shape.
+        """
+        import gymnasium as gym
+        import numpy as np
+
+        from rl.envs import float32_or_uint8
+
+        rows = np.asarray(obs).astype(float32_or_uint8(self.obs_space), copy=False)
+        shape = self.obs_space.shape or ()
+        if rows.shape not in (shape, (len(rows) if rows.ndim else 0, *shape)):
+            raise ValueError(f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, {', '.join(map(str, shape))})")
+        single = rows.shape == shape
+        batch = rows[None] if single else rows
+        actions, _ = self.agent.act(batch, self.agent.initial_state(len(batch)), self.rng, self.explore)
+        if isinstance(self.action_space, gym.spaces.Box):
+            actions = np.clip(actions, self.action_space.low, self.action_space.high)
+        return actions[0] if single else actions
+
+
+def load_policy(run: RunPath = "latest", ckpt: str = "best", *, explore: bool = False, seed: int = 0, device: str = "cpu") -> Policy:
+    """The policy with the best or last weights, or those of a checkpoint (`ckpt` is its frames), and its normalisers.
+
+    It gives the action that it thinks best; with `explore` actions are drawn by a generator of `seed`, as in training.
+    """
+    import numpy as np
+
+    with _hydra_as_it_was(), _torch_as_it_was():
+        player = load_player(_folder(run), ckpt, device)
+        env = player.make_env()
+        env.close()
+    return Policy(player.agent, player.make_env, env.observation_space, env.action_space, explore, np.random.default_rng(seed))
+
+
+# ------------------------------------------------------------------------------------------------- nothing left behind
+
+
+@contextlib.contextmanager
+def _hydra_as_it_was() -> Iterator[None]:
+    """Composing a configuration would end what a notebook's own `hydra.initialize` began."""
+    before = Singleton.get_state()
+    try:
+        yield
+    finally:
+        Singleton.set_state(before)
+
+
+@contextlib.contextmanager
+def _torch_as_it_was() -> Iterator[None]:
+    """Building an agent seeds the global generators and sets torch and the environment's variables up."""
+    import torch
+
+    from rl.state import GlobalRandom
+
+    generators, variables, threads = GlobalRandom().state_dict(), dict(os.environ), torch.get_num_threads()
+    deterministic, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        GlobalRandom().load_state_dict(generators)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        for name in os.environ.keys() - variables.keys():
+            del os.environ[name]

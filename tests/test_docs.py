@@ -1,0 +1,152 @@
+"""The worked examples in docs/ do what the pages say: their files are taken from there, trained with, killed and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, TINY, begun, differences, go, iterate, record
+
+import rl.config.schema
+from rl.compose import compose
+from rl.config import RunConfig, fields
+
+DOCS = ROOT / "docs"
+_FILE = re.compile(r"^`([\w/]+\.(?:py|yaml|sbatch))`:.*?\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_TRAIN = re.compile(r"^\$ python train.py (.*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Write a page's files into the working directory, where Python finds them; the page."""
+
+    def write(name: str) -> str:
+        page = (DOCS / name).read_text()
+        for path, content in _FILE.findall(page):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(content)
+        monkeypatch.syspath_prepend(tmp_path)
+        return page
+
+    before = set(sys.modules)
+    yield write
+    for module in set(sys.modules) - before:
+        if module.startswith("my_"):
+            del sys.modules[module]
+
+
+def run_tests(path: str) -> int:
+    """Call the tests of a file; how many there are."""
+    tests = [function for name, function in runpy.run_path(path).items() if name.startswith("test_")]
+    for test in tests:
+        test()
+    return len(tests)
+
+
+def check_commands(page: str) -> int:
+    """Compose what the page types; how many lines that were."""
+    lines = _TRAIN.findall(page)
+    for line in lines:
+        _, config_dir, *overrides = shlex.split(line, comments=True)
+        if not overrides[0].startswith("resume="):
+            compose(overrides, RunConfig, config_dir=config_dir)
+    return len(lines)
+
+
+@pytest.mark.usefixtures("few_scores", "composed_once")
+def test_the_algorithm_that_is_added_comes_back(take: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    page = take("add-an-algorithm.md")
+    assert check_commands(page) == 2
+    assert run_tests("tests/test_my_algos.py") == 2
+
+    import my_algos  # type: ignore[import-not-found]
+
+    class Forgetful(my_algos.AverageBaseline):  # type: ignore[misc]
+        def __init__(self, *setting: Any, **keys: Any) -> None:
+            super().__init__(*setting, **keys)
+            del self.parts["average"]
+
+    monkeypatch.setattr(my_algos, "AverageBaseline", Forgetful)
+    line = [*TINY, "algo=average_baseline"]
+    run = begun(Path("forgetful"), *line, config_dir="my_conf")
+    iterate(run, 6)
+    run.save()
+    assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
+    found = differences(record(Path("straight")), record(Path("forgetful")))
+    assert "metrics.csv:9:average_return" in found  # or the example would show nothing
+
+    monkeypatch.undo()
+    schema = next(code for kind, code in _BLOCK.findall(page) if kind == "python" and code.startswith("@dataclass"))
+    names = dict(vars(rl.config.schema))
+    exec(schema, names)  # as if it stood there
+    assert dataclasses.is_dataclass(names["AverageBaselineConfig"])
+    keywords = set(inspect.signature(my_algos.AverageBaseline).parameters) - {"setting"}
+    assert set(fields(names["AverageBaselineConfig"])) - {"_target_"} == keywords
+
+
+@pytest.mark.usefixtures("few_scores", "composed_once")
+def test_the_environment_that_is_added_comes_back(take: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    page = take("add-an-env.md")
+    assert check_commands(page) == 2
+    assert run_tests("tests/test_my_envs.py") == 1
+
+    import my_envs  # type: ignore[import-not-found]
+
+    monkeypatch.setattr(my_envs.Scaled, "load_state_dict", lambda self, state: None)
+    line = [*TINY, "env=drift"]
+    run = begun(Path("forgetful"), *line, config_dir="my_conf")
+    iterate(run, 6)
+    run.save()
+    assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
+    assert differences(record(Path("straight")), record(Path("forgetful")))  # or the example would show nothing
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
+def test_the_job_script_requeues_what_was_stopped_and_saved(code: int, requeued: bool, take: Callable[[str], str], tmp_path: Path) -> None:
+    take("on-a-cluster.md")
+    commands = {"srun": '"$@"', "python": f'echo "$@" > typed; exit {code}', "scontrol": 'echo "$@" > requeued'}
+    for name, does in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    assert subprocess.run(["bash", "run.sbatch"], env=environment, check=False).returncode == code
+    assert (Path("requeued").read_text() == "requeue 7\n") if requeued else not Path("requeued").exists()
+    script, *overrides = Path("typed").read_text().split()
+    assert script == "train.py"
+    compose(overrides, RunConfig)
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
+def test_every_command_line_of_a_page_is_one(path: Path) -> None:
+    lines = re.findall(r"(?:^ {4}|`)python train\.py ([^`\n#]+?) *(?:`|$|#)", path.read_text(), re.MULTILINE)
+    for line in lines:
+        words = [word for word in shlex.split(line) if word != "-m" and "..." not in word]
+        compose([re.sub(r"^(\w+)=([\w.]+),[\w.,]+$", r"\1=\2", word) for word in words], RunConfig)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.stem)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+_NOT_PROSE = re.compile(r"<!-- table .*?<!-- end -->|```.*?```|`[^`\n]*`|^ {4}[^\n]*$|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
+_MEASURED = re.compile(r"\d[\d.,]*\s?(?:x|×|%|ms|us|s|seconds?|minutes|hours|times|frames/s|[kMG]B)\b|\d%")
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.stem)
+def test_what_was_measured_stands_in_rendered_tables_alone(path: Path) -> None:
+    text = _NOT_PROSE.sub("", path.read_text())
+    found = set(_MEASURED.findall(text)) - {"95 %"}  # an interval's level
+    assert not found, f"{found}: put it into a result file and a table"
