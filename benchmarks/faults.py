@@ -315,6 +315,9 @@ def two_at_once(run: Hurt) -> str:
     while all(session.poll() is None for session in sessions):
         time.sleep(0.004)
     loser, winner = sorted(sessions, key=lambda session: session.code is None)
+    if loser.code == FINISHED:  # before the other had looked
+        must(winner, REFUSED, FINISHED)
+        return ""
     must(loser, REFUSED, says="is being worked on by")
     run.train_a_while(winner)
     winner.send(signal.SIGKILL)
