@@ -289,10 +289,11 @@ def told_to_stop(run: Hurt) -> str:
     if not run.early:
         return ""
     session, number = run.start(), run.rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
-    if run.train_a_while(session):
-        session.send(number)
-    run.ended(session, INTERRUPTED if number == signal.SIGINT else TO_BE_CONTINUED, says="go on with: python train.py resume=")
-    return WENT_ON
+    run.train_a_while(session)
+    session.send(number)
+    code = INTERRUPTED if number == signal.SIGINT else TO_BE_CONTINUED
+    run.ended(session, code, FINISHED, says="python train.py resume=")
+    return WENT_ON if session.code == code else ""
 
 
 def suspended(run: Hurt) -> str:
@@ -333,6 +334,8 @@ def full_disk(run: Hurt) -> str:
     if shutil.disk_usage(disk).total > DISK_BYTES:
         size = run.rng.choice([1, 1000, 5000, 20_000])
         session = run.start(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+        if session.end() == FINISHED:  # it wrote nothing that large
+            return ""
         run.ended(session, FAILED, says=os.strerror(errno.EFBIG))
         return WENT_ON
     session, filler = run.start(), disk / "filler"
@@ -345,6 +348,8 @@ def full_disk(run: Hurt) -> str:
             file.write(bytes(1))
     session.end()
     filler.unlink()
+    if session.code == FINISHED:  # before the disk was full
+        return ""
     run.ended(session, FAILED, says=os.strerror(errno.ENOSPC))
     return WENT_ON
 

@@ -163,7 +163,7 @@ def line(key: str, value: Any) -> str:
     )
 
 
-@fuzz(max_examples=120)
+@fuzz(max_examples=60)
 @given(st.lists(st.builds(line, st.sampled_from(KEYS), VALUES), min_size=1, max_size=2))
 def test_a_command_line_makes_a_plan_or_is_refused_and_leaves_no_folder(words: list[str]) -> None:
     before = set(Path.cwd().iterdir())
@@ -208,7 +208,7 @@ YAMLS = st.one_of(
 )
 
 
-@fuzz(max_examples=80)
+@fuzz(max_examples=60)
 @given(YAMLS, st.booleans())
 def test_a_yaml_file_is_read_or_refused_in_one_message(text: str, package: bool) -> None:
     folder = Path("own/experiment")
