@@ -92,7 +92,7 @@ def sections(values: dict[str, Any], path: str = "") -> list[str]:
     return names + [deeper for name, value in values.items() if isinstance(value, dict) for deeper in sections(value, f"{path}{name}.")]
 
 
-@fuzz(max_examples=1500)
+@fuzz(max_examples=700)
 @given(st.sampled_from(ALGOS), st.data(), VALUES)
 def test_a_value_is_read_or_refused_by_its_key(algo: str, data: st.DataObject, value: Any) -> None:
     values = composed(algo).values
@@ -163,7 +163,7 @@ def line(key: str, value: Any) -> str:
     )
 
 
-@fuzz(max_examples=60)
+@fuzz(max_examples=40)
 @given(st.lists(st.builds(line, st.sampled_from(KEYS), VALUES), min_size=1, max_size=2))
 def test_a_command_line_makes_a_plan_or_is_refused_and_leaves_no_folder(words: list[str]) -> None:
     before = set(Path.cwd().iterdir())
@@ -208,7 +208,7 @@ YAMLS = st.one_of(
 )
 
 
-@fuzz(max_examples=60)
+@fuzz(max_examples=40)
 @given(YAMLS, st.booleans())
 def test_a_yaml_file_is_read_or_refused_in_one_message(text: str, package: bool) -> None:
     folder = Path("own/experiment")
