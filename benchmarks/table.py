@@ -78,7 +78,30 @@ def sweep_kills() -> list[list[str]]:
     return table
 
 
-TABLES: dict[str, Callable[[], list[list[str]]]] = {"kills": kills, "sweep_kills": sweep_kills, "scores": scores, "speed": speed}
+def faults() -> list[list[str]]:
+    """The campaign of faults, algorithm by algorithm."""
+    counted = ("times", "went_on", "went_back", "refused", "exact", "wrong", "lost")
+    table = [
+        ["algorithm", "kinds of faults", "faults", "went on", "from the checkpoint before", "refused", "ended exactly", "wrong", "lost"]
+    ]
+    by_algo: dict[str, list[Row]] = {}
+    for row in read(RESULTS / "faults.csv"):
+        by_algo.setdefault(row["algo"], []).append(row)
+    control = by_algo.pop("control")
+    everything = [row for rows in by_algo.values() for row in rows]
+    for algo, those in [*sorted(by_algo.items()), ("all", everything), ("negative control", control)]:
+        kinds = len({row["fault"] for row in those})
+        table.append([algo, str(kinds), *(str(sum(int(row[name]) for row in those)) for name in counted)])
+    return table
+
+
+TABLES: dict[str, Callable[[], list[list[str]]]] = {
+    "kills": kills,
+    "faults": faults,
+    "sweep_kills": sweep_kills,
+    "scores": scores,
+    "speed": speed,
+}
 
 
 def markdown(table: list[list[str]]) -> str:

@@ -42,14 +42,16 @@ class Composed:
 def compose(overrides: Sequence[str], schema: type, config_name: str = "config", config_dir: str | None = None) -> Composed:
     """Today's conf/ under these overrides. ConfigError names what is wrong, what is allowed and the nearest name."""
     search = [f"hydra.searchpath=[{quote('file://' + str(Path(config_dir).absolute()))}]"] if config_dir else []
+    parsed = parse(overrides)
+    check_single(parsed)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            parsed = parse(overrides)
-            check_single(parsed)
             _check_groups(parsed, config_dir)
             composed = hydra.compose(config_name, [*search, *for_hydra(overrides)], return_hydra_config=True)
-        except HydraException as error:
+        except ConfigError:
+            raise
+        except Exception as error:  # Hydra and the loaders under it have a dozen kinds for a file that cannot be read
             raise ConfigError(_explain(error, parsed, search, config_name)) from error
         try:
             choices = OmegaConf.to_container(composed.hydra.runtime.choices)
@@ -177,17 +179,19 @@ def trackers(given: Any) -> list[Any]:
     return [] if given is None else given if isinstance(given, list) else [given]
 
 
-def _explain(error: HydraException, overrides: Sequence[Override], search: list[str], config_name: str) -> str:
+def _explain(error: Exception, overrides: Sequence[Override], search: list[str], config_name: str) -> str:
     """The one message for a composition that failed: mostly, a key that does not exist."""
     chosen = [o.input_line or "" for o in overrides if o.key_or_group in GROUPS or o.key_or_group.startswith("hydra")]
-    with contextlib.suppress(HydraException):
+    with contextlib.suppress(Exception):
         base = hydra.compose(config_name, [*search, *chosen])
         known = _names(OmegaConf.to_container(base, resolve=False))
         for override in overrides:
             name = override.key_or_group
             if not override.is_add() and (override.input_line or "") not in chosen and name not in known:
                 return f"{name}: no such key{did_you_mean(name, known)}"
-    return " ".join(str(part).splitlines()[0] for part in (error, error.__cause__) if part)
+    if not isinstance(error, HydraException):
+        return f"{' '.join(chosen) or 'conf/'}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return " ".join(str(part).splitlines()[0] for part in (error, error.__cause__) if str(part or ""))
 
 
 def _names(values: Any, path: str = "") -> list[str]:

@@ -32,8 +32,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    except ValueError as error:
+        events = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+        for name, kind in (("overrides", list), ("choices", dict), ("world", dict)):
+            if not all(isinstance(event[name], kind) for event in events):
+                raise ValueError(f"{name} is not what was written")
+        return events
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path}: {error}") from error
 
 

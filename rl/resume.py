@@ -7,6 +7,7 @@ key, with the configuration that the run has; `rl.config.compare` judges the dif
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import signal
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rl import checkpoint, history
@@ -268,12 +270,12 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     typed = [override.key_or_group for override in parse(overrides)]
     try:
         changes = compare(_read_config(folder), composed.values, manifest.frames, typed, lambda: _defaults(choices))
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # values that no configuration has
         raise DamagedError(f"{folder / CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
     if refused:
         raise Refused(_refusal(folder, manifest, refused, new))
-    _refuse_if_finished(folder, composed.config, manifest)
+    warnings += _refuse_if_finished(folder, composed.config, manifest)
     warnings += history.other_world(past) + _learns_no_more(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
@@ -310,8 +312,8 @@ def saved_config(folder: Path) -> dict[str, Any]:
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         values = from_yaml(folder / CONFIG)
-    except (OSError, AssertionError, YAMLError) as error:
-        raise DamagedError(f"{folder / CONFIG}: {error}") from error
+    except (OSError, AssertionError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise DamagedError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
     if not values:
         raise DamagedError(f"{folder / CONFIG}: it is empty")
     return values
@@ -331,15 +333,21 @@ def _first_overrides(folder: Path) -> list[str] | None:
     return [str(override) for override in OmegaConf.load(path)] if path.is_file() and path.stat().st_size else None
 
 
-def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> None:
+def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> list[str]:
+    """Finished if nothing is left to do; a warning if the result is damaged, for then the weights are scored again."""
     if not (folder / RESULT).exists():
-        return
-    result = json.loads((folder / RESULT).read_text())
+        return []
+    try:
+        score = json.loads((folder / RESULT).read_bytes())["stopped_at"]
+        stopped_at = -math.inf if score is None else float(score)
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"DAMAGED: {folder / RESULT}: {error}; the weights are scored again"]
     if manifest.frames >= config.frames:
         why = f"{format_count(manifest.frames)} frames of {format_count(config.frames)}"
         raise Finished(folder, why, f"frames={format_count(2 * config.frames)}")
-    if config.stop_at is not None and result["stopped_at"] is not None and result["stopped_at"] >= config.stop_at:
+    if config.stop_at is not None and stopped_at >= config.stop_at:
         raise Finished(folder, f"it reached stop_at={config.stop_at:g}", "stop_at=null")
+    return []
 
 
 def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: list[str]) -> str:

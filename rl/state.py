@@ -30,6 +30,14 @@ def check_parts(parts: Mapping[str, object]) -> None:
             raise TypeError(f"{name} ({type(part).__name__}) has no state_dict and load_state_dict, so a run with it could not be resumed")
 
 
+def not_finite(value: Any, path: str = "") -> list[str]:
+    """The paths of the tensors in a state that hold an infinity or no number."""
+    if isinstance(value, torch.Tensor):
+        return [path] if value.is_floating_point() and not torch.isfinite(value).all() else []
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    return [name for key, part in parts for name in not_finite(part, f"{path}.{key}" if path else str(key))]
+
+
 def derive_seed(seed: int, *path: str | int) -> int:
     """A 32-bit seed for one purpose, statistically independent of every other path's."""
     words = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:  # these import torch; a command line is judged without it
 log = logging.getLogger("encore")
 
 SCORE_EPISODES = 100
+_MUST_BE_FINITE = ("loss", "policy_loss", "value_loss", "grad_norm")
+
+
+class DivergedError(Exception):
+    """A loss or a weight is infinite or no number; says which, and at what frame."""
 
 
 class Stop:
@@ -142,9 +147,26 @@ class Run:
         self._saved_at = time.monotonic()
         if self.checkpoints.saved_frames == self.clock.frames:
             return
+        self.check_weights()
         state = {name: part.state_dict() for name, part in self.stateful.items()}
         frames, wall_s = self.clock.frames, self.clock.wall_s
         self.checkpoints.save(state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay)
+
+    def check_report(self, report: Mapping[str, float]) -> None:
+        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look at a tensor."""
+        wrong = [f"{name} is {value}" for name in _MUST_BE_FINITE if not math.isfinite(value := report.get(name, 0.0))]
+        if wrong:
+            raise DivergedError(f"at frame {format_count(self.clock.frames)} {' and '.join(wrong)}")
+
+    def check_weights(self) -> None:
+        """DivergedError if weights, or what an optimizer or a normaliser keeps, are not finite: no such file is written."""
+        from rl.state import not_finite
+
+        parts = {name: part.state_dict() for name, part in self.agent.parts.items() if part is not self.agent.replay}
+        wrong = not_finite(parts)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise DivergedError(f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers")
 
     @property
     def minutes_passed(self) -> bool:
@@ -158,6 +180,7 @@ class Run:
         from rl.metrics import moving_average
         from rl.state import derive_seed
 
+        self.check_weights()
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
         scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed)
@@ -215,7 +238,9 @@ def train(run: Run, stop: Stop, progress: Progress) -> None:
     while not run.finished and not stop:
         rollout = collector.collect(agent)
         metrics.add_episodes(collector.ended_returns, collector.ended_lengths)
-        metrics.add(agent.learn(rollout))
+        report = agent.learn(rollout)
+        run.check_report(report)
+        metrics.add(report)
         if clock.due(cfg.log_every):
             progress.row(metrics.write(clock))
         if clock.due(cfg.eval.every):
@@ -245,7 +270,11 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             result = None
             started_at = time.time() - run.clock.wall_s
             with trackers.Following(run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60):
-                train(run, stop, progress)
+                try:
+                    train(run, stop, progress)
+                except Exception:
+                    run.check_weights()  # if they are no numbers, what choked on them is not the reason
+                    raise
                 if run.finished:
                     run.checkpoints.prune()
                     with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
@@ -260,10 +289,29 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
         where, why = error.filename or plan.folder, error.strerror or error
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
+    except DivergedError as error:
+        log.error("stopped: %s; %s", error, _way_on(run))
+        raise SystemExit(FAILED) from error
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
         raise SystemExit(FAILED) from None
     return run.checkpoints.best.score if run.checkpoints.best else None
+
+
+def _way_on(run: Run) -> str:
+    """What may be done about a run that diverged: from its last checkpoint it would diverge again."""
+    import numpy as np
+
+    from rl.schedule import Schedule
+
+    saved, rollout, lr = run.checkpoints.saved_frames or 0, run.collector.rollout, getattr(run.config.algo, "lr", None)
+    stands = f"the checkpoint at frame {format_count(saved)} stands"
+    if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
+        return f"the environment gave a reward or an observation that is not finite; {stands}: python train.py resume={run.folder}"
+    words = [f"fork={run.folder}@last", "algo.lr=..."]
+    if isinstance(lr, Schedule) and len(lr.heights) == 1:
+        words = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
+    return f"{stands}, but would lead here again; with a lower learning rate: {shlex.join(['python', 'train.py', *words])}"
 
 
 def _announce(run: Run) -> None:
@@ -316,6 +364,7 @@ def main() -> None:
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
+    logging.raiseExceptions = False  # a full disk is told once, and not by a traceback for each line that train.log cannot take
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # acting in NumPy: products too small to share, and the same bits everywhere
     if args.help:
         print(show_help("train.py", args.config_dir))

@@ -103,7 +103,11 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("config.yaml", b""), ("config.yaml", None), ("config.yaml", b"{]\n"), ("history.jsonl", b"{]\n")]
+    ("name", "content"),
+    [
+        *(("config.yaml", content) for content in (b"", None, b"{]\n", b"\xff\n", b"frames: [1]\n", b"seed: ${\n")),
+        *(("history.jsonl", content) for content in (b"{]\n", b"\xff\n", b"{}\n", b"3\n")),
+    ],
 )
 def test_a_run_whose_own_files_cannot_be_read_is_refused_by_their_names(name: str, content: bytes | None, tmp_path: Path) -> None:
     assert go(tmp_path / "run", *LINE) == 0
@@ -112,6 +116,16 @@ def test_a_run_whose_own_files_cannot_be_read_is_refused_by_their_names(name: st
         (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(DamagedError, match=name):
         resume.plan([*LONGER, f"hydra.run.dir={tmp_path / 'run'}"])
+
+
+@pytest.mark.parametrize("content", [b"", b'{"frames": 2', b"{}", b"[]", b"\xff"])
+def test_a_damaged_result_is_made_again_loudly(content: bytes, tmp_path: Path) -> None:
+    assert go(tmp_path / "run", *LINE) == 0
+    expected = record(tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_bytes(content)
+    assert in_child(functools.partial(go, tmp_path / "run", *LINE), tmp_path / "output") == 0
+    assert f"DAMAGED: {tmp_path / 'run' / 'result.json'}" in (tmp_path / "output").read_text()
+    assert differences(expected, record(tmp_path / "run")) == []
 
 
 def test_without_its_history_a_run_needs_its_whole_command_line(tmp_path: Path) -> None:

@@ -223,6 +223,14 @@ class Dice(gym.Env):
         return obs, float(action[0]), bool(obs[0] > 0.9), bool(obs[0] < 0.03), {}
 
 
+class NoNumber(Identity):
+    """A reward that is no number at the end of an episode."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, float("nan") if terminated else reward, terminated, truncated, info
+
+
 class ManyDice(gym.vector.VectorEnv):
     """N of them, which must be reset by a mask; `autoreset_mode` says that they reset otherwise."""
 
@@ -252,7 +260,7 @@ class ManyDice(gym.vector.VectorEnv):
 
 for _class in (
     *(Identity, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
-    *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces),
+    *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NoNumber),
 ):
     gym.register(f"{_class.__name__}-v0", _class)
 gym.register("Dice-v0", Dice, vector_entry_point=ManyDice)

@@ -116,8 +116,8 @@ def _same(one: Any, other: Any, frames: int | None) -> bool:
     return type(one) is type(other) and one == other or _number(one) is not None and _number(one) == _number(other)
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _number(value: Any) -> int | float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default: bool) -> Change:
