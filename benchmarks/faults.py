@@ -569,7 +569,7 @@ class Campaign:
             name = ""
             run.ended(run.start(), FINISHED)
             outcome = self.compare(run)
-        except Exception as error:  # whatever it is, it is counted, and the campaign goes on
+        except Exception as error:  # noqa: BLE001  whatever it is, it is counted, and the campaign goes on
             self.counts[algo, name or "resumed to its end"]["wrong" if name else "lost"] += 1
             outcome = f"{name}: {type(error).__name__}: {error}"
         print(f"{run.folder.name}, {algo}: {len(run.struck)} faults; {outcome or 'exact'}", flush=True)
