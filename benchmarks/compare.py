@@ -82,7 +82,9 @@ def _same_rows(one: dict[int, list[bytes]], other: dict[int, list[bytes]]) -> bo
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(torch.uint8) if tensor.numel() and tensor.dim() else tensor.reshape(-1).view(torch.uint8)
+    if not tensor.numel():  # an episode that has just begun has no actions
+        return torch.empty(0, dtype=torch.uint8)
+    return tensor.contiguous().view(torch.uint8) if tensor.dim() else tensor.reshape(-1).view(torch.uint8)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

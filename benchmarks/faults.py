@@ -569,9 +569,9 @@ class Campaign:
             name = ""
             run.ended(run.start(), FINISHED)
             outcome = self.compare(run)
-        except WrongError as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, it is counted, and the campaign goes on
             self.counts[algo, name or "resumed to its end"]["wrong" if name else "lost"] += 1
-            outcome = f"{name}: {error}"
+            outcome = f"{name}: {type(error).__name__}: {error}"
         print(f"{run.folder.name}, {algo}: {len(run.struck)} faults; {outcome or 'exact'}", flush=True)
         for number in range(1, run.sessions + 1):
             for kind in (".txt", ".modules"):

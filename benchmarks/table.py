@@ -85,9 +85,10 @@ def faults() -> list[list[str]]:
         ["algorithm", "kinds of faults", "faults", "went on", "from the checkpoint before", "refused", "ended exactly", "wrong", "lost"]
     ]
     by_algo: dict[str, list[Row]] = {}
-    for row in read(RESULTS / "faults.csv"):
-        by_algo.setdefault(row["algo"], []).append(row)
-    control = by_algo.pop("control")
+    for path in RESULTS.glob("faults.csv"):
+        for row in read(path):
+            by_algo.setdefault(row["algo"], []).append(row)
+    control = by_algo.pop("control", [])
     everything = [row for rows in by_algo.values() for row in rows]
     for algo, those in [*sorted(by_algo.items()), ("all", everything), ("negative control", control)]:
         kinds = len({row["fault"] for row in those})
