@@ -199,4 +199,5 @@ def set_up_torch(config: RunConfig) -> None:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, for more than a second
+        torch.use_deterministic_algorithms(config.deterministic)
