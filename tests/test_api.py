@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -58,6 +58,15 @@ def world() -> list[object]:
     return [generators, settings, handlers, dict(os.environ), os.getcwd(), GlobalHydra.instance().is_initialized()]
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is an exception, as in a notebook: a worker of pytest-xdist ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_training_is_the_command_lines_bit_for_bit_also_killed_and_interrupted(capfd: pytest.CaptureFixture[str]) -> None:
     done = typed(*LINE, "hydra.run.dir=typed")
     assert done.returncode == 0, done.stdout + done.stderr

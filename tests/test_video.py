@@ -72,7 +72,7 @@ def test_enjoy_shows_episodes_side_by_side_and_scores_them_as_ever(tmp_path: Pat
 
     def played(*overrides: str) -> list[float]:
         line = [f"run={tmp_path / 'run'}", "ckpt=last", "episodes=3", *overrides]
-        return enjoy(compose(line, EnjoyConfig, "enjoy").config)
+        return enjoy(compose(line, EnjoyConfig, "enjoy").config).returns
 
     alone = played("render=none")
     assert played("render=video", "video.grid=3", "video.caption=true", "video.format=gif") == alone
