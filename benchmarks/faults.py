@@ -439,10 +439,12 @@ def own_files_damaged(run: Hurt) -> str:
     session = run.start()
     run.train_a_while(session)
     session.send(signal.SIGKILL)
+    versions = [words for words in run.expected if words.startswith("torch was")]  # their line may be the one whose end is gone
+    run.expected = [words for words in run.expected if words not in versions]
     run.ended(session, -signal.SIGKILL, FINISHED, REFUSED)
-    if session.code != REFUSED:  # the line with another version in it may be the one whose end is gone
-        run.expected = [words for words in run.expected if not words.startswith("torch was")]
+    if session.code != REFUSED:
         return WENT_ON
+    run.expected += versions
     path.write_bytes(before)
     return REFUSED_
 
