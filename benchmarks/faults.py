@@ -176,9 +176,13 @@ class Hurt:
         return Session(words, self.logs / f"{self.folder.name}-{self.sessions}.txt", now=now, before=before)
 
     def ended(self, session: Session, *codes: int, says: str = "") -> None:
-        """WrongError if a session ended otherwise or did not say this, or if what it should have said of damage is missing."""
+        """WrongError if a session ended otherwise, or did not say this or what it should have said of damage."""
         must(session, *codes, says=says)
-        self.heard += _plain(session.said)
+        self.listen(session.output)
+
+    def listen(self, output: Path) -> None:
+        """WrongError if a session went on, and what should have been said of damage by then was not."""
+        self.heard += _plain(output.read_text(errors="replace"))
         if "going on at frame" in self.heard:
             missing = [words for words in self.expected if words not in self.heard]
             if missing:
@@ -230,14 +234,17 @@ def killed(run: Hurt) -> str:
 
 
 def killed_alone(run: Hurt) -> str:
-    """The same to `train.py` in a process of its own, while it starts."""
-    if not run.early:
-        return ""
-    words = [sys.executable, "train.py", *run.line, f"hydra.run.dir={run.folder}"]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(run.rng.uniform(0, 6))
-    process.kill()
-    return WENT_ON if process.wait() == -signal.SIGKILL else ""
+    """The same to a process of its own that imports everything, while it starts or a little later."""
+    program = f"import rl.train; rl.train.SCORE_EPISODES = {SCORES}; rl.train.main()"
+    words = [sys.executable, "-u", "-c", program, *run.line, f"hydra.run.dir={run.folder}"]
+    output = run.logs / f"{run.folder.name}-alone.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file)
+        time.sleep(run.rng.uniform(0, 6))
+        process.kill()
+        code = process.wait()
+    run.listen(output)
+    return WENT_ON if code == -signal.SIGKILL else ""
 
 
 def traced(run: Hurt, call: str, what: str) -> Session | None:
@@ -576,9 +583,8 @@ class Campaign:
             self.counts[algo, name or "resumed to its end"]["wrong" if name else "lost"] += 1
             outcome = f"{name}: {type(error).__name__}: {error}"
         print(f"{run.folder.name}, {algo}: {len(run.struck)} faults; {outcome or 'exact'}", flush=True)
-        for number in range(1, run.sessions + 1):
-            for kind in (".txt", ".modules"):
-                (self.logs / f"{run.folder.name}-{number}{kind}").unlink(missing_ok=True)
+        for output in self.logs.glob(f"{run.folder.name}-*.*"):
+            output.unlink()
         if outcome:
             shutil.move(run.folder, self.logs / run.folder.name)
         else:
