@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import os
@@ -21,6 +22,8 @@ from rl.env_checks import interface_warnings
 from rl.envs import EnvFactory, VectorEnv, check_env, frame_stack, layers, make_factory, make_native, make_vector
 from rl.replay import UniformReplay
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass
@@ -56,6 +59,7 @@ class Parts:
 def build(config: RunConfig) -> Parts:
     """All parts, seeded, before the first frame. ConfigError says which of the configuration's wishes cannot be met."""
     set_up_torch(config)
+    keep_freed_memory()
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
     make_env = build_env_factory(config.env)
     callbacks = build_callbacks(config)
@@ -201,3 +205,14 @@ def set_up_torch(config: RunConfig) -> None:
         torch.backends.cudnn.benchmark = False
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, for more than a second
         torch.use_deterministic_algorithms(config.deterministic)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc, if it is the C library, keep freed memory for what comes next, up to half a GiB.
+
+    It may else hand a minibatch's arrays back to the kernel, and get them again page by page: a fifth of PPO's time on images.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((M_MMAP_THRESHOLD, 32 * 2**20), (M_TRIM_THRESHOLD, 512 * 2**20)):  # the first can be no larger
+            mallopt(option, value)
