@@ -12,7 +12,6 @@ Ctrl-C (in a notebook: interrupt) has it save, and then raises KeyboardInterrupt
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -31,7 +30,7 @@ from rl.config import ConfigError, EnjoyConfig
 from rl.enjoy import Enjoyed, load_player
 from rl.enjoy import enjoy as play
 from rl.launchers import Process
-from rl.resume import FINISHED, INTERRUPTED, REFUSED, RESULT, TO_BE_CONTINUED, Finished, Plan, Refused, latest, new_folder, plan
+from rl.resume import FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Finished, Plan, Refused, latest, new_folder, plan, read_result
 
 if TYPE_CHECKING:  # these are slow to import
     import gymnasium as gym
@@ -80,12 +79,15 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has reached its end; else it was stopped, and `resume` goes on with it."""
-        return (self.folder / RESULT).exists()
+        return self.result is not None
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The score of the last and of the best weights on fresh episodes, once it is finished."""
-        return json.loads((self.folder / RESULT).read_text()) if self.finished else None
+        """The score of the last and of the best weights on fresh episodes, once it is finished.
+
+        DamagedError if it cannot be read; resuming the run writes it again.
+        """
+        return read_result(self.folder)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -285,7 +287,8 @@ def _torch_as_it_was() -> Iterator[None]:
     finally:
         GlobalRandom().load_state_dict(generators)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:  # the call is slow: it imports the compiler
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]

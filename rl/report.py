@@ -29,8 +29,8 @@ from rl.compose import compose, from_yaml, quote_places, to_yaml
 from rl.config import ConfigError, ReportConfig, install_line, leaves, same, typed
 from rl.counts import format_count
 from rl.help import show_help
-from rl.history import CONFIG, HISTORY
-from rl.resume import RESULT, Refused
+from rl.history import CONFIG
+from rl.resume import Refused
 from rl.runs import describe
 from rl.sweep import Record
 from rl.train import refuse_or
@@ -88,11 +88,11 @@ def find_runs(word: str, outputs: Path) -> list[Path]:
     folder = resume.latest(outputs) if word == "latest" else Path(word)
     if not folder.is_dir():
         raise Refused(f"{word}: no such folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
-    if any((folder / mark).exists() for mark in ("ckpt", HISTORY, ".hydra")):
-        return [folder]
     found = dict.fromkeys(resume.run_folders(folder))
     with contextlib.suppress(DamagedError):  # it is no sweep
         found |= dict.fromkeys(folder / name for name in Record.read(folder).jobs)
+    if not found and resume.is_run(folder):
+        return [folder]
     if not found:
         raise Refused(f"{word}: no run is in this folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
     return list(found)
@@ -113,7 +113,7 @@ def read_run(folder: Path) -> Run:
                 rows = run.metrics if table == "metrics.csv" else _read_table(folder / table, ["frames", "wall_s", column])
                 curve = rows[["frames", "wall_s", column]].rename(columns={column: "score"}).dropna()
                 run.curves |= {name: curve} if len(curve) else {}
-            run.result = _read_json(folder / RESULT)
+            run.result = resume.read_result(folder) or {}
         else:
             run.problem = "it was killed before its configuration was written down"
         described = describe(folder)
@@ -134,10 +134,6 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     except ValueError as error:
         raise DamagedError(f"{path.name}: {error}") from error
     return table.replace([float("inf"), float("-inf")], float("nan"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 @functools.cache

@@ -140,7 +140,7 @@ def _holds_run(folder: Path) -> bool:
     """Whether a run was started in a folder. Refused if it holds other things."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return False
-    if not any((folder / mark).exists() for mark in _MARKS):
+    if not is_run(folder):
         raise Refused(f"hydra.run.dir={folder}: it holds other things than a run; name a new folder")
     return True
 
@@ -335,13 +335,13 @@ def _first_overrides(folder: Path) -> list[str] | None:
 
 def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> list[str]:
     """Finished if nothing is left to do; a warning if the result is damaged, for then the weights are scored again."""
-    if not (folder / RESULT).exists():
-        return []
     try:
-        score = json.loads((folder / RESULT).read_bytes())["stopped_at"]
-        stopped_at = -math.inf if score is None else float(score)
-    except (ValueError, KeyError, TypeError) as error:
-        return [f"DAMAGED: {folder / RESULT}: {error}; the weights are scored again"]
+        result = read_result(folder)
+    except DamagedError as error:
+        return [f"DAMAGED: {error}; the weights are scored again"]
+    if result is None:
+        return []
+    stopped_at = -math.inf if result["stopped_at"] is None else result["stopped_at"]
     if manifest.frames >= config.frames:
         why = f"{format_count(manifest.frames)} frames of {format_count(config.frames)}"
         raise Finished(folder, why, f"frames={format_count(2 * config.frames)}")
@@ -401,7 +401,7 @@ def _find(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
         others = [f for f in run_folders(outputs) if f.name > folder.name and not checkpoint.manifests(f / "ckpt", replay=False)[0]]
         return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
-    if not any((folder / mark).exists() for mark in _MARKS):
+    if not is_run(folder):
         raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")
     return folder, []
 
@@ -422,6 +422,25 @@ def latest(outputs: Path, overrides: Sequence[str] = ()) -> Path:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
         raise Refused(f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py")
     return max(candidates)[2]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in a folder."""
+    return any((folder / mark).exists() for mark in _MARKS)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run; None before. DamagedError if it cannot be read."""
+    if not (folder / RESULT).exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
+        numbers = [result["stopped_at"], *(result[name]["total_reward"] for name in ("last", "best") if name in result)]
+        if any(number is not None and not isinstance(number, int | float) for number in numbers):
+            raise ValueError("a score in it is no number")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder / RESULT}: {error}") from error
+    return result
 
 
 def run_folders(outputs: Path) -> list[Path]:

@@ -30,7 +30,7 @@ from rl.config import ConfigError, RunConfig, leaves, same, typed
 from rl.counts import format_count, parse_count
 from rl.history import CONFIG
 from rl.launchers import Launcher, Running
-from rl.resume import FAILED, FINISHED, INTERRUPTED, RESULT, STOPPING, TO_BE_CONTINUED, Finished, Refused
+from rl.resume import FAILED, FINISHED, INTERRUPTED, STOPPING, TO_BE_CONTINUED, Finished, Refused
 from rl.tables import aligned, last_row
 
 _LOOK_S, _SHOW_S, _SAY_S = 0.1, 1.0, 10.0  # between looks at the processes, at their rows, and plain lines of a job
@@ -478,5 +478,7 @@ def table(sweep: Sweep) -> str:
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / RESULT).read_text())
-    return values
+    try:
+        return resume.read_result(folder) or {}
+    except DamagedError:  # a resume of the run alone says so, and makes it again
+        return {}

@@ -33,13 +33,13 @@ from rl import files, history
 from rl.compose import from_yaml
 from rl.config import ConfigError, install_line
 from rl.history import CONFIG, HISTORY
+from rl.resume import RESULT, STOPPING
 
 log = logging.getLogger("encore")
 
 ID = "tracker_id"  # the file in a run's folder with the name that servers know the run by
 TABLES = {"train": "metrics.csv", "eval": "eval.csv"}  # what comes before the names of a file's columns
 _LOOK_S, _RETRY_S = 1.0, 60.0  # between looks at the files, and before a tracker that failed is tried again
-_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)  # they are meant for training, whose end ends us too
 
 
 @dataclass(frozen=True)
@@ -457,7 +457,7 @@ class Feed:
     def close(self) -> None:
         """End the tracker's session."""
         if self.rows is not None:
-            self._try(lambda: self.tracker.close((self.run.folder / "result.json").exists()))
+            self._try(lambda: self.tracker.close((self.run.folder / RESULT).exists()))
 
     def _try(self, action: Callable[[], None]) -> None:
         try:
@@ -491,7 +491,7 @@ def follow(folder: Path, session: int, started_at: float, ended: Callable[[], bo
 def main() -> None:
     """`python -m rl.trackers <run's folder> <session> <started_at>`, until its standard input closes."""
     os.nice(10)
-    for number in _IGNORED:
+    for number in STOPPING:  # they are meant for training, whose end ends us too
         signal.signal(number, signal.SIG_IGN)
     parent, messages = os.getppid(), os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the packages print is not for the log
