@@ -67,6 +67,7 @@ class Manifest:
     offsets: dict[str, int]  # bytes of each CSV file
     best: Best | None
     replay: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {size, sha256, end} of every chunk it needs, oldest first
+    hashes: dict[str, str] = field(default_factory=dict)  # sha256 of each CSV file's bytes
 
     def to_bytes(self) -> bytes:
         """JSON that carries its own hash."""
@@ -169,6 +170,12 @@ def newest(folder: Path, tables: Path | None = None, *, replay: bool = True) -> 
     return None, [problem for _, problem in sorted(problems.items())]
 
 
+def changed_tables(manifest: Manifest, run: Path) -> list[Path]:
+    """The CSV files whose rows up to a checkpoint are not what was written."""
+    paths = {run / name: digest for name, digest in manifest.hashes.items()}
+    return [path for path, digest in paths.items() if _describe(path.read_bytes()[: manifest.offsets[path.name]])["sha256"] != digest]
+
+
 def was_committed(run: Path) -> bool:
     """Whether a checkpoint was ever committed in a run's folder, be it damaged or gone by now."""
     names = [*_listdir(run / "ckpt"), *_listdir(run / "ckpt" / SET_ASIDE)]
@@ -244,7 +251,8 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], *, frames: int, wall_s: float, tables: list[Path], memory: UniformReplay | None = None) -> None:
         """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last one stands."""
-        offsets = {table.name: table.stat().st_size for table in tables}
+        rows = {table.name: _describe(table.read_bytes()) for table in tables}
+        offsets = {name: described["size"] for name, described in rows.items()}
         for table in tables:  # what the last manifest counts on is safe already
             if not self.kept or offsets[table.name] != self.kept[0].offsets.get(table.name):
                 files.sync(table)
@@ -264,6 +272,7 @@ class Checkpoints:
             offsets=offsets,
             best=self.best,
             replay=chunks,
+            hashes={name: described["sha256"] for name, described in rows.items()},
         )
         files.write_atomic(self.folder / f"ckpt-{frames}.json", manifest.to_bytes())
         self.kept = [manifest, *self.kept]

@@ -275,6 +275,7 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     refused = [change for change in changes if change.refused]
     if refused:
         raise Refused(_refusal(folder, manifest, refused, new))
+    warnings += [f"DAMAGED: {path}: its rows are not what was written; they stay" for path in checkpoint.changed_tables(manifest, folder)]
     warnings += _refuse_if_finished(folder, composed.config, manifest)
     warnings += history.other_world(past) + _learns_no_more(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)

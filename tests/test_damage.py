@@ -128,6 +128,21 @@ def test_a_damaged_result_is_made_again_loudly(content: bytes, tmp_path: Path) -
     assert differences(expected, record(tmp_path / "run")) == []
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "eval.csv"])
+def test_a_cell_that_was_changed_is_said_and_the_rest_is_exact(name: str, tmp_path: Path) -> None:
+    assert go(tmp_path / "run", *LONGER) == 0
+    expected = record(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    assert go(tmp_path / "run", *LINE) == 0
+    path = tmp_path / "run" / name
+    header, first, *rest = path.read_text().split("\n")
+    frames, *cells = first.split(",")
+    path.write_text("\n".join([header, ",".join([str(int(frames) + 1), *cells]), *rest]))
+    assert in_child(functools.partial(go, tmp_path / "run", *LONGER), tmp_path / "output") == 0
+    assert f"DAMAGED: {path}: its rows are not what was written" in (tmp_path / "output").read_text()
+    assert differences(expected, record(tmp_path / "run")) == [f"{name}:0:frames"]
+
+
 def test_without_its_history_a_run_needs_its_whole_command_line(tmp_path: Path) -> None:
     assert go(tmp_path / "run", *LINE) == 0
     (tmp_path / "run" / "history.jsonl").unlink()
