@@ -17,7 +17,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,11 +201,16 @@ def enjoy(
     seed: int = 0,
     deterministic: bool = True,
     render: str = "none",
+    video: Mapping[str, Any] | None = None,
     device: str = "cpu",
 ) -> Enjoyed:
-    """`python enjoy.py ...`: play episodes; their returns, and with render="video" where the video is."""
+    """`python enjoy.py ...`: play episodes; their returns, and with render="video" where the video is.
+
+    `video`: its format, caption and grid, where they are to be others, e.g. {"format": "gif"}.
+    """
     given = {"ckpt": ckpt, "episodes": episodes, "seed": seed, "deterministic": deterministic, "render": render, "device": device}
     with _hydra_as_it_was():
+        given |= {f"video.{name}": value for name, value in (video or {}).items()}
         words = [f"run={quote(str(_folder(run)))}", *(f"{name}={value}" for name, value in given.items())]
         config = compose(words, EnjoyConfig, "enjoy").config
         with _torch_as_it_was():

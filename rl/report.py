@@ -46,6 +46,7 @@ BASELINES = Path(__file__).with_name("random_baselines.csv")
 CURVES = {"evaluation": ("eval.csv", "total_reward"), "training": ("metrics.csv", "total_reward_ma")}  # table and column of each
 IGNORED = ("seed", "outputs", "resume", "base", "progress")  # what does not make another configuration; nor do launcher and logger
 POINTS = 200  # of a mean curve
+MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 EMBED_BYTES = 8 * 2**20  # videos of a page beyond this are links
 # Okabe and Ito's colours, which colour-blind people tell apart; the page has brighter ones of the same order for the dark
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b38000", "#2b91cf", "#6b6b6b")
@@ -80,7 +81,7 @@ class Run:
     @property
     def videos(self) -> list[Path]:
         """What enjoy.py recorded."""
-        return sorted(self.folder.glob("video/*.mp4"))
+        return sorted(path for path in self.folder.glob("video/*") if path.suffix in MEDIA)
 
 
 def find_runs(word: str, outputs: Path) -> list[Path]:
@@ -436,7 +437,11 @@ def result_cells(result: Result, center: measures.Center, videos: Videos, out: P
         "config": to_yaml({name: value for name, value in result.runs[0].values.items() if name not in IGNORED}),
         "seeds": f"{len(result.runs)} runs of {seeds}" if len(result.runs) > seeds else str(seeds),
         "runs": [run_cells(run, out, root) for run in result.runs],
-        "videos": [(f"{run.folder.name}: {video.name}", videos.source(video, out)) for run in result.runs for video in run.videos],
+        "videos": [
+            (f"{run.folder.name}: {video.name}", videos.source(video, out), video.suffix == ".gif")
+            for run in result.runs
+            for video in run.videos
+        ],
     }
 
 
@@ -485,7 +490,7 @@ class Videos:
         if size > self.left:
             return _link(path, out)
         self.left -= size
-        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+        return f"data:{MEDIA[path.suffix]};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 # ------------------------------------------------------------------------------------------------------------- page

@@ -238,9 +238,11 @@ def test_videos_are_in_the_page_or_linked(sweep: Path, monkeypatch: pytest.Monke
     for seed, size in ((1, 100), (2, 1000)):
         (sweep / f"algo.lr=0.01,seed={seed}" / "video").mkdir()
         (sweep / f"algo.lr=0.01,seed={seed}" / "video" / "best-0.mp4").write_bytes(b"x" * size)
+    (sweep / "algo.lr=0.01,seed=1" / "video" / "best-1.gif").write_bytes(b"x")
     monkeypatch.setattr(report, "EMBED_BYTES", 500)
     text = read(report.report([str(sweep)]))
     assert re.findall(r'<video [^>]*src="(.{20})', text) == ["data:video/mp4;base6", "../algo.lr%3D0.01%2C"]
+    assert re.findall(r'<img class="video" src="(.{20})', text) == ["data:image/gif;base6"]
 
 
 @pytest.mark.usefixtures("without_charts")
