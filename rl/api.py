@@ -209,8 +209,8 @@ def enjoy(
     `video`: its format, caption and grid, where they are to be others, e.g. {"format": "gif"}.
     """
     given = {"ckpt": ckpt, "episodes": episodes, "seed": seed, "deterministic": deterministic, "render": render, "device": device}
+    given |= {f"video.{name}": value for name, value in (video or {}).items()}
     with _hydra_as_it_was():
-        given |= {f"video.{name}": value for name, value in (video or {}).items()}
         words = [f"run={quote(str(_folder(run)))}", *(f"{name}={value}" for name, value in given.items())]
         config = compose(words, EnjoyConfig, "enjoy").config
         with _torch_as_it_was():
