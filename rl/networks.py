@@ -19,13 +19,13 @@ from torch.func import functional_call
 from rl.distributions import Distribution
 
 Array = NDArray[np.float32]
-NetworkFactory = Callable[..., nn.Module]  # called with (obs_shape, num_outputs, out_gain=...)
+NetworkFactory = Callable[..., nn.Module]  # called with (obs_shape, num_outputs, out_gain=..., quantiles=...)
 
 ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class MLP(nn.Module):
-    """Fully connected layers from flat observations [B, *obs_shape] to [B, num_outputs].
+    """Fully connected layers from flat observations [B, *obs_shape] to [B, num_outputs]; with `quantiles` to [B, num_outputs, quantiles].
 
     `orthogonal` weights have gain sqrt(2), `out_gain` in the last layer (one number, or one for each output), and zero biases
     (Andrychowicz et al. 2021).
@@ -40,10 +40,11 @@ class MLP(nn.Module):
         activation: str,
         init: str,
         out_gain: float | Sequence[float] = 1.0,
+        quantiles: int | None = None,
     ) -> None:
         super().__init__()
-        self.activation = activation
-        sizes = [math.prod(obs_shape), *hidden, num_outputs]
+        self.activation, self.quantiles = activation, quantiles
+        sizes = [math.prod(obs_shape), *hidden, num_outputs * (quantiles or 1)]
         self.activate = ACTIVATIONS[activation]
         self._linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
         self.layers = nn.ModuleList(self._linears)
@@ -56,23 +57,24 @@ class MLP(nn.Module):
                 last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """[B, *obs_shape] -> [B, num_outputs]."""
+        """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""
         x = obs.flatten(1).float()  # observations may be bytes
         *inner, last = self._linears
         for linear in inner:  # in place: the activations' gradients need their outputs alone
             x = self.activate(nn.functional.linear(x, linear.weight, linear.bias))
-        return nn.functional.linear(x, last.weight, last.bias)
+        x = nn.functional.linear(x, last.weight, last.bias)
+        return x if self.quantiles is None else x.unflatten(-1, (-1, self.quantiles))
 
     @staticmethod
     def together(members: Sequence[MLP]) -> nn.Module:
         """Several of them as one module; see `ensemble`."""
         return MLPEnsemble(members)
 
-    def numpy_forward(self) -> Callable[[Array], Array]:
+    def numpy_forward(self) -> Callable[..., Array]:
         """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
         layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
         *inner, (last_weight, last_bias) = layers
-        relu = self.activation == "relu"
+        relu, quantiles = self.activation == "relu", self.quantiles
         dot, tanh, maximum, float32, zero = np.dot, np.tanh, np.maximum, np.dtype(np.float32), np.zeros((), np.float32)
 
         def forward(obs: Array) -> Array:
@@ -88,7 +90,7 @@ class MLP(nn.Module):
                     tanh(x, x)
             x = dot(x, last_weight)
             x += last_bias
-            return x
+            return x if quantiles is None else x.reshape(len(x), -1, quantiles)
 
         return forward
 
@@ -96,24 +98,105 @@ class MLP(nn.Module):
 class DuelingMLP(MLP):
     """Action values from one network with two heads, V(s) and A(s, a) (Wang et al. 2016, eq. 9): Q = V + A - mean of A."""
 
-    def __init__(self, obs_shape: Sequence[int], num_outputs: int, *, hidden: Sequence[int], activation: str, init: str) -> None:
-        super().__init__(obs_shape, 1 + num_outputs, hidden=hidden, activation=activation, init=init)
+    def __init__(
+        self, obs_shape: Sequence[int], num_outputs: int, *, hidden: Sequence[int], activation: str, init: str, quantiles: int | None = None
+    ) -> None:
+        super().__init__(obs_shape, 1 + num_outputs, hidden=hidden, activation=activation, init=init, quantiles=quantiles)
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """[B, *obs_shape] -> [B, num_outputs]."""
-        value, advantage = super().forward(obs).tensor_split((1,), -1)
-        return value + advantage - advantage.mean(-1, keepdim=True)
+    def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
+        """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""
+        value, advantage = super().forward(obs, *noise).tensor_split((1,), 1)
+        return value + advantage - advantage.mean(1, keepdim=True)
 
-    def numpy_forward(self) -> Callable[[Array], Array]:
+    def numpy_forward(self) -> Callable[..., Array]:
         """`forward` in NumPy on the same memory."""
         heads = super().numpy_forward()
 
-        def forward(obs: Array) -> Array:
-            both = heads(obs)
+        def forward(obs: Array, *noise: Array) -> Array:
+            both = heads(obs, *noise)
             value, advantage = both[:, :1], both[:, 1:]
-            return value + advantage - advantage.mean(-1, keepdims=True)
+            return value + advantage - advantage.mean(1, keepdims=True)
 
         return forward
+
+
+class NoisyMLP(MLP):
+    """An MLP whose weights are noisy, by learned amounts (Fortunato et al. 2018, section 3, factorised).
+
+    y = (mu + sigma * f(e') f(e)^T) x + mu_b + sigma_b * f(e') with f(e) = sign(e) sqrt|e| (eq. 9 to 11). All f(e) come with the
+    observations, [B, noise_size] or for all of them [1, noise_size] (see `noise_for`); without them the means alone count.
+    """
+
+    sigma_0 = 0.5  # of all sigma at the start, times the square root of the layer's inputs
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        num_outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        out_gain: float | Sequence[float] = 1.0,
+        quantiles: int | None = None,
+    ) -> None:
+        super().__init__(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init, out_gain=out_gain, quantiles=quantiles)
+        self._sigmas = [nn.Linear(mean.in_features, mean.out_features) for mean in self._linears]
+        self.sigmas = nn.ModuleList(self._sigmas)
+        for sigma in self._sigmas:
+            for parameter in sigma.parameters():
+                nn.init.constant_(parameter, self.sigma_0 / math.sqrt(sigma.in_features))
+        self.noise_sizes = [size for mean in self._linears for size in (mean.in_features, mean.out_features)]
+        self.noise_size = sum(self.noise_sizes)
+
+    def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
+        """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""
+        if not noise:
+            return super().forward(obs)
+        x, parts = obs.flatten(1).float(), noise[0].split(self.noise_sizes, -1)
+        for layer, (mean, sigma, e_in, e_out) in enumerate(zip(self._linears, self._sigmas, parts[::2], parts[1::2], strict=True)):
+            x = self.activate(x) if layer else x
+            perturbation = nn.functional.linear(x * e_in, sigma.weight, sigma.bias) * e_out
+            x = nn.functional.linear(x, mean.weight, mean.bias) + perturbation
+        return x if self.quantiles is None else x.unflatten(-1, (-1, self.quantiles))
+
+    def numpy_forward(self) -> Callable[..., Array]:
+        """`forward` in NumPy on the same memory."""
+        by_means, relu, quantiles = super().numpy_forward(), self.activation == "relu", self.quantiles
+        means, sigmas = (
+            [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in linears]
+            for linears in (self._linears, self._sigmas)
+        )
+        ends = np.cumsum(self.noise_sizes)[:-1]
+
+        def forward(obs: Array, *noise: Array) -> Array:
+            if not noise:
+                return by_means(obs)
+            x, parts = obs.reshape(len(obs), -1).astype(np.float32), np.split(noise[0], ends, -1)
+            for layer, ((weight, bias), (sigma, sigma_bias), e_in, e_out) in enumerate(
+                zip(means, sigmas, parts[::2], parts[1::2], strict=True)
+            ):
+                if layer:
+                    x = np.maximum(x, 0) if relu else np.tanh(x)
+                x = x @ weight + bias + ((x * e_in) @ sigma + sigma_bias) * e_out
+            return x if quantiles is None else x.reshape(len(x), -1, quantiles)
+
+        return forward
+
+
+class NoisyDuelingMLP(DuelingMLP, NoisyMLP):
+    """Both: the heads of a DuelingMLP are a NoisyMLP's."""
+
+
+def noise_for(network: nn.Module) -> Callable[[int, np.random.Generator], Sequence[Array]]:
+    """What draws the noise that a network takes after its observations: [rows, noise_size] for a noisy one, for others none."""
+    size = getattr(network, "noise_size", 0)
+
+    def draw(rows: int, rng: np.random.Generator) -> Sequence[Array]:
+        noise = rng.standard_normal((rows, size), np.float32)
+        return (np.copysign(np.sqrt(np.abs(noise)), noise),)
+
+    return draw if size else lambda rows, rng: ()
 
 
 class BatchRenormMLP(nn.Module):
@@ -358,16 +441,16 @@ def frozen(module: nn.Module) -> Callable[..., Tensor]:
     return lambda *inputs, **options: functional_call(module, constants, inputs, options)
 
 
-def numpy_forward(network: nn.Module) -> Callable[[Array], Array]:
+def numpy_forward(network: nn.Module) -> Callable[..., Array]:
     """A network as a function from and to NumPy: by NumPy alone where it lives on the CPU and offers that."""
     device = next(network.parameters()).device
-    offered: Callable[[], Callable[[Array], Array]] | None = getattr(network, "numpy_forward", None)
+    offered: Callable[[], Callable[..., Array]] | None = getattr(network, "numpy_forward", None)
     if offered is not None and device.type == "cpu":
         return offered()
 
     @torch.inference_mode()
-    def by_torch(obs: Array) -> Array:
-        result: Array = network(torch.as_tensor(obs, device=device)).cpu().numpy()
+    def by_torch(*inputs: Array) -> Array:
+        result: Array = network(*(torch.as_tensor(array, device=device) for array in inputs)).cpu().numpy()
         return result
 
     return by_torch

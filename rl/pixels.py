@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from rl.networks import ACTIVATIONS, MLP, DuelingMLP
+from rl.networks import ACTIVATIONS, MLP, DuelingMLP, NoisyDuelingMLP
 
 
 class Convolutions(nn.Module):
@@ -36,6 +36,7 @@ class Convolutions(nn.Module):
         init: str,
         channels: Sequence[int] | None = None,
         out_gain: float | Sequence[float] | None = None,
+        quantiles: int | None = None,
     ) -> None:
         """ValueError if observations are no images, or too small, or the number of `channels` is not that of the layers."""
         super().__init__()
@@ -58,7 +59,8 @@ class Convolutions(nn.Module):
         with torch.no_grad():
             features = self.features(torch.zeros(1, *obs_shape, dtype=torch.uint8)).numel()
         gain = {} if out_gain is None else {"out_gain": out_gain}
-        self.head = self.head_class((features,), num_outputs, hidden=hidden, activation=activation, init=init, **gain)
+        self.head = self.head_class((features,), num_outputs, hidden=hidden, activation=activation, init=init, quantiles=quantiles, **gain)
+        self.noise_size = getattr(self.head, "noise_size", 0)
 
     def make(self, in_channels: int, channels: Sequence[int]) -> list[nn.Conv2d]:
         """All convolutions, in the order in which they are applied."""
@@ -68,9 +70,9 @@ class Convolutions(nn.Module):
         """[B, C, H, W] -> the activations of the last convolution [B, C', H', W']."""
         raise NotImplementedError
 
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, num_outputs]."""
-        return self.head(self.features(images))
+    def forward(self, images: Tensor, *noise: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, num_outputs] or [B, num_outputs, quantiles]; noise is for a noisy head."""
+        return self.head(self.features(images), *noise)
 
     def first(self, images: Tensor) -> Tensor:
         """The first convolution, of bytes as parts of 255 or of numbers as they are."""
@@ -103,6 +105,12 @@ class DuelingNatureCNN(NatureCNN):
     """Action values from V(s) and A(s, a) (Wang et al. 2016, eq. 9), which share all but the last layer."""
 
     head_class = DuelingMLP
+
+
+class NoisyDuelingNatureCNN(NatureCNN):
+    """The same with noise on all but the convolutions, as Rainbow has it (Hessel et al. 2018)."""
+
+    head_class = NoisyDuelingMLP
 
 
 class ImpalaResNet(Convolutions):

@@ -266,6 +266,10 @@ ALGOS = {
         *("algo=ddqn_per", "algo.learning_starts=40", "algo.replay.capacity=100", "algo.batch_size=8", *SMALL),
         "algo.network._target_=rl.pixels.DuelingNatureCNN",
     ],
+    "rainbow": [
+        *("algo=rainbow", "algo.learning_starts=40", "algo.replay.capacity=100", "algo.batch_size=8", "algo.quantiles=5", *SMALL),
+        "algo.network._target_=rl.pixels.NoisyDuelingNatureCNN",
+    ],
 }
 
 

@@ -21,7 +21,8 @@ RUN = Path("run")
 OFF_POLICY = ["algo.rollout_length=16", "algo.learning_starts=40", "algo.batch_size=8", "algo.replay.capacity=100"]
 NARROW = {"crossq": ["algo.critic_network.hidden=[8]"], "ppo": ["algo.minibatch_size=8"]}
 PENDULUM = ("sac", "td3", "ddpg", "crossq")
-ALGOS = ("reinforce", "a2c", "ppo", "sarsa", "dqn", "ddqn_per", "sac_discrete", *PENDULUM)
+DISCRETE = ("dqn", "ddqn_per", "qr_dqn", "rainbow", "sac_discrete")
+ALGOS = ("reinforce", "a2c", "ppo", "sarsa", *DISCRETE, *PENDULUM)
 
 
 class Spoil:
@@ -37,7 +38,7 @@ class Spoil:
 
 
 def line(algo: str, frames: int) -> list[str]:
-    off_policy = OFF_POLICY if algo in ("dqn", "ddqn_per", "sac_discrete", *PENDULUM) else []
+    off_policy = OFF_POLICY if algo in (*DISCRETE, *PENDULUM) else []
     env = ["env=pendulum"] if algo in PENDULUM else []
     spoil = f"callbacks=[{{_target_: test_divergence.Spoil, frames: {frames}}}]"
     return [*ON_POLICY, "eval.every=64", f"algo={algo}", *off_policy, *NARROW.get(algo, []), *env, spoil]

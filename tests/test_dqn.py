@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ import numpy as np
 import pytest
 import tiny_envs  # noqa: F401  registers them
 import torch
+from faults import DIED
 from runs import TINY, begun, contents, differences, frames_of, go, in_child, iterate, record
 from test_damage import DAMAGES
+from test_kills import killed
 from test_state import rewrite
 
 from rl import resume
 from rl.agent import Rollout
-from rl.algos.dqn import DQN
+from rl.algos.dqn import DQN, quantile_loss
 from rl.algos.sarsa import Sarsa
 from rl.build import build
 from rl.compose import compose
@@ -27,6 +30,7 @@ from rl.distributions import boltzmann, epsilon_greedy
 from rl.evaluate import play
 from rl.networks import DuelingMLP
 from rl.replay import Batch
+from rl.state import Streams
 
 MEMORY = ["algo.learning_starts=40", "algo.batch_size=8", "algo.lr=1e-2"]
 LINES = {
@@ -36,6 +40,8 @@ LINES = {
     "dqn, the ring has wrapped": ["algo=dqn", *MEMORY, "algo.replay.capacity=150", "algo.target_every=null", "algo.target_tau=0.1"],
     "all of it, all kept": ["algo=ddqn_per", *MEMORY, "algo.normalize_obs=true"],
     "all of it, the ring has wrapped": ["algo=ddqn_per", *MEMORY, "algo.replay.capacity=150", "env.vectorization=async"],
+    "quantiles": ["algo=qr_dqn", *MEMORY, "algo.quantiles=5", "algo.double=true", "algo.n_step=3", "algo.normalize_obs=true"],
+    "rainbow": ["algo=rainbow", *MEMORY, "algo.quantiles=5", "algo.replay.capacity=150"],
 }
 
 
@@ -113,6 +119,75 @@ def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float
     assert (q_mean.item(), td_error.tolist()) == (2.0, [-0.5, 3.0])
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_the_target_of_quantiles_is_of_all_those_of_the_action_whose_mean_is_best(double: bool) -> None:
+    agent = dqn(f"algo.double={double}", "algo.quantiles=3")
+    agent.values = lambda obs: np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
+    agent.target_values = lambda obs: np.array([[[3, 4, 5], [0, 6, 9]]] * 3, np.float32)
+    target = agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[2]
+    first, second = [2 + 1.5, 2 + 2, 2 + 2.5], [2 + 0, 2 + 3, 2 + 4.5]
+    assert target.tolist() == [first if double else second, second, [2.0] * 3]  # the last one terminated
+
+
+def by_loops(quantiles: list[float], target: list[float], kappa: float) -> float:
+    """Equations 9 and 10 of Dabney et al. 2018, and the loss in their algorithm 1."""
+    total = 0.0
+    for i, quantile in enumerate(quantiles):
+        tau = (2 * (i + 1) - 1) / (2 * len(quantiles))
+        for sample in target:
+            u = sample - quantile
+            huber = u**2 / 2 if abs(u) <= kappa else kappa * (abs(u) - kappa / 2)
+            total += abs(tau - (1 if u < 0 else 0)) * huber / len(target)
+    return total
+
+
+@pytest.mark.parametrize("kappa", [1.0, 0.3])
+def test_the_quantile_loss_is_that_of_the_paper(kappa: float) -> None:
+    torch.manual_seed(0)
+    quantiles, target = 2 * torch.randn(2, 2, 3), 2 * torch.randn(2, 3)  # [B, A, N], [B, N]
+    expected = [by_loops(quantiles[b, a].tolist(), target[b].tolist(), kappa) for b, a in ((0, 1), (1, 0))]
+    agent = dqn("algo.quantiles=3", f"algo.kappa={kappa}")
+    inputs = torch.zeros(2, 4), torch.tensor([[1], [0]]), target, torch.tensor([[1.0], [3.0]])
+    loss, (q_mean, priority) = agent._quantile_loss(lambda obs: quantiles, *inputs)
+    assert priority.tolist() == pytest.approx(expected)
+    assert loss.item() == pytest.approx((expected[0] + 3 * expected[1]) / 2)
+    assert q_mean.item() == pytest.approx((quantiles[0, 1].mean() + quantiles[1, 0].mean()).item() / 2)
+
+
+def test_the_quantile_loss_is_least_at_the_quantiles() -> None:
+    sample = -torch.rand(1, 20_000, generator=torch.manual_seed(0)).log()  # exponential: its tau-quantile is -log(1 - tau)
+    quantiles = torch.zeros(1, 5, requires_grad=True)
+    optimizer = torch.optim.Adam([quantiles], lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        quantile_loss(quantiles, sample, torch.nn.functional.l1_loss).sum().backward()
+        optimizer.step()
+    expected = [-math.log(1 - tau) for tau in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    assert quantiles.detach()[0].tolist() == pytest.approx(expected, abs=0.06)
+
+
+def test_noise_explores_and_greedy_actions_are_without() -> None:
+    agent = build(compose(["algo=rainbow", "env=cartpole", "env.num_envs=4"], RunConfig).config).agent
+    assert isinstance(agent, DQN)
+    obs = np.full((500, 4), 0.1, np.float32)
+    greedy = [agent.act(obs, None, np.random.default_rng(seed), explore=False)[0] for seed in (0, 1)]
+    assert len(np.unique(greedy)) == 1
+    explored = [agent.act(obs, None, np.random.default_rng(seed))[0] for seed in (0, 0, 1)]
+    assert len(np.unique(explored[0])) == 2  # every env has noise of its own
+    assert np.array_equal(explored[0], explored[1])
+    assert not np.array_equal(explored[0], explored[2])
+
+
+def test_every_evaluation_of_a_noisy_network_has_noise_of_its_own() -> None:
+    agent = dqn("algo.network._target_=rl.networks.NoisyMLP", "algo.double=true")
+    drawn: list[Any] = []
+    agent.values = lambda obs, noise: drawn.append(noise) or np.zeros((3, 2), np.float32)  # type: ignore[func-returns-value]
+    agent.target_values = agent.values
+    drawn.append(agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[-1].numpy())
+    assert {noise.shape for noise in drawn} == {(1, agent.q_network.noise_size)}
+    assert len({noise.tobytes() for noise in drawn}) == 3
+
+
 def test_the_target_network_is_copied_by_frames_and_follows_by_tau(tmp_path: Path) -> None:
     line = [*TINY, *LINES["dqn, all kept"], "algo.rollout_length=4", "algo.updates_per_frame=0.25"]
     run = begun(tmp_path / "run", *line, "algo.target_every=64")
@@ -164,6 +239,8 @@ WAYS = {
     "sarsa, boltzmann": ["algo=sarsa", "algo.epsilon=null", "algo.temperature=0.3", "algo.rollout_length=20"],
     "dqn": ["algo=dqn", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10"],
     "all of it": ["algo=ddqn_per", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10"],
+    "quantiles": ["algo=qr_dqn", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10", "algo.quantiles=5"],
+    "rainbow": ["algo=rainbow", *QUICK, "algo.rollout_length=10", "algo.quantiles=5"],
 }
 
 
@@ -175,7 +252,7 @@ def test_the_action_that_equals_the_observation_is_learned(way: str, tmp_path: P
 
 
 @pytest.mark.parametrize("lying", [False, True], ids=["truncated", "reported as terminated"])
-@pytest.mark.parametrize("way", ["sarsa", "dqn"])
+@pytest.mark.parametrize("way", ["sarsa", "dqn", "quantiles"])
 def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_count_as_ends(way: str, lying: bool, tmp_path: Path) -> None:
     line = [
         *IDENTITY,
@@ -196,8 +273,9 @@ def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_coun
         assert value == pytest.approx(worth, rel=0.05)
 
 
-def test_compiled_updates_are_the_same_to_the_last_bits(tmp_path: Path) -> None:
-    runs = [begun(tmp_path / compiled, *TINY, *LINES["all of it, all kept"], f"compile={compiled}") for compiled in ("true", "false")]
+@pytest.mark.parametrize("line", ["all of it, all kept", pytest.param("rainbow", marks=pytest.mark.slow)])
+def test_compiled_updates_are_the_same_to_the_last_bits(line: str, tmp_path: Path) -> None:
+    runs = [begun(tmp_path / compiled, *TINY, *LINES[line], f"compile={compiled}") for compiled in ("true", "false")]
     for run in runs:
         iterate(run, 4)
     one, other = (run.agent.weights.detach() for run in runs if isinstance(run.agent, DQN))
@@ -210,8 +288,11 @@ def test_compiled_updates_are_the_same_to_the_last_bits(tmp_path: Path) -> None:
 resuming = pytest.mark.usefixtures("few_scores", "composed_once")
 
 
+COMPILED = [("all of it, the ring has wrapped", ["compile=true"]), pytest.param("rainbow", ["compile=true"], marks=pytest.mark.slow)]
+
+
 @resuming
-@pytest.mark.parametrize(("line", "more"), [*((line, []) for line in LINES), ("all of it, the ring has wrapped", ["compile=true"])])
+@pytest.mark.parametrize(("line", "more"), [*((line, []) for line in LINES), *COMPILED])
 def test_a_run_in_parts_is_the_run_in_one(line: str, more: list[str], tmp_path: Path) -> None:
     whole = [*TINY, *LINES[line], *more]
     assert go(tmp_path / "straight", *whole) == 0
@@ -219,6 +300,31 @@ def test_a_run_in_parts_is_the_run_in_one(line: str, more: list[str], tmp_path: 
     assert go(tmp_path / "parts", *whole, "frames=448") == 0
     assert go(tmp_path / "parts", *whole) == 0
     assert differences(record(tmp_path / "straight"), record(tmp_path / "parts")) == []
+
+
+@resuming
+@pytest.mark.parametrize("line", ["quantiles", "rainbow"])
+def test_a_run_killed_again_and_again_ends_as_if_it_never_was(line: str, tmp_path: Path) -> None:
+    whole = [*TINY, *LINES[line], "frames=320"]
+    assert go(tmp_path / "straight", *whole) == 0
+    for number in (40, 33):
+        assert in_child(functools.partial(killed, tmp_path / "run", number, *whole)) == DIED
+    assert in_child(functools.partial(go, tmp_path / "run", *whole)) == 0
+    assert differences(record(tmp_path / "straight"), record(tmp_path / "run")) == []
+
+
+@resuming
+@pytest.mark.parametrize("line", ["rainbow", "all of it, all kept"])
+def test_without_the_stream_of_its_noise_a_noisy_network_learns_otherwise(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, load, at_the_start = [*TINY, *LINES[line]], Streams.load_state_dict, Streams(0).state_dict()["minibatch"]
+    assert go(tmp_path / "straight", *whole) == 0
+    assert go(tmp_path / "run", *whole, "frames=320") == 0
+    monkeypatch.setattr(Streams, "load_state_dict", lambda self, state: load(self, state | {"minibatch": at_the_start}))
+    assert go(tmp_path / "run", *whole) == 0
+    differing = differences(record(tmp_path / "straight"), record(tmp_path / "run"))
+    assert any("ckpt-640.pt/agent.q_network" in name for name in differing) == (line == "rainbow")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from rl.networks import (
     BatchRenormMLP,
     DuelingMLP,
     Ensemble,
+    NoisyDuelingMLP,
+    NoisyMLP,
     Policy,
     batch_renorm,
     channels_last,
@@ -22,6 +24,7 @@ from rl.networks import (
     ensemble,
     flatten_parameters,
     frozen,
+    noise_for,
     select,
 )
 
@@ -148,6 +151,73 @@ def test_the_gradient_passes_through_a_frozen_network_and_leaves_its_weights_alo
     network(obs).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
     torch.testing.assert_close(passed, obs.grad)
+
+
+# ------------------------------------------------------------------------------------------------- noise, quantiles
+
+
+def make_noisy(kind: type[MLP] = NoisyMLP, quantiles: int | None = None) -> Any:
+    torch.manual_seed(0)
+    network = kind((4,), 3, hidden=[8, 6], activation="relu", init="default", quantiles=quantiles)
+    for sigma in network.sigmas:
+        nn.init.normal_(sigma.weight)
+        nn.init.normal_(sigma.bias)
+    return network
+
+
+def test_a_noisy_network_is_one_with_perturbed_weights() -> None:
+    network, obs = make_noisy(), torch.randn(5, 4)
+    noise = torch.randn(5, network.noise_size)
+    for row in range(5):
+        e, x = noise[row].split([4, 8, 8, 6, 6, 3]), obs[row]
+        for layer, (mean, sigma) in enumerate(zip(network.layers, network.sigmas, strict=True)):
+            weight = mean.weight + sigma.weight * torch.outer(e[2 * layer + 1], e[2 * layer])
+            x = weight @ (x.relu() if layer else x) + mean.bias + sigma.bias * e[2 * layer + 1]
+        torch.testing.assert_close(network(obs, noise)[row], x)
+    torch.testing.assert_close(network(obs, noise[:1]), network(obs, noise[:1].expand(5, -1)))
+    torch.testing.assert_close(network(obs), MLP.forward(network, obs))
+    torch.testing.assert_close(network(obs), network(obs, torch.zeros(1, network.noise_size)))
+
+
+def test_what_a_noisy_network_begins_with() -> None:
+    network = NoisyMLP((4,), 3, hidden=[16], activation="relu", init="default")
+    for mean, sigma, inputs in zip(network.layers, network.sigmas, (4, 16), strict=True):
+        for parameter in mean.parameters():
+            assert 0.7 < parameter.detach().abs().max() * inputs**0.5 <= 1
+        for parameter in sigma.parameters():
+            assert torch.equal(parameter.detach(), torch.full_like(parameter, 0.5 / inputs**0.5))
+
+
+def test_noise_is_normal_but_for_the_square_root_of_its_size() -> None:
+    network = make_noisy()
+    (noise,) = noise_for(network)(3, np.random.default_rng(0))
+    assert (noise.shape, noise.dtype) == ((3, network.noise_size), np.float32)
+    np.testing.assert_allclose(noise * np.abs(noise), np.random.default_rng(0).standard_normal(noise.shape, np.float32), rtol=1e-5)
+    assert noise_for(make_policy(SPACES[0]).network)(3, np.random.default_rng(0)) == ()
+
+
+@pytest.mark.parametrize("quantiles", [None, 5])
+@pytest.mark.parametrize("kind", [MLP, DuelingMLP, NoisyMLP, NoisyDuelingMLP])
+def test_action_values_in_numpy_are_those_in_torch(kind: type[MLP], quantiles: int | None) -> None:
+    plain = functools.partial(kind, (4,), 3, hidden=[8], activation="tanh", init="default", quantiles=quantiles)
+    network = make_noisy(kind, quantiles) if issubclass(kind, NoisyMLP) else plain()
+    obs = np.random.default_rng(0).standard_normal((7, 4), np.float32)
+    flat, forward = flatten_parameters(network), network.numpy_forward()
+    for rows in (0, 1, 7):
+        noise = noise_for(network)(rows, np.random.default_rng(rows)) if rows else ()
+        expected = network(*map(torch.as_tensor, (obs, *noise)))
+        assert expected.shape == ((7, 3) if quantiles is None else (7, 3, quantiles))
+        np.testing.assert_allclose(forward(obs, *noise), expected.detach(), rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            flat.mul_(1.1)
+
+
+def test_a_dueling_network_of_quantiles_has_a_stream_of_them_for_the_value_and_for_each_advantage() -> None:
+    network, obs = DuelingMLP((4,), 3, hidden=[8], activation="relu", init="default", quantiles=5), torch.randn(7, 4)
+    value, *advantages = MLP.forward(network, obs).unbind(1)  # [B, 5] each
+    assert len(advantages) == 3
+    torch.testing.assert_close(network(obs).mean(1), value)
+    torch.testing.assert_close(network(obs)[:, 1] - network(obs)[:, 0], advantages[1] - advantages[0])
 
 
 # ------------------------------------------------------------------------------------------- batch renormalisation

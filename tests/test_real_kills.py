@@ -25,6 +25,8 @@ OWN = {
     "sarsa": (),
     "dqn": (*MEMORY, "env.vectorization=async"),
     "ddqn_per": (*MEMORY, "algo.replay.capacity=1500", "algo.replay.beta=[[0, 0.4], [6k, 1]]"),
+    "qr_dqn": MEMORY,
+    "rainbow": (*MEMORY[:2], "algo.replay.capacity=1500"),
 }
 
 

@@ -32,6 +32,8 @@ TRAITS = {
     "sarsa": ["algo=sarsa", "algo.normalize_obs=true"],
     "dqn": ["algo=dqn", *SMALL_MEMORY],
     "dqn, all of it": ["algo=ddqn_per", *SMALL_MEMORY, "algo.target_every=null", "algo.target_tau=0.01", "algo.normalize_obs=true"],
+    "qr-dqn": ["algo=qr_dqn", *SMALL_MEMORY],
+    "rainbow": ["algo=rainbow", *SMALL_MEMORY],
     "sac": ["algo=sac", "env=pendulum", *SMALL_MEMORY, "algo.normalize_obs=true"],
     "discrete sac": ["algo=sac_discrete", *SMALL_MEMORY],
     "td3": ["algo=td3", "env=pendulum", *SMALL_MEMORY, "algo.policy_delay=3"],

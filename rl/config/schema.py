@@ -236,6 +236,10 @@ class DQNConfig(OffPolicyConfig):
     target_tau: Annotated[float, Key("how far the target network then goes to the online one; 1: a copy", above=0, high=1)]
     max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
     network: Annotated[Target, Key("action values: _target_ and its arguments")]
+    quantiles: Annotated[
+        int | None, Key("learn so many values of equal probability for each action's return (QR-DQN); null: its mean", low=1, high=100_000)
+    ] = None
+    kappa: Annotated[float, Key("huber: squared up to an error of this, linear beyond", above=0)] = 1.0
 
 
 @dataclass
@@ -510,9 +514,12 @@ TARGETS: dict[str, type] = {
     "rl.algos.random.Random": RandomConfig,
     "rl.networks.MLP": MlpConfig,
     "rl.networks.DuelingMLP": MlpConfig,
+    "rl.networks.NoisyMLP": MlpConfig,
+    "rl.networks.NoisyDuelingMLP": MlpConfig,
     "rl.networks.BatchRenormMLP": BatchRenormMlpConfig,
     "rl.pixels.NatureCNN": ConvolutionsConfig,
     "rl.pixels.DuelingNatureCNN": ConvolutionsConfig,
+    "rl.pixels.NoisyDuelingNatureCNN": ConvolutionsConfig,
     "rl.pixels.ImpalaResNet": ConvolutionsConfig,
     "rl.optimizers.Adam": AdamConfig,
     "rl.optimizers.RMSprop": RMSpropConfig,
