@@ -19,9 +19,14 @@ from rl.train import Run
 
 RUN = Path("run")
 OFF_POLICY = ["algo.rollout_length=16", "algo.learning_starts=40", "algo.batch_size=8", "algo.replay.capacity=100"]
-NARROW = {"crossq": ["algo.critic_network.hidden=[8]"], "ppo": ["algo.minibatch_size=8"]}
+NARROW = {
+    "crossq": ["algo.critic_network.hidden=[8]"],
+    "ppo": ["algo.minibatch_size=8"],
+    "recurrent_ppo": ["algo.minibatch_size=16"],
+    "pqn": ["algo.minibatch_size=8"],
+}
 PENDULUM = ("sac", "td3", "ddpg", "crossq")
-ALGOS = ("reinforce", "a2c", "ppo", "sarsa", "dqn", "ddqn_per", "sac_discrete", *PENDULUM)
+ALGOS = ("reinforce", "a2c", "ppo", "recurrent_ppo", "sarsa", "pqn", "dqn", "ddqn_per", "sac_discrete", *PENDULUM)
 
 
 class Spoil:

@@ -22,7 +22,10 @@ OWN = {
     "ppo": ("algo.minibatch_size=16", "algo.epochs=2", "algo.clip_range=[[0, 0.3], [6k, 0.1]]", "algo.normalize_reward=true"),
     "a2c": ("env.vectorization=async", "algo.normalize_reward=true"),
     "ppo, compiled": ("algo.minibatch_size=16", "algo.epochs=2", "algo.normalize_reward=true", "compile=true"),
+    "recurrent_ppo": ("algo.minibatch_size=32", "algo.epochs=2", "algo.normalize_reward=true"),
+    "recurrent_ppo, compiled": ("algo.minibatch_size=32", "algo.sequence_length=4", "compile=true"),
     "sarsa": (),
+    "pqn": ("algo.minibatch_size=16", "algo.epsilon=[[0, 1], [3k, 0.1]]"),
     "dqn": (*MEMORY, "env.vectorization=async"),
     "ddqn_per": (*MEMORY, "algo.replay.capacity=1500", "algo.replay.beta=[[0, 0.4], [6k, 1]]"),
 }
