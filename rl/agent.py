@@ -79,6 +79,14 @@ class Setting:
     frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
     zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
 
+    def batch_size(self, rollout_length: int, minibatch_size: int) -> int:
+        """Steps of a rollout, over all envs. ValueError if minibatches of that size do not fill it."""
+        steps = rollout_length * self.num_envs
+        if steps % minibatch_size:
+            near = min((d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - minibatch_size))
+            raise ValueError(f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {steps}; try {near}")
+        return steps
+
     def transitions(self, agent: Agent, *, gamma: float, n_step: int, learning_starts: int) -> Transitions:
         """What a replay memory must know of them."""
         obs, action = (self.obs_space.shape, float32_or_uint8(self.obs_space)), (agent.action_shape, agent.action_dtype)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # these are slow to import
     import pandas as pd
     from numpy.typing import NDArray
 
-    from rl.agent import Agent
+    from rl.agent import Agent, Recurrent
     from rl.envs import EnvFactory
 
 __all__ = [
@@ -219,7 +219,10 @@ def enjoy(
 
 @dataclass
 class Policy:
-    """A run's policy: call it with what its environment observes."""
+    """A run's policy: call it with what its environment observes.
+
+    A recurrent one remembers from call to call: tell it by `reset` where episodes begin.
+    """
 
     agent: Agent
     make_env: EnvFactory  # one env of the run, with its wrappers; takes render_mode=
@@ -227,6 +230,11 @@ class Policy:
     action_space: gym.Space
     explore: bool
     rng: np.random.Generator
+    state: Recurrent = None
+
+    def reset(self) -> None:
+        """Forget what was observed: episodes begin."""
+        self.state = None
 
     def __call__(self, obs: Any) -> NDArray[Any]:
         """The action for one observation, or the actions [B, ...] for observations [B, ...], as the environment takes them.
@@ -244,7 +252,10 @@ class Policy:
             raise ValueError(f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, {', '.join(map(str, shape))})")
         single = rows.shape == shape
         batch = rows[None] if single else rows
-        actions, _ = self.agent.act(batch, self.agent.initial_state(len(batch)), self.rng, self.explore)
+        state = self.agent.initial_state(len(batch)) if self.state is None else self.state
+        if state is not None and len(state) != len(batch):
+            raise ValueError(f"{len(batch)} observations, after {len(state)} at a time so far; call reset() where episodes begin")
+        actions, self.state = self.agent.act(batch, state, self.rng, self.explore)
         if isinstance(self.action_space, gym.spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions[0] if single else actions

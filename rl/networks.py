@@ -184,6 +184,58 @@ class NoisyMLP(MLP):
         return forward
 
 
+class LayerNormMLP(MLP):
+    """An MLP with layer normalisation (Ba et al. 2016) before the activation of every hidden layer, as in PQN's paper."""
+
+    def __init__(
+        self,
+        obs_shape: Sequence[int],
+        num_outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        out_gain: float | Sequence[float] = 1.0,
+        quantiles: int | None = None,
+    ) -> None:
+        super().__init__(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init, out_gain=out_gain, quantiles=quantiles)
+        self._norms = [nn.LayerNorm(size) for size in hidden]
+        self.norms = nn.ModuleList(self._norms)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""
+        x = obs.flatten(1).float()
+        *inner, last = self._linears
+        for linear, norm in zip(inner, self._norms, strict=True):
+            x = self.activate(norm(linear(x)))
+        x = last(x)
+        return x if self.quantiles is None else x.unflatten(-1, (-1, self.quantiles))
+
+    def numpy_forward(self) -> Callable[[Array], Array]:
+        """`forward` in NumPy on the same memory."""
+        modules = zip(self._linears, self._norms, strict=False)
+        layers = [[p.detach().numpy() for p in (linear.weight.T, linear.bias, norm.weight, norm.bias)] for linear, norm in modules]
+        averages = [np.full(len(bias), 1 / len(bias), np.float32) for _, bias, *_ in layers]  # a product takes 1 us, `mean` 5
+        *_, last = self._linears
+        last_weight, last_bias = last.weight.detach().numpy().T, last.bias.detach().numpy()
+        relu, quantiles, eps = self.activation == "relu", self.quantiles, np.float32(1e-5)
+
+        def forward(obs: Array) -> Array:
+            x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+            for (weight, bias, scale, shift), average in zip(layers, averages, strict=True):
+                x = np.dot(x, weight)
+                x += bias
+                x -= np.dot(x, average)[:, np.newaxis]
+                x /= np.sqrt(np.dot(x * x, average) + eps)[:, np.newaxis]
+                x *= scale
+                x += shift
+                x = np.maximum(x, 0, out=x) if relu else np.tanh(x, out=x)
+            x = np.dot(x, last_weight) + last_bias
+            return x if quantiles is None else x.reshape(len(x), -1, quantiles)
+
+        return forward
+
+
 class NoisyDuelingMLP(DuelingMLP, NoisyMLP):
     """Both: the heads of a DuelingMLP are a NoisyMLP's."""
 

@@ -199,9 +199,9 @@ def test_all_mistakes_are_told_at_once() -> None:
 # ---------------------------------------------------------------------------------------------- the order of modules
 
 ORDER = [
-    {"files", "counts", "tables", "clock", "schedule", "measures", "returns", "distributions", "state", "metrics"},
+    {"files", "counts", "tables", "clock", "schedule", "measures", "returns", "losses", "distributions", "state", "metrics"},
     {"config", "compose"},
-    {"networks", "pixels", "normalize", "replay", "envs", "atari", "wrappers", "env_checks", "checkpoint"},
+    {"networks", "recurrent", "pixels", "normalize", "replay", "envs", "atari", "wrappers", "env_checks", "checkpoint"},
     {"optimizers"},
     {"agent", "collector"},
     {"algos"},

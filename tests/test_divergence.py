@@ -19,10 +19,15 @@ from rl.train import Run
 
 RUN = Path("run")
 OFF_POLICY = ["algo.rollout_length=16", "algo.learning_starts=40", "algo.batch_size=8", "algo.replay.capacity=100"]
-NARROW = {"crossq": ["algo.critic_network.hidden=[8]"], "ppo": ["algo.minibatch_size=8"]}
+NARROW = {
+    "crossq": ["algo.critic_network.hidden=[8]"],
+    "ppo": ["algo.minibatch_size=8"],
+    "recurrent_ppo": ["algo.minibatch_size=16"],
+    "pqn": ["algo.minibatch_size=8"],
+}
 PENDULUM = ("sac", "td3", "ddpg", "crossq")
 DISCRETE = ("dqn", "ddqn_per", "qr_dqn", "rainbow", "sac_discrete")
-ALGOS = ("reinforce", "a2c", "ppo", "sarsa", *DISCRETE, *PENDULUM)
+ALGOS = ("reinforce", "a2c", "ppo", "recurrent_ppo", "sarsa", "pqn", *DISCRETE, *PENDULUM)
 
 
 class Spoil:

@@ -1,4 +1,4 @@
-"""Sarsa and the DQN family: their targets, what they learn, and how their runs come back."""
+"""Sarsa, PQN and the DQN family: their targets, what they learn, and how their runs come back."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from test_state import rewrite
 from rl import resume
 from rl.agent import Rollout
 from rl.algos.dqn import DQN, quantile_loss
+from rl.algos.pqn import PQN
 from rl.algos.sarsa import Sarsa
 from rl.build import build
 from rl.compose import compose
@@ -36,6 +37,7 @@ MEMORY = ["algo.learning_starts=40", "algo.batch_size=8", "algo.lr=1e-2"]
 LINES = {
     "sarsa": ["algo=sarsa"],
     "sarsa, boltzmann": ["algo=sarsa", "algo.epsilon=null", "algo.temperature=[[0,1],[640,0.1]]", "algo.normalize_obs=true"],
+    "pqn": ["algo=pqn", "algo.minibatch_size=16", "algo.lr=[[0,1e-2],[640,1e-3]]", "algo.normalize_obs=true"],
     "dqn, all kept": ["algo=dqn", *MEMORY],
     "dqn, the ring has wrapped": ["algo=dqn", *MEMORY, "algo.replay.capacity=150", "algo.target_every=null", "algo.target_tau=0.1"],
     "all of it, all kept": ["algo=ddqn_per", *MEMORY, "algo.normalize_obs=true"],
@@ -68,7 +70,7 @@ def test_one_way_to_explore_is_wanted(given: list[str]) -> None:
         build(compose(["algo=dqn", *given], RunConfig).config)
 
 
-@pytest.mark.parametrize("algo", ["dqn", "sarsa"])
+@pytest.mark.parametrize("algo", ["dqn", "sarsa", "pqn"])
 def test_continuous_actions_are_refused(algo: str) -> None:
     with pytest.raises(ConfigError, match="Discrete action space"):
         build(compose([f"algo={algo}", "env=pendulum"], RunConfig).config)
@@ -230,6 +232,24 @@ def test_sarsas_target_is_of_the_action_that_is_taken_next() -> None:
     assert target.tolist() == [1 + 0.5 * 91, 1 + 0.5 * 20, 1 + 0.5 * 31]
 
 
+def test_pqns_targets_are_the_recursion_that_defines_them() -> None:
+    line = ["algo=pqn", "env.num_envs=3", "algo.rollout_length=40", "algo.minibatch_size=40", "algo.gamma=0.9", "algo.td_lambda=0.7"]
+    parts = build(compose([*line, "env=cartpole", "+env.kwargs.max_episode_steps=13"], RunConfig).config)
+    agent = parts.agent
+    assert isinstance(agent, PQN)
+    parts.collector.start()
+    rollout = parts.collector.collect(agent)
+    assert rollout.terminated.any()
+    assert rollout.truncated.any()
+    best = agent.values(rollout.next_obs.reshape(-1, 4)).max(-1).reshape(40, 3)
+    expected = np.zeros((40, 3))
+    for t, n in sorted(np.ndindex(40, 3), reverse=True):
+        goes_on = t < 39 and not rollout.done[t, n]
+        ahead = 0.7 * expected[t + 1, n] + 0.3 * best[t, n] if goes_on else best[t, n]
+        expected[t, n] = rollout.reward[t, n] + 0.9 * (0.0 if rollout.terminated[t, n] else ahead)
+    np.testing.assert_allclose(agent._batch(rollout)[2], expected.ravel(), rtol=1e-5, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------------------ learning
 
 IDENTITY = ["env=gym", "env.id=tiny_envs:Identity-v0", "env.num_envs=4", "algo.network.hidden=[16]", "algo.gamma=0.5", "algo.lr=1e-2"]
@@ -237,6 +257,7 @@ QUICK = ["algo.learning_starts=100", "algo.batch_size=32", "algo.updates_per_fra
 WAYS = {
     "sarsa": ["algo=sarsa", "algo.epsilon=0.2", "algo.rollout_length=20"],
     "sarsa, boltzmann": ["algo=sarsa", "algo.epsilon=null", "algo.temperature=0.3", "algo.rollout_length=20"],
+    "pqn": ["algo=pqn", "algo.epsilon=0.2", "algo.rollout_length=20", "algo.minibatch_size=40", "algo.epochs=2"],
     "dqn": ["algo=dqn", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10"],
     "all of it": ["algo=ddqn_per", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10"],
     "quantiles": ["algo=qr_dqn", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10", "algo.quantiles=5"],
@@ -252,7 +273,7 @@ def test_the_action_that_equals_the_observation_is_learned(way: str, tmp_path: P
 
 
 @pytest.mark.parametrize("lying", [False, True], ids=["truncated", "reported as terminated"])
-@pytest.mark.parametrize("way", ["sarsa", "dqn", "quantiles"])
+@pytest.mark.parametrize("way", ["sarsa", "pqn", "dqn", "quantiles"])
 def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_count_as_ends(way: str, lying: bool, tmp_path: Path) -> None:
     line = [
         *IDENTITY,
@@ -263,9 +284,9 @@ def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_coun
         "algo.target_every=20",
         "algo.loss=squared",
     ]
-    run = begun(tmp_path / "run", *(key for key in line if not (way == "sarsa" and "target" in key)), "algo.lr=[[0,1e-2],[10k,1e-3]]")
+    run = begun(tmp_path / "run", *(key for key in line if way in ("dqn", "quantiles") or "target" not in key), "algo.lr=[[0,1e-2],[10k,1e-3]]")
     iterate(run, 250)
-    assert isinstance(run.agent, DQN | Sarsa)
+    assert isinstance(run.agent, DQN | Sarsa | PQN)
     value, worth = run.agent.values(np.ones((1, 1), np.float32)).mean(), 1 / (1 - 0.9)
     if lying:
         assert value < 0.9 * worth

@@ -15,6 +15,7 @@ from rl.networks import (
     BatchRenormMLP,
     DuelingMLP,
     Ensemble,
+    LayerNormMLP,
     NoisyDuelingMLP,
     NoisyMLP,
     Policy,
@@ -118,6 +119,22 @@ def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
     torch.testing.assert_close(last.weight @ last.weight.T, 1e-4 * torch.eye(8), atol=1e-8, rtol=0)
     assert not first.bias.any()
     assert not last.bias.any()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_layers_are_normalised_before_their_activation_in_torch_and_in_numpy(activation: str) -> None:
+    torch.manual_seed(0)
+    network = LayerNormMLP((2, 2), 3, hidden=[16, 8], activation=activation, init="default")
+    for norm in network.norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    first, second, last = network.layers
+    activate = {"tanh": nn.Tanh(), "relu": nn.ReLU()}[activation]
+    plain = nn.Sequential(nn.Flatten(), first, network.norms[0], activate, second, network.norms[1], activate, last)
+    obs = 3 + torch.randn(7, 2, 2)
+    torch.testing.assert_close(network(obs), plain(obs))
+    flatten_parameters(network)
+    assert network.numpy_forward()(obs.numpy()) == pytest.approx(plain(obs).detach().numpy(), rel=1e-4, abs=1e-5)
 
 
 # --------------------------------------------------------------------------------------------- networks side by side

@@ -33,6 +33,18 @@ class Identity(gym.Env):
         return self._observe(), reward, self.steps >= 10, False, {}
 
 
+class Recall(Identity):
+    """Shows the bit in the first of 4 steps alone, and pays for it in the last."""
+
+    def _observe(self) -> Any:
+        return super()._observe() if self.steps == 0 else np.zeros(1, np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        last = self.steps == 4
+        return self._observe(), float(last and int(action) == self.bit), last, False, {}
+
+
 class Endless(gym.Env):
     """Reward 1 at every step, for ever; `lying` reports the end of 20 steps as a termination."""
 
@@ -259,7 +271,7 @@ class ManyDice(gym.vector.VectorEnv):
 
 
 for _class in (
-    *(Identity, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
+    *(Identity, Recall, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
     *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NoNumber),
 ):
     gym.register(f"{_class.__name__}-v0", _class)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rl.agent import Agent, Recurrent, Rollout, Setting
 from rl.distributions import distribution_for
+from rl.losses import clipped_policy_loss, clipped_value_loss
 from rl.networks import ActorCritic, NetworkFactory, channels_last, select
 from rl.normalize import ObsNormalizer, RewardNormalizer
 from rl.optimizers import GradientStep
@@ -50,12 +51,7 @@ class PPO(Agent):
         network: NetworkFactory,
         optimizer: Any,
     ) -> None:
-        self.batch_size = rollout_length * setting.num_envs
-        if self.batch_size % minibatch_size:
-            near = min((d for d in range(1, self.batch_size + 1) if self.batch_size % d == 0), key=lambda d: abs(d - minibatch_size))
-            raise ValueError(
-                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {self.batch_size}; try {near}"
-            )
+        self.batch_size = setting.batch_size(rollout_length, minibatch_size)
         if normalize_advantage and minibatch_size == 1:
             raise ValueError("algo.minibatch_size=1 has no spread to normalise advantages by; type algo.normalize_advantage=false")
         if shared_network and value_lr is not None:
@@ -169,22 +165,9 @@ class PPO(Agent):
         params, value = networks(select(obs, index))
         log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.index_select(0, index))
         entropy = entropy.mean()
-
-        log_ratio = log_prob - old_log_prob
-        ratio = log_ratio.exp()
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-
-        error = (value - target).square()
-        if value_clip_range is not None:
-            near = old_value + (value - old_value).clamp(-value_clip_range, value_clip_range)
-            error = torch.maximum(error, (near - target).square())
-        value_loss = error.mean()
-
-        with torch.no_grad():
-            approx_kl = (ratio - 1 - log_ratio).mean()  # Schulman's estimator k3: unbiased, and never below 0
-            clip_fraction = (ratio != clipped).float().mean()
+        policy_loss, approx_kl, clip_fraction = clipped_policy_loss(log_prob, old_log_prob, advantage, clip_range)
+        value_loss = clipped_value_loss(value, old_value, target, value_clip_range)
         loss = policy_loss + self.value_coef * value_loss - entropy_coef * entropy
         return loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction]

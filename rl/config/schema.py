@@ -187,6 +187,34 @@ class PPOConfig:
 
 
 @dataclass
+class RecurrentPPOConfig:
+    """`algo=recurrent_ppo`: the keyword arguments of rl.algos.recurrent_ppo.RecurrentPPO."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    gae_lambda: Annotated[float, Key("generalised advantage estimation; 1: returns to the rollout's end", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    sequence_length: Annotated[
+        int, Key("steps through which the gradient goes back; divides rollout_length and minibatch_size", low=1, high=10_000_000)
+    ]
+    minibatch_size: Annotated[int, Key("steps in one gradient step; divides rollout_length * num_envs", low=1, high=1_000_000_000)]
+    epochs: Annotated[int, Key("passes over each rollout", low=1, high=10_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    clip_range: Annotated[Schedule, Key("how far an action's probability ratio may leave 1 and still pay", SCHEDULE, low=0)]
+    value_clip_range: Annotated[Schedule | None, Key("the same for values, in their units; null: not clipped", SCHEDULE, low=0)]
+    target_kl: Annotated[float | None, Key("no further epoch after one whose mean approx_kl is above this; null: all epochs", above=0)]
+    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
+    value_coef: Annotated[float, Key("weight of the value function's squared error", low=0)]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_advantage: Annotated[bool, Key("advantages of a minibatch to mean 0 and standard deviation 1")]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
+    state_size: Annotated[int, Key("units of the GRU: numbers that it remembers", low=1, high=1_000_000)]
+    network: Annotated[Target, Key("encoder of observations: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
 class SarsaConfig:
     """`algo=sarsa`: the keyword arguments of rl.algos.sarsa.Sarsa."""
 
@@ -194,6 +222,26 @@ class SarsaConfig:
     gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
     td_lambda: Annotated[float, Key("lambda-returns within a rollout; 0: one-step Sarsa", low=0, high=1)]
     rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
+    epsilon: Annotated[Schedule | None, Key("chance of a random action; null: explore by temperature", SCHEDULE, low=0)]
+    temperature: Annotated[Schedule | None, Key("of the softmax over action values; null: explore by epsilon", SCHEDULE, low=0)]
+    loss: Annotated[str, Key("of the TD error: huber or squared", choices=("huber", "squared"))]
+    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
+    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
+    network: Annotated[Target, Key("action values: _target_ and its arguments")]
+    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
+
+
+@dataclass
+class PQNConfig:
+    """`algo=pqn`: the keyword arguments of rl.algos.pqn.PQN."""
+
+    _target_: Annotated[str, Key("the algorithm's class")]
+    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
+    td_lambda: Annotated[float, Key("Q(lambda) returns within a rollout; 0: one-step Q-learning", low=0, high=1)]
+    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
+    minibatch_size: Annotated[int, Key("steps in one gradient step; divides rollout_length * num_envs", low=1, high=1_000_000_000)]
+    epochs: Annotated[int, Key("passes over each rollout", low=1, high=10_000)]
     lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
     epsilon: Annotated[Schedule | None, Key("chance of a random action; null: explore by temperature", SCHEDULE, low=0)]
     temperature: Annotated[Schedule | None, Key("of the softmax over action values; null: explore by epsilon", SCHEDULE, low=0)]
@@ -379,6 +427,14 @@ class FreshWorldConfig:
 
 
 @dataclass
+class KeepConfig:
+    """The keyword arguments of rl.wrappers.Keep."""
+
+    _target_: Annotated[str, Key("the wrapper's class")]
+    indices: Annotated[list[int], Key("the components of observations that are shown", low=0)]
+
+
+@dataclass
 class BasicConfig:
     """`launcher=basic`: the keyword arguments of rl.launchers.Basic."""
 
@@ -505,7 +561,9 @@ TARGETS: dict[str, type] = {
     "rl.algos.reinforce.Reinforce": ReinforceConfig,
     "rl.algos.a2c.A2C": A2CConfig,
     "rl.algos.ppo.PPO": PPOConfig,
+    "rl.algos.recurrent_ppo.RecurrentPPO": RecurrentPPOConfig,
     "rl.algos.sarsa.Sarsa": SarsaConfig,
+    "rl.algos.pqn.PQN": PQNConfig,
     "rl.algos.dqn.DQN": DQNConfig,
     "rl.algos.sac.SAC": SACConfig,
     "rl.algos.sac_discrete.DiscreteSAC": DiscreteSACConfig,
@@ -514,6 +572,7 @@ TARGETS: dict[str, type] = {
     "rl.algos.random.Random": RandomConfig,
     "rl.networks.MLP": MlpConfig,
     "rl.networks.DuelingMLP": MlpConfig,
+    "rl.networks.LayerNormMLP": MlpConfig,
     "rl.networks.NoisyMLP": MlpConfig,
     "rl.networks.NoisyDuelingMLP": MlpConfig,
     "rl.networks.BatchRenormMLP": BatchRenormMlpConfig,
@@ -526,6 +585,7 @@ TARGETS: dict[str, type] = {
     "rl.replay.UniformReplay": UniformReplayConfig,
     "rl.replay.PrioritizedReplay": PrioritizedReplayConfig,
     "rl.wrappers.FreshWorld": FreshWorldConfig,
+    "rl.wrappers.Keep": KeepConfig,
     "rl.launchers.Basic": BasicConfig,
     "rl.launchers.Processes": ProcessesConfig,
     "rl.launchers.Slurm": SlurmConfig,
