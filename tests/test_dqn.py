@@ -284,7 +284,9 @@ def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_coun
         "algo.target_every=20",
         "algo.loss=squared",
     ]
-    run = begun(tmp_path / "run", *(key for key in line if way in ("dqn", "quantiles") or "target" not in key), "algo.lr=[[0,1e-2],[10k,1e-3]]")
+    run = begun(
+        tmp_path / "run", *(key for key in line if way in ("dqn", "quantiles") or "target" not in key), "algo.lr=[[0,1e-2],[10k,1e-3]]"
+    )
     iterate(run, 250)
     assert isinstance(run.agent, DQN | Sarsa | PQN)
     value, worth = run.agent.values(np.ones((1, 1), np.float32)).mean(), 1 / (1 - 0.9)
