@@ -184,6 +184,29 @@ def test_the_first_pass_over_the_whole_rollout_finds_a_ratio_of_1() -> None:
     assert report["policy_loss"] == pytest.approx(0, abs=1e-6)
 
 
+def test_the_loss_of_a_minibatch_is_the_sum_over_its_steps_one_by_one() -> None:
+    parts, agent = made(*SHORT, "algo.normalize_advantage=false", "algo.entropy_coef=0.1", "algo.value_coef=0.5")
+    rollout, _ = acted(parts, agent)
+    (obs, action, numbers, begins, starts), _ = agent._batch(rollout)
+    with torch.no_grad():
+        agent.step.flats[0].add_(0.1 * torch.randn_like(agent.step.flats[0]))  # the policy has moved on
+    index = torch.tensor([7, 2, 9])
+    assert begins[1:, index].any()
+    expected = 0.0
+    for c in index:
+        states = steps_one_by_one(agent.networks.memory, obs[:, c : c + 1], starts[c : c + 1], begins[:, c : c + 1])
+        params, value = agent.networks.heads(states[:, 0])
+        for t in range(8):
+            advantage, target, _, old_log_prob = numbers[t, c].tolist()
+            probabilities = params[t].softmax(-1)
+            ratio = float(probabilities[action[t, c]]) / np.exp(old_log_prob)
+            policy_loss = -min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+            entropy = -float((probabilities * probabilities.log()).sum())
+            expected += (policy_loss + 0.5 * (float(value[t]) - target) ** 2 - 0.1 * entropy) / 24
+    loss, _ = agent._loss(agent.networks, obs, action, numbers, begins, starts, index, 0.2, None, 0.1)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
