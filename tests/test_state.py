@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import shutil
@@ -15,7 +16,7 @@ import torch
 from audit import forgotten
 from runs import TINY, begun, differences, go, iterate, record
 
-from rl.checkpoint import Checkpoints, Manifest, load
+from rl.checkpoint import Manifest, load, serialize
 from rl.state import GlobalRandom, Streams, check_parts, derive_seed
 from rl.train import Run
 
@@ -119,14 +120,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     manifest = max((Manifest.read(path) for path in (folder / "ckpt").glob("*.json")), key=lambda m: m.frames)
     state = load((folder / "ckpt" / manifest.data).read_bytes(), "cpu")
     change(state)
-    for path in (folder / "ckpt").glob(f"ckpt-{manifest.frames}.*"):
-        path.unlink()
-    checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.best = manifest.best
-    if manifest.best:
-        checkpoints._best_description = manifest.files[manifest.best.file]
-    tables = [folder / name for name in manifest.offsets]
-    checkpoints.save(state, frames=manifest.frames, wall_s=manifest.wall_s, tables=tables)
+    data = serialize(state)
+    (folder / "ckpt" / manifest.data).write_bytes(data)
+    manifest.files[manifest.data] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "ckpt" / f"ckpt-{manifest.frames}.json").write_bytes(manifest.to_bytes())
 
 
 LUCKY = ["env=gym", "env.id=tiny_envs:LuckyEnd-v0", "callbacks=[{_target_: test_state.Counter}]", "algo.baseline=true"]
