@@ -25,7 +25,10 @@ def started(*words: str) -> subprocess.Popen[bytes]:
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
     """Write <name>.csv in benchmarks/results/ or another folder; every row also says how it came about."""
-    origin = {"command": " ".join([f"python -m {module_name()}", *sys.argv[1:]]), **surroundings()}
+    origin = {
+        "command": " ".join([f"python -m {module_name()}", *(word for word in sys.argv[1:] if not word.startswith("place="))]),
+        **surroundings(),
+    }
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:

@@ -55,7 +55,11 @@ def main() -> None:
     seeds = range(int(first), int(last or first) + 1)
     with tempfile.TemporaryDirectory(prefix="scores-") as place, ThreadPoolExecutor(jobs) as pool:
         folders = {seed: Path(kept or place).absolute() / str(seed) for seed in seeds}
-        rows = list(pool.map(lambda seed: train(seed, folders[seed], overrides), seeds))
+        try:
+            rows = list(pool.map(lambda seed: train(seed, folders[seed], overrides), seeds))
+        except BaseException:  # a seed was stopped: the ones that wait are not to begin
+            pool.shutdown(cancel_futures=True)
+            raise
         curves = [
             {"seed": seed, "table": table, "frames": row["frames"], "total_reward": row["total_reward"]}
             for seed in seeds
