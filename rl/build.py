@@ -112,10 +112,16 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
     setting = Setting(*spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack)
     torch.manual_seed(derive_seed(config.seed, "init"))
+    name = _entries(config.algo)["_target_"]
     try:
-        return instantiate(config.algo)(setting)
+        agent: Agent = instantiate(config.algo)(setting)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"algo={_entries(config.algo)['_target_']}: {error}") from error
+        raise ConfigError(f"algo={name}: {error}") from error
+    networks = [part for part in agent.parts.values() if isinstance(part, torch.nn.Module)]
+    noisy = {type(module).__name__ for network in networks for module in network.modules() if getattr(module, "noise_size", 0)}
+    if noisy and not hasattr(agent, "noise"):
+        raise ConfigError(f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take another network")
+    return agent
 
 
 def build_player(config: RunConfig) -> Agent:

@@ -70,6 +70,12 @@ def test_one_way_to_explore_is_wanted(given: list[str]) -> None:
         build(compose(["algo=dqn", *given], RunConfig).config)
 
 
+@pytest.mark.parametrize("algo", ["ppo", "sarsa", "sac_discrete"])
+def test_a_noisy_network_is_refused_where_nobody_draws_its_noise(algo: str) -> None:
+    with pytest.raises(ConfigError, match="it draws no noise for NoisyMLP; type algo=rainbow"):
+        build(compose([f"algo={algo}", "env=cartpole", "algo.network._target_=rl.networks.NoisyMLP"], RunConfig).config)
+
+
 @pytest.mark.parametrize("algo", ["dqn", "sarsa", "pqn"])
 def test_continuous_actions_are_refused(algo: str) -> None:
     with pytest.raises(ConfigError, match="Discrete action space"):
