@@ -87,6 +87,12 @@ class Setting:
             raise ValueError(f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {steps}; try {near}")
         return steps
 
+    def discrete_actions(self, otherwise: str = "algo=ppo can act in it") -> gym.spaces.Discrete:
+        """The action space. ValueError, with what to do `otherwise`, if it is not Discrete."""
+        if not isinstance(self.action_space, gym.spaces.Discrete):
+            raise ValueError(f"it needs a Discrete action space, and this one is {self.action_space}; {otherwise}")
+        return self.action_space
+
     def transitions(self, agent: Agent, *, gamma: float, n_step: int, learning_starts: int) -> Transitions:
         """What a replay memory must know of them."""
         obs, action = (self.obs_space.shape, float32_or_uint8(self.obs_space)), (agent.action_shape, agent.action_dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -266,3 +267,32 @@ class GradientStep:
             optimizer.update(grad if scale is None else grad * scale)
         loss, *others = report
         return torch.hstack([loss, norm, *others])
+
+
+def shuffled_epochs(
+    step: GradientStep,
+    batch: Sequence[Tensor],
+    coefs: Sequence[Any],
+    *,
+    count: int,
+    minibatch: int,
+    epochs: int,
+    rng: np.random.Generator,
+    report: Sequence[str],
+    target_kl: float | None = None,
+) -> tuple[dict[str, float], int]:
+    """Passes over a batch of `count` in shuffled minibatches, none after one whose mean approx_kl is above `target_kl`.
+
+    A step takes the batch's tensors, the indices [minibatch] and the `coefs`. The mean of what it reports, by the names in
+    `report`, and how many steps were made.
+    """
+    device = batch[0].device
+    total, updates = torch.zeros(len(report), device=device), 0
+    for _ in range(epochs):
+        before = total.clone()
+        for index in torch.from_numpy(rng.permutation(count)).to(device).split(minibatch):
+            total += step(*batch, index, *coefs)
+            updates += 1
+        if target_kl is not None and float((total - before)[report.index("approx_kl")] * minibatch / count) > target_kl:
+            break
+    return dict(zip(report, (total / updates).tolist(), strict=True)), updates

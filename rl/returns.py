@@ -52,3 +52,9 @@ def gae(
 def ends_within(done: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether the episode of each step [T, N] ends at or after it within the rollout."""
     return np.logical_or.accumulate(done[::-1])[::-1]
+
+
+def explained_variance(advantage: NDArray[np.floating], target: NDArray[np.floating]) -> dict[str, float]:
+    """The share of the targets' variance that the values target - advantage explain, as a report; {} where they do not vary."""
+    spread = float(target.var())
+    return {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}

@@ -14,7 +14,7 @@ from rl.distributions import distribution_for
 from rl.networks import ActorCritic, NetworkFactory
 from rl.normalize import ObsNormalizer, RewardNormalizer
 from rl.optimizers import GradientStep
-from rl.returns import gae
+from rl.returns import explained_variance, gae
 from rl.schedule import Schedule
 
 REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy")
@@ -85,7 +85,7 @@ class A2C(Agent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
-        obs, action, advantage, target, explained_variance = self._batch(rollout)
+        obs, action, advantage, target, explained = self._batch(rollout)
         frames, step = self.clock.frames, self.step
         lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
         step.set_lr(lr, *([] if self.value_lr is None else [self.value_lr(frames)]))
@@ -93,7 +93,7 @@ class A2C(Agent):
         self.clock.updates += 1
         if self.obs_normalizer is not None:
             self.obs_normalizer.update(rollout.obs[:-1])
-        return dict(zip(REPORT, values.tolist(), strict=True)) | explained_variance | {"lr": lr, "entropy_coef": entropy_coef}
+        return dict(zip(REPORT, values.tolist(), strict=True)) | explained | {"lr": lr, "entropy_coef": entropy_coef}
 
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, float]]:
         """Observations, actions, advantages and value targets, each [B, ...].
@@ -108,13 +108,11 @@ class A2C(Agent):
         value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)))
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
         target = advantage + value
-        spread = float(target.var())
-        explained_variance = {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
         obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
         steps = torch.as_tensor(np.stack([advantage, target]).astype(np.float32).reshape(2, -1), device=self.device)
-        return obs, action, steps[0], steps[1], explained_variance
+        return obs, action, steps[0], steps[1], explained_variance(advantage, target)
 
     def _loss(
         self, networks: Any, obs: Tensor, action: Tensor, advantage: Tensor, target: Tensor, entropy_coef: Any

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -62,9 +61,7 @@ class DQN(Agent):
         optimizer: Any,
         replay: Any,
     ) -> None:
-        space = setting.action_space
-        if not isinstance(space, gym.spaces.Discrete):
-            raise ValueError(f"it needs a Discrete action space, and this one is {space}; algo=ppo can act in it")
+        space = setting.discrete_actions()
         self.rollout_length, self.batch_size = rollout_length, batch_size
         self.updates_per_frame = Fraction(str(updates_per_frame))
         self.lr, self.exploration, self.double = lr, Exploration(epsilon, temperature), double

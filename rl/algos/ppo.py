@@ -15,8 +15,8 @@ from rl.distributions import distribution_for
 from rl.losses import clipped_policy_loss, clipped_value_loss
 from rl.networks import ActorCritic, NetworkFactory, channels_last, select
 from rl.normalize import ObsNormalizer, RewardNormalizer
-from rl.optimizers import GradientStep
-from rl.returns import gae
+from rl.optimizers import GradientStep, shuffled_epochs
+from rl.returns import explained_variance, gae
 from rl.schedule import Schedule
 
 REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -96,28 +96,27 @@ class PPO(Agent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over the rollout in shuffled minibatches, fewer if the policy moves beyond `target_kl`."""
-        obs, action, numbers, explained_variance = self._batch(rollout)
+        obs, action, numbers, explained = self._batch(rollout)
         frames, step = self.clock.frames, self.step
         lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
         step.set_lr(lr, *([] if self.value_lr is None else [self.value_lr(frames)]))
         value_clip = None if self.value_clip_range is None else step.scalar(self.value_clip_range(frames))
         coefs = step.scalar(self.clip_range(frames)), value_clip, step.scalar(entropy_coef)
-        total, updates = torch.zeros(len(REPORT), device=self.device), 0
-        for _ in range(self.epochs):
-            before = total.clone()
-            permutation = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
-            for index in permutation.split(self.minibatch_size):
-                total += step(obs, action, numbers, index, *coefs)
-                updates += 1
-            if self.target_kl is not None:
-                approx_kl = (total - before)[REPORT.index("approx_kl")] * self.minibatch_size / self.batch_size
-                if float(approx_kl) > self.target_kl:
-                    break
+        report, updates = shuffled_epochs(
+            step,
+            (obs, action, numbers),
+            coefs,
+            count=self.batch_size,
+            minibatch=self.minibatch_size,
+            epochs=self.epochs,
+            target_kl=self.target_kl,
+            rng=self.rng,
+            report=REPORT,
+        )
         self.clock.updates += updates
         if self.obs_normalizer is not None:
             self.obs_normalizer.update(rollout.obs[:-1])
-        report = dict(zip(REPORT, (total / updates).tolist(), strict=True))
-        return report | explained_variance | {"lr": lr, "entropy_coef": entropy_coef}
+        return report | explained | {"lr": lr, "entropy_coef": entropy_coef}
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
@@ -136,8 +135,6 @@ class PPO(Agent):
         value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)), known)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
         target = advantage + value
-        spread = float(target.var())
-        explained_variance = {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
         obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
@@ -147,7 +144,7 @@ class PPO(Agent):
         log_prob = self.distribution.log_prob(params, action)
         steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
         numbers = torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)])
-        return channels_last(obs), action, numbers, explained_variance
+        return channels_last(obs), action, numbers, explained_variance(advantage, target)
 
     def _loss(
         self,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from rl.agent import Agent, Recurrent, Rollout, Setting
 from rl.distributions import Exploration
 from rl.networks import NetworkFactory, channels_last, numpy_forward, select
 from rl.normalize import ObsNormalizer
-from rl.optimizers import GradientStep
+from rl.optimizers import GradientStep, shuffled_epochs
 from rl.returns import gae
 from rl.schedule import Schedule
 
@@ -51,9 +50,7 @@ class PQN(Agent):
         network: NetworkFactory,
         optimizer: Any,
     ) -> None:
-        space = setting.action_space
-        if not isinstance(space, gym.spaces.Discrete):
-            raise ValueError(f"it needs a Discrete action space, and this one is {space}; algo=ppo can act in it")
+        space = setting.discrete_actions()
         self.batch_size = setting.batch_size(rollout_length, minibatch_size)
         self.rollout_length, self.minibatch_size, self.epochs = rollout_length, minibatch_size, epochs
         self.gamma, self.td_lambda = gamma, td_lambda
@@ -83,20 +80,23 @@ class PQN(Agent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over the rollout in shuffled minibatches."""
-        obs, action, target = self._batch(rollout)
         frames = self.clock.frames
         lr, explore = self.lr(frames), self.exploration(frames - rollout.reward.size)  # the policy that acted
         self.step.set_lr(lr)
-        total, updates = torch.zeros(len(REPORT), device=self.device), 0
-        for _ in range(self.epochs):
-            permutation = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
-            for index in permutation.split(self.minibatch_size):
-                total += self.step(obs, action, target, index)
-                updates += 1
+        report, updates = shuffled_epochs(
+            self.step,
+            self._batch(rollout),
+            (),
+            count=self.batch_size,
+            minibatch=self.minibatch_size,
+            epochs=self.epochs,
+            rng=self.rng,
+            report=REPORT,
+        )
         self.clock.updates += updates
         if self.obs_normalizer is not None:
             self.obs_normalizer.update(rollout.obs[:-1])
-        return dict(zip(REPORT, (total / updates).tolist(), strict=True)) | {"lr": lr, "explore": explore}
+        return report | {"lr": lr, "explore": explore}
 
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Observations [B, ...], actions [B] and targets [B].

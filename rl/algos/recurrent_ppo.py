@@ -14,9 +14,9 @@ from rl.distributions import distribution_for
 from rl.losses import clipped_policy_loss, clipped_value_loss
 from rl.networks import NetworkFactory, numpy_forward
 from rl.normalize import ObsNormalizer, RewardNormalizer
-from rl.optimizers import GradientStep
+from rl.optimizers import GradientStep, shuffled_epochs
 from rl.recurrent import RecurrentActorCritic
-from rl.returns import gae
+from rl.returns import explained_variance, gae
 from rl.schedule import Schedule
 
 REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
@@ -102,28 +102,27 @@ class RecurrentPPO(Agent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over the rollout's sequences in shuffled minibatches, fewer if the policy moves beyond `target_kl`."""
-        batch, explained_variance = self._batch(rollout)
+        batch, explained = self._batch(rollout)
         frames, step = self.clock.frames, self.step
         lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
         step.set_lr(lr)
         value_clip = None if self.value_clip_range is None else step.scalar(self.value_clip_range(frames))
         coefs = step.scalar(self.clip_range(frames)), value_clip, step.scalar(entropy_coef)
-        total, updates = torch.zeros(len(REPORT), device=self.device), 0
-        for _ in range(self.epochs):
-            before = total.clone()
-            permutation = torch.from_numpy(self.rng.permutation(self.num_sequences)).to(self.device)
-            for index in permutation.split(self.minibatch):
-                total += step(*batch, index, *coefs)
-                updates += 1
-            if self.target_kl is not None:
-                approx_kl = (total - before)[REPORT.index("approx_kl")] * self.minibatch / self.num_sequences
-                if float(approx_kl) > self.target_kl:
-                    break
+        report, updates = shuffled_epochs(
+            step,
+            batch,
+            coefs,
+            count=self.num_sequences,
+            minibatch=self.minibatch,
+            epochs=self.epochs,
+            target_kl=self.target_kl,
+            rng=self.rng,
+            report=REPORT,
+        )
         self.clock.updates += updates
         if self.obs_normalizer is not None:
             self.obs_normalizer.update(rollout.obs[:-1])
-        report = dict(zip(REPORT, (total / updates).tolist(), strict=True))
-        return report | explained_variance | {"lr": lr, "entropy_coef": entropy_coef}
+        return report | explained | {"lr": lr, "entropy_coef": entropy_coef}
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
@@ -153,8 +152,6 @@ class RecurrentPPO(Agent):
             next_value[rows, envs] = self.value(after)
         advantage = gae(reward, value[:-1], next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
         target = advantage + value[:-1]
-        spread = float(target.var())
-        explained_variance = {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}
 
         action = torch.as_tensor(rollout.action, device=self.device)
         log_prob = self.distribution.log_prob(params[: -rollout.reward.shape[1]], action.flatten(0, 1)).view(reward.shape)
@@ -162,7 +159,7 @@ class RecurrentPPO(Agent):
         numbers = torch.cat([steps, log_prob.unsqueeze(-1)], -1)
         length = self.sequence_length
         starts = torch.cat([state.unsqueeze(0), states[length - 1 : -2 : length]]).flatten(0, 1)
-        return [*map(self._sequences, (inputs[:-1], action, numbers, begun[:-1])), starts], explained_variance
+        return [*map(self._sequences, (inputs[:-1], action, numbers, begun[:-1])), starts], explained_variance(advantage, target)
 
     def _sequences(self, steps: Tensor) -> Tensor:
         """[T, N, ...] -> [L, C, ...]: all envs' first L steps, then all envs' next."""

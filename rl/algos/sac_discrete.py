@@ -9,7 +9,6 @@ import math
 from fractions import Fraction
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -62,9 +61,7 @@ class DiscreteSAC(Agent):
         optimizer: Any,
         replay: Any,
     ) -> None:
-        space = setting.action_space
-        if not isinstance(space, gym.spaces.Discrete):
-            raise ValueError(f"it needs a Discrete action space, and this one is {space}; algo=sac can act in a continuous one")
+        space = setting.discrete_actions("algo=sac can act in a continuous one")
         self.num_actions = int(space.n)
         self.distribution = Categorical(self.num_actions, int(space.start))
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype

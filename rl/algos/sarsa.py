@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -47,9 +46,7 @@ class Sarsa(Agent):
         network: NetworkFactory,
         optimizer: Any,
     ) -> None:
-        space = setting.action_space
-        if not isinstance(space, gym.spaces.Discrete):
-            raise ValueError(f"it needs a Discrete action space, and this one is {space}; algo=ppo can act in it")
+        space = setting.discrete_actions()
         self.rollout_length, self.gamma, self.td_lambda = rollout_length, gamma, td_lambda
         self.lr, self.exploration = lr, Exploration(epsilon, temperature)
         self.td_loss = {"huber": smooth_l1_loss, "squared": mse_loss}[loss]

@@ -161,8 +161,8 @@ class A2CConfig:
 
 
 @dataclass
-class PPOConfig:
-    """`algo=ppo`: the keyword arguments of rl.algos.ppo.PPO."""
+class ClippedConfig:
+    """What PPO takes, with a memory or without."""
 
     _target_: Annotated[str, Key("the algorithm's class")]
     gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
@@ -171,7 +171,6 @@ class PPOConfig:
     minibatch_size: Annotated[int, Key("steps in one gradient step; divides rollout_length * num_envs", low=1, high=1_000_000_000)]
     epochs: Annotated[int, Key("passes over each rollout", low=1, high=10_000)]
     lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
-    value_lr: Annotated[Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)]
     clip_range: Annotated[Schedule, Key("how far an action's probability ratio may leave 1 and still pay", SCHEDULE, low=0)]
     value_clip_range: Annotated[Schedule | None, Key("the same for values, in their units; null: not clipped", SCHEDULE, low=0)]
     target_kl: Annotated[float | None, Key("no further epoch after one whose mean approx_kl is above this; null: all epochs", above=0)]
@@ -181,37 +180,27 @@ class PPOConfig:
     normalize_advantage: Annotated[bool, Key("advantages of a minibatch to mean 0 and standard deviation 1")]
     normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
     normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
-    shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
-    network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
     optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
 
 
 @dataclass
-class RecurrentPPOConfig:
+class PPOConfig(ClippedConfig):
+    """`algo=ppo`: the keyword arguments of rl.algos.ppo.PPO."""
+
+    value_lr: Annotated[Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)]
+    shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
+    network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
+
+
+@dataclass
+class RecurrentPPOConfig(ClippedConfig):
     """`algo=recurrent_ppo`: the keyword arguments of rl.algos.recurrent_ppo.RecurrentPPO."""
 
-    _target_: Annotated[str, Key("the algorithm's class")]
-    gamma: Annotated[float, Key("discount of later rewards", low=0, high=1)]
-    gae_lambda: Annotated[float, Key("generalised advantage estimation; 1: returns to the rollout's end", low=0, high=1)]
-    rollout_length: Annotated[int, Key("steps of every env between updates", low=1, high=10_000_000)]
     sequence_length: Annotated[
         int, Key("steps through which the gradient goes back; divides rollout_length and minibatch_size", low=1, high=10_000_000)
     ]
-    minibatch_size: Annotated[int, Key("steps in one gradient step; divides rollout_length * num_envs", low=1, high=1_000_000_000)]
-    epochs: Annotated[int, Key("passes over each rollout", low=1, high=10_000)]
-    lr: Annotated[Schedule, Key("learning rate", SCHEDULE, low=0)]
-    clip_range: Annotated[Schedule, Key("how far an action's probability ratio may leave 1 and still pay", SCHEDULE, low=0)]
-    value_clip_range: Annotated[Schedule | None, Key("the same for values, in their units; null: not clipped", SCHEDULE, low=0)]
-    target_kl: Annotated[float | None, Key("no further epoch after one whose mean approx_kl is above this; null: all epochs", above=0)]
-    entropy_coef: Annotated[Schedule, Key("weight of the entropy bonus", SCHEDULE, low=0)]
-    value_coef: Annotated[float, Key("weight of the value function's squared error", low=0)]
-    max_grad_norm: Annotated[float | None, Key("clip the gradient's norm to this; null: no clipping", above=0)]
-    normalize_advantage: Annotated[bool, Key("advantages of a minibatch to mean 0 and standard deviation 1")]
-    normalize_obs: Annotated[bool, Key("observations by their running mean and standard deviation")]
-    normalize_reward: Annotated[bool, Key("rewards by the running standard deviation of discounted returns")]
     state_size: Annotated[int, Key("units of the GRU: numbers that it remembers", low=1, high=1_000_000)]
     network: Annotated[Target, Key("encoder of observations: _target_ and its arguments")]
-    optimizer: Annotated[Target, Key("optimizer: _target_ and its arguments, but for lr")]
 
 
 @dataclass
