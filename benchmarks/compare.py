@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl.checkpoint import Manifest, load
+from rl.runs.manifest import Manifest
+from rl.serialize import load
 
 TIMES = {"wall_s", "fps"}  # all that may differ
 

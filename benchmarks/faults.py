@@ -32,11 +32,13 @@ from pathlib import Path
 import torch
 
 import rl.train
+import rl.training.run
 from benchmarks.compare import differences
 from benchmarks.kills import newest_frames
 from benchmarks.record import ROOT, record
-from rl.checkpoint import Manifest, load, serialize
-from rl.resume import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED
+from rl.runs.manifest import Manifest
+from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED
+from rl.serialize import load, serialize
 
 SETTINGS = ["eval.episodes=1", "progress=false", "ckpt.minutes=null", "algo.network.hidden=[16]", "env.num_envs=2"]
 MEMORY = [
@@ -239,7 +241,7 @@ def killed(run: Hurt) -> str:
 
 def killed_alone(run: Hurt) -> str:
     """The same to a process of its own that imports everything, while it starts or a little later."""
-    program = f"import rl.train; rl.train.SCORE_EPISODES = {SCORES}; rl.train.main()"
+    program = f"import rl.train, rl.training.run; rl.training.run.SCORE_EPISODES = {SCORES}; rl.train.main()"
     words = [sys.executable, "-u", "-c", program, *run.line, f"hydra.run.dir={run.folder}"]
     output = run.logs / f"{run.folder.name}-alone.txt"
     with output.open("w") as file:
@@ -672,7 +674,7 @@ def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # so that the small disk goes too
     torch.set_num_threads(1)
-    rl.train.SCORE_EPISODES = SCORES
+    rl.training.run.SCORE_EPISODES = SCORES
     until = time.monotonic() + 60 * float(words.get("minutes", 20))
     logs = Path(tempfile.mkdtemp(prefix="faults-logs-"))
     algos = words["algos"].split(",") if "algos" in words else list(LINES)

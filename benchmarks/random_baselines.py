@@ -10,10 +10,10 @@ import json
 import sys
 
 from benchmarks.record import ROOT, record
-from rl.build import build_env_factory, build_player
-from rl.compose import compose, options
 from rl.config import RunConfig
-from rl.evaluate import play
+from rl.config.compose import compose, options
+from rl.training.build import build_env_factory, build_player
+from rl.training.evaluate import play
 
 LEFT_OUT = {"gym", "atari", "car_racing", "beam_rider", "breakout", "enduro", "qbert", "seaquest", "space_invaders"}
 

@@ -21,12 +21,12 @@ import torch
 
 from benchmarks.record import record
 from benchmarks.speed import frames_per_second, run_of, training
-from rl.agent import Rollout
-from rl.build import build
-from rl.compose import compose
+from rl.algos.agent import Rollout
 from rl.config import RunConfig
-from rl.replay import UniformReplay
-from rl.train import Run
+from rl.config.compose import compose
+from rl.learning.replay import UniformReplay
+from rl.training.build import build
+from rl.training.run import Run
 
 INTERVAL = 10_000  # frames between checkpoints
 CARTPOLE = ["algo=dqn", "env=cartpole", "env.num_envs=4", "algo.replay.capacity=1M", f"algo.rollout_length={INTERVAL // 4}"]

@@ -30,13 +30,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import ROOT, record
-from rl.build import Parts, build
-from rl.checkpoint import Manifest
-from rl.compose import compose
 from rl.config import RunConfig
-from rl.metrics import Metrics
-from rl.resume import Plan
-from rl.train import Run
+from rl.config.compose import compose
+from rl.runs.manifest import Manifest
+from rl.runs.plan import Plan
+from rl.training.build import Parts, build
+from rl.training.metrics import Metrics
+from rl.training.run import Run
 
 WARM_UP_S, TIMED_S = 1.0, 4.0
 Side = Callable[[], float]  # measures once; the bigger the better

@@ -24,22 +24,26 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.singleton import Singleton
 
-from rl.checkpoint import DamagedError, LockedError
-from rl.compose import compose, drop, quote, quote_places, value_of
 from rl.config import ConfigError, EnjoyConfig
+from rl.config.compose import compose, drop, quote, quote_places, value_of
 from rl.enjoy import Enjoyed, load_player
 from rl.enjoy import enjoy as play
-from rl.launchers import Process
-from rl.resume import FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Finished, Plan, Refused, latest, new_folder, plan, read_result
+from rl.runs.find import latest_run, new_folder, read_result
+from rl.runs.lock import LockedError
+from rl.runs.manifest import DamagedError
+from rl.runs.outcome import FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Finished, Refused
+from rl.runs.plan import Plan, make_plan
+from rl.sweeps.launchers import Process
 
-if TYPE_CHECKING:  # these are slow to import
+if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from rl.agent import Agent, Recurrent
-    from rl.envs import EnvFactory
+    from rl.algos.agent import Agent, Recurrent
+    from rl.envs.make import EnvFactory
+
 
 __all__ = [
     "ConfigError",
@@ -58,7 +62,6 @@ __all__ = [
     "resume",
     "train",
 ]
-
 Words = str | Sequence[str]  # overrides: one string as it is typed, or a list of them
 RunPath = str | os.PathLike[str]  # a run's folder, a Run, or "latest"
 
@@ -88,9 +91,6 @@ class Run:
         DamagedError if it cannot be read; resuming the run writes it again.
         """
         return read_result(self.folder)
-
-
-# ------------------------------------------------------------------------------------------------------------ training
 
 
 def train(overrides: Words = (), *, config_dir: str | None = None) -> Run:
@@ -147,7 +147,7 @@ def _train(words: list[str], config_dir: str | None) -> Run:
 def _judge(words: list[str], config_dir: str | None) -> Plan:
     """What the process will judge again, for exceptions of the right kind, and before there is a folder."""
     with _hydra_as_it_was():
-        planned = plan(words, config_dir)
+        planned = make_plan(words, config_dir)
     if planned.lock is not None:
         planned.lock.release()
     return planned
@@ -167,9 +167,6 @@ def _follow(process: Process) -> tuple[int, bool, str]:
             process.send_signal(signal.SIGINT)
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 def load_metrics(run: RunPath = "latest") -> pd.DataFrame:
     """metrics.csv: a row for every `log_every` frames. Numbers are those of the run, bit for bit; missing ones are NaN."""
     return _read_table(_folder(run) / "metrics.csv")
@@ -187,10 +184,7 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 
 def _folder(run: RunPath) -> Path:
-    return latest(Path("outputs")) if run == "latest" else Path(run)
-
-
-# ------------------------------------------------------------------------------------------------------------- playing
+    return latest_run(Path("outputs")) if run == "latest" else Path(run)
 
 
 def enjoy(
@@ -244,7 +238,7 @@ class Policy:
         import gymnasium as gym
         import numpy as np
 
-        from rl.envs import float32_or_uint8
+        from rl.envs.make import float32_or_uint8
 
         rows = np.asarray(obs).astype(float32_or_uint8(self.obs_space), copy=False)
         shape = self.obs_space.shape or ()
@@ -273,9 +267,6 @@ def load_policy(run: RunPath = "latest", ckpt: str = "best", *, explore: bool = 
         env = player.make_env()
         env.close()
     return Policy(player.agent, player.make_env, env.observation_space, env.action_space, explore, np.random.default_rng(seed))
-
-
-# ------------------------------------------------------------------------------------------------- nothing left behind
 
 
 @contextlib.contextmanager

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 
-from rl import compose, resume
-from rl.config import EnjoyConfig, RunConfig, read_config
-from rl.help import show_help
-from rl.train import refuse_or
+from rl.config import EnjoyConfig, RunConfig, compose, read_config
+from rl.config.help import show_help
+from rl.runs.find import latest_run
+from rl.runs.outcome import refuse_or
+from rl.runs.plan import saved_config
+from rl.runs.weights import load_weights, read_weights
 
-if TYPE_CHECKING:  # these import torch
-    from rl.agent import Agent
-    from rl.envs import EnvFactory
+if TYPE_CHECKING:
+    from rl.algos.agent import Agent
+    from rl.envs.make import EnvFactory
 
 
 @dataclass(frozen=True)
@@ -42,28 +44,28 @@ class Player:
 
 def load_player(folder: Path, ckpt: str, device: str) -> Player:
     """The agent of a run. Refused or ConfigError if it cannot be had."""
-    weights = resume.read_weights(folder, ckpt)
+    weights = read_weights(folder, ckpt)
 
-    from rl.build import build_env_factory, build_player
+    from rl.training.build import build_env_factory, build_player
 
-    trained: RunConfig = read_config(resume.saved_config(folder), RunConfig)
+    trained: RunConfig = read_config(saved_config(folder), RunConfig)
     trained.device = device
     agent = build_player(trained)
-    resume.load_weights(agent, weights, device)
+    load_weights(agent, weights, device)
     return Player(agent, build_env_factory(trained.env), f"{trained.env.id} with the {weights.name} weights of {folder}")
 
 
 def enjoy(config: EnjoyConfig) -> Enjoyed:
     """Play episodes with a run's weights, and print their returns. Refused or ConfigError if that cannot be."""
-    folder = resume.latest(Path(config.outputs)) if config.run == "latest" else Path(config.run)
+    folder = latest_run(Path(config.outputs)) if config.run == "latest" else Path(config.run)
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
         os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
     player = load_player(folder, config.ckpt, config.device)
 
-    from rl.evaluate import play
-    from rl.metrics import MOVING_AVERAGE
-    from rl.video import Video
+    from rl.envs.video import Video
+    from rl.training.evaluate import play
+    from rl.training.metrics import MOVING_AVERAGE
 
     print(player.title)
     recent: deque[float] = deque(maxlen=MOVING_AVERAGE)

@@ -17,19 +17,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl import checkpoint, files, sweep
-from rl.checkpoint import RunLock
-from rl.compose import CONF, check_single, compose, drop, merge, parse, quote_places, to_yaml, value_of
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
-from rl.help import show_help
-from rl.launchers import Running
-from rl.resume import Refused, change_table
-from rl.sweep import Job, Remembered, Sweep, find, judge_job, make_launcher, place, run_jobs
-from rl.tables import aligned
-from rl.train import refuse_or
+from rl.config.compose import CONF, check_single, compose, drop, merge, parse, quote_places, to_yaml, value_of
+from rl.config.help import show_help
+from rl.config.text import aligned
+from rl.runs import files
+from rl.runs.lock import RunLock
+from rl.runs.manifest import newest_manifest
+from rl.runs.outcome import Refused, refuse_or
+from rl.runs.plan import change_table
+from rl.sweeps.launchers import Running
+from rl.sweeps.plan import find_sweep, judge_job, make_launcher, place_sweep
+from rl.sweeps.record import Job, Remembered, Sweep
+from rl.sweeps.sweep import exit_code, run_jobs
 
-if TYPE_CHECKING:  # an extra
+if TYPE_CHECKING:
     import optuna
+
 
 DATABASE, STUDY = "search.db", "search"
 Space = dict[str, Any]  # dotted key -> {low, high, log, step} or {choices}
@@ -129,11 +133,13 @@ class Search:
 
     def run(self, command: str) -> int:
         """Make all trials that are missing; the exit code."""
+        from rl.training.build import check_parts_of
+
         if self.sweep.lock is not None:  # what an earlier session left is judged before anything changes
             self.open()
             for trial in self.unfinished:
                 job = self.job_of(trial)
-                judge_job(self.sweep.folder, job.name, job.words, job.words, self.sweep.config_dir)
+                judge_job(self.sweep.folder, job.name, job.words, job.words, self.sweep.config_dir, check_parts_of)
         self.sweep.take_folder(command)
         if self.study is None:
             self.open()
@@ -143,13 +149,13 @@ class Search:
         stop = run_jobs(self.sweep, self.take, self.sweep.launcher.places(threads), self.look, self.ended)
         print(self.table(), flush=True)
         self.say_best()
-        return sweep.exit_code(stop, {job.state for job in self.sweep.jobs})
+        return exit_code(stop, {job.state for job in self.sweep.jobs})
 
     def open(self) -> None:
         """Open the study, and find the trials that are still open in it."""
         import optuna
 
-        from rl.build import instantiate
+        from rl.config.instantiate import instantiate
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(f"sqlite:///{(self.sweep.folder / DATABASE).absolute()}")
@@ -207,7 +213,7 @@ def _suggest(trial: optuna.Trial, key: str, space: dict[str, Any]) -> Any:
 
 def best_score(folder: Path) -> float:
     """The best evaluation of a run, which is what a search looks for."""
-    newest, _ = checkpoint.newest(folder / "ckpt", replay=False)
+    newest, _ = newest_manifest(folder / "ckpt", replay=False)
     assert newest is not None
     assert newest.best is not None, "it is refused if a trial is never evaluated"
     return newest.best.score
@@ -231,9 +237,6 @@ def as_experiment(line: list[str], comment: str, config_dir: str | None) -> str:
         section[last] = leaf.value
     head = f"# @package _global_\n# {algo} on {env}: {comment}\ndefaults:\n  - override /algo: {algo}\n  - override /env: {env}\n\n"
     return head + to_yaml(values)
-
-
-# ------------------------------------------------------------------------------------------------------------ planning
 
 
 def read_space(values: dict[str, Any], path: str = "") -> Space:
@@ -270,9 +273,9 @@ def plan(words: Sequence[str], config_dir: str | None = None) -> Search:
     if any(o.key_or_group.startswith("hydra") for o in parse(line)) or value_of(line, "fork") or value_of(line, "base"):
         raise ConfigError("a search takes no hydra., fork= or base= but hydra.sweep.dir=")
     if resumed is not None:
-        folder, there = find(Record, resumed, line), True
+        folder, there = find_sweep(Record, resumed, line), True
     else:
-        folder, there = place(Record, line, given, config_dir)
+        folder, there = place_sweep(Record, line, given, config_dir)
     lock = RunLock(folder) if there else None
     try:
         record, config = _judge(Record.read(folder) if there else None, drop(mine, "resume"), line, config_dir)
@@ -318,17 +321,19 @@ def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_d
         import optuna  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{error}: {install_line('search')}") from error
-    from rl.build import instantiate
+    from rl.config.instantiate import instantiate
 
     for part, given in (("sampler", config.sampler), ("pruner", config.pruner)):
         try:
             instantiate(given)()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{part}: {error}") from error
+    from rl.training.build import check_parts_of
+
     ends = {key: entry.get("choices") or [entry["low"], entry["high"]] for key, entry in space.items()}
     for corner in itertools.islice(itertools.zip_longest(*ends.values()), max(map(len, ends.values()))):
         chosen = [f"{key}={typed(values[0] if end is None else end)}" for (key, values), end in zip(ends.items(), corner, strict=True)]
-        judged = judge_job(None, "", [*line, *chosen], [], config_dir)
+        judged = judge_job(None, "", [*line, *chosen], [], config_dir, check_parts_of)
         assert judged.frames
     evaluated = compose(line, RunConfig, config_dir=config_dir).config
     if evaluated.eval.every is None or evaluated.eval.every > evaluated.frames:

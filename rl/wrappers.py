@@ -1,40 +1,5 @@
-"""Wrappers that entries of conf/env/ name."""
+"""Environment wrappers, as configurations name them."""
 
-from __future__ import annotations
+from rl.envs.wrappers import FreshWorld, Keep
 
-from collections.abc import Sequence
-from typing import Any
-
-import gymnasium as gym
-from numpy.typing import NDArray
-
-
-class FreshWorld(gym.Wrapper):
-    """A Box2D env whose every episode takes place in a new world.
-
-    BipedalWalker keeps one world for all its episodes. What is left in it of those before decides in which order
-    contacts are solved, so that an episode cannot be played again.
-    """
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in a world that has seen none."""
-        env: Any = self.unwrapped
-        env._destroy()
-        env.world = type(env.world)(gravity=env.world.gravity)
-        return self.env.reset(seed=seed, options=options)
-
-
-class Keep(gym.ObservationWrapper):
-    """Shows only the components `indices` of flat observations: what the others would tell must be remembered."""
-
-    def __init__(self, env: gym.Env, indices: Sequence[int]) -> None:
-        super().__init__(env)
-        space = env.observation_space
-        if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and all(0 <= i < space.shape[0] for i in indices)):
-            raise ValueError(f"rl.wrappers.Keep: indices={list(indices)} are not components of flat observations in {space}")
-        self.indices = list(indices)
-        self.observation_space = gym.spaces.Box(space.low[self.indices], space.high[self.indices], dtype=space.dtype.type)
-
-    def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
-        """The components in the order of `indices`."""
-        return observation[self.indices]
+__all__ = ["FreshWorld", "Keep"]

@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from rl.collector import Tape
-from rl.replay import UniformReplay
+from rl.learning.replay import UniformReplay
+from rl.training.collector import Tape
 
 # What changes and need not come back, each with its reason.
 RECOMPUTED = {

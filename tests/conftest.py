@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import rl.compose
-import rl.resume
-import rl.train
-from rl.compose import Composed
+import rl.config.compose
+import rl.runs.plan
+import rl.training.run
+from rl.config.compose import Composed
 
 torch.set_num_threads(1)
 
@@ -25,25 +25,25 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Score a finished run by 4 episodes in place of 100: the slow part of a run of half a second."""
-    monkeypatch.setattr(rl.train, "SCORE_EPISODES", 4)
+    monkeypatch.setattr(rl.training.run, "SCORE_EPISODES", 4)
 
 
 @pytest.fixture
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read and compose equal command lines once: 0.2 s each, for tests that plan hundreds of times."""
-    compose: Callable[..., Composed] = rl.resume.compose
+    compose: Callable[..., Composed] = rl.runs.plan.compose
     known: dict[tuple[str, ...], Composed] = {}
 
     def remembered(overrides: list[str], schema: type, config_dir: str | None = None) -> Composed:
         key = tuple(override for override in overrides if not override.startswith("hydra.run.dir="))
         if key not in known:
             known[key] = compose(overrides, schema, config_dir=config_dir)
-        run_dir = rl.compose.value_of(overrides, "hydra.run.dir")
+        run_dir = rl.config.compose.value_of(overrides, "hydra.run.dir")
         return dataclasses.replace(known[key], run_dir=run_dir) if run_dir else known[key]
 
     parse = functools.lru_cache(None)(lambda line: _parse([line]))
-    monkeypatch.setattr(rl.resume, "compose", remembered)
-    monkeypatch.setattr(rl.compose, "parse", lambda overrides: [override for line in overrides for override in parse(line)])
+    monkeypatch.setattr(rl.runs.plan, "compose", remembered)
+    monkeypatch.setattr(rl.config.compose, "parse", lambda overrides: [override for line in overrides for override in parse(line)])
 
 
-_parse = rl.compose.parse
+_parse = rl.config.compose.parse

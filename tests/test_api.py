@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from runs import TINY, differences, environment, go, record, rows, typed
+from short_runs import TINY, differences, environment, go, record, rows, typed
 
 from rl import api
 from rl.api import ConfigError, Failed, Refused
-from rl.compose import CONF
+from rl.config.compose import CONF
 
-LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: runs.hold}]"]
+LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: short_runs.hold}]"]
 TRAINED = ["algo=a2c", "algo.normalize_obs=true", *TINY]
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import ROOT, TINY, command, contents, differences, environment, frames_of, go, record, rows, started, typed
+from short_runs import ROOT, TINY, command, contents, differences, environment, frames_of, go, record, rows, started, typed
 
-from rl import resume
-from rl.resume import Refused
+from rl.runs.outcome import Refused
+from rl.runs.plan import make_plan
 
 # 128 iterations of 64 frames; checkpoints far enough apart that those at a stop are forgotten by the end
-LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: runs.hold}]"]
+LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: short_runs.hold}]"]
 RUN = Path("run")
 
 
@@ -60,8 +60,8 @@ def test_where_no_folder_can_be_made_the_message_names_it() -> None:
 def test_a_command_line_is_judged_without_torch() -> None:
     code = """
 import sys
-import rl.train, rl.resume
-rl.resume.plan(["frames=1k"])
+import rl.train, rl.runs.plan
+rl.runs.plan.make_plan(["frames=1k"])
 sys.argv = ["train.py", "frames=no"]
 try:
     rl.train.main()
@@ -173,8 +173,8 @@ def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(ove
     if overrides is not None:
         (RUN / ".hydra" / "overrides.yaml").write_text(overrides)
     with pytest.raises(Refused, match="killed before its command line was written down"):
-        resume.plan([f"resume={RUN}"])
-    assert resume.plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7  # the line that the cluster types again has it all
+        make_plan([f"resume={RUN}"])
+    assert make_plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7  # the line that the cluster types again has it all
 
 
 def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, TINY, begun, differences, go, iterate, record
+from short_runs import ROOT, TINY, begun, differences, go, iterate, record
 
 import rl.config.schema
-from rl.compose import compose
 from rl.config import RunConfig, fields
+from rl.config.compose import compose
 
 DOCS = ROOT / "docs"
 _FILE = re.compile(r"^`([\w/]+\.(?:py|yaml|sbatch))`:.*?\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 
-from runs import ROOT, environment
+from short_runs import ROOT, environment
 
 
 def test_runs_that_are_hurt_in_many_ways_end_exactly_and_a_changed_bit_is_seen() -> None:

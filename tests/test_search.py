@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from runs import TINY, contents, differences, go, in_child, record
+from short_runs import TINY, contents, differences, go, in_child, record
 from test_sweeps import Done, Forks
 
 from rl import search
-from rl.compose import compose
 from rl.config import ConfigError, RunConfig
-from rl.resume import Refused
-from rl.sweep import Job
-from rl.train import Run
+from rl.config.compose import compose
+from rl.runs.outcome import Refused
+from rl.sweeps.record import Job
+from rl.training.run import Run
 
 optuna = pytest.importorskip("optuna")
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rl.help import what_may_change
+from rl.config.help import what_may_change
 
 ROOT = Path(__file__).parent.parent
 _LINE = re.compile(r"^\$ (.+?)\s+# (?:exit (\d+))?(?:: )?(.*)$", re.MULTILINE)

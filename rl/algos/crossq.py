@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
-from rl.distributions import SquashedGaussian
-from rl.networks import NetworkFactory, frozen, numpy_forward
-from rl.normalize import ObsNormalizer
-from rl.optimizers import GradientStep
-from rl.replay import Batch, UniformReplay
-from rl.schedule import Schedule
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.config.schedule import Schedule
+from rl.learning.distributions import SquashedGaussian
+from rl.learning.gradient_step import GradientStep
+from rl.learning.networks.ensemble import frozen
+from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.normalize import ObsNormalizer
+from rl.learning.replay import Batch, UniformReplay
 
 CRITIC_REPORT = ("loss", "grad_norm", "q_mean")  # and then the TD errors [B] and the batch's moments
 ACTOR_REPORT = ("policy_loss", "entropy", "alpha")  # after the sum of the losses and the gradient's norm; then the moments

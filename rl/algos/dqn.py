@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import huber_loss, mse_loss
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
-from rl.distributions import Exploration
-from rl.networks import NetworkFactory, flatten_parameters, noise_for, numpy_forward
-from rl.normalize import ObsNormalizer
-from rl.optimizers import GradientStep
-from rl.replay import Batch, UniformReplay
-from rl.schedule import Schedule
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.config.schedule import Schedule
+from rl.learning.distributions import Exploration
+from rl.learning.gradient_step import GradientStep, flatten_parameters
+from rl.learning.networks.noisy import noise_for
+from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.normalize import ObsNormalizer
+from rl.learning.replay import Batch, UniformReplay
 
 REPORT = ("loss", "grad_norm", "q_mean")  # and then the TD errors [B], or of quantiles the losses [B]
 

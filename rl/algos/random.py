@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
 
 
 class Random(Agent):

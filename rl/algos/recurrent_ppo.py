@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
-from rl.distributions import distribution_for
-from rl.losses import clipped_policy_loss, clipped_value_loss
-from rl.networks import NetworkFactory, numpy_forward
-from rl.normalize import ObsNormalizer, RewardNormalizer
-from rl.optimizers import GradientStep, shuffled_epochs
-from rl.recurrent import RecurrentActorCritic
-from rl.returns import explained_variance, gae
-from rl.schedule import Schedule
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.config.schedule import Schedule
+from rl.learning.distributions import distribution_for
+from rl.learning.gradient_step import GradientStep, shuffled_epochs
+from rl.learning.losses import clipped_policy_loss, clipped_value_loss
+from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.networks.recurrent import RecurrentActorCritic
+from rl.learning.normalize import ObsNormalizer, RewardNormalizer
+from rl.learning.returns import explained_variance, gae
 
 REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 

@@ -9,11 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
-from rl.distributions import distribution_for
-from rl.networks import NetworkFactory, Policy, clip_gradient, flatten_parameters
-from rl.returns import ends_within, returns_to_go
-from rl.schedule import Schedule
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.config.schedule import Schedule
+from rl.learning.distributions import distribution_for
+from rl.learning.gradient_step import clip_gradient, flatten_parameters
+from rl.learning.networks.numpy_forward import NetworkFactory
+from rl.learning.networks.policy import Policy
+from rl.learning.returns import ends_within, returns_to_go
 
 
 class Reinforce(Agent):

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
-from rl.distributions import SquashedGaussian
-from rl.networks import NetworkFactory, ensemble, flatten_parameters, frozen, numpy_forward
-from rl.normalize import ObsNormalizer
-from rl.optimizers import GradientStep
-from rl.replay import Batch, UniformReplay
-from rl.schedule import Schedule
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.config.schedule import Schedule
+from rl.learning.distributions import SquashedGaussian
+from rl.learning.gradient_step import GradientStep, flatten_parameters
+from rl.learning.networks.ensemble import ensemble, frozen
+from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.normalize import ObsNormalizer
+from rl.learning.replay import Batch, UniformReplay
 
 REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")  # between the sum of the losses and the TD errors [B]
 

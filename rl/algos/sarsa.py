@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rl.agent import Agent, Recurrent, Rollout, Setting
-from rl.distributions import Exploration
-from rl.networks import NetworkFactory, numpy_forward
-from rl.normalize import ObsNormalizer
-from rl.optimizers import GradientStep
-from rl.returns import gae
-from rl.schedule import Schedule
+from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.config.schedule import Schedule
+from rl.learning.distributions import Exploration
+from rl.learning.gradient_step import GradientStep
+from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.normalize import ObsNormalizer
+from rl.learning.returns import gae
 
 REPORT = ("loss", "grad_norm", "q_mean")
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from rl.config.counts import format_count, parse_count
+from rl.config.keys import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, Count, Key, fields, options_of
 from rl.config.read import typed
-from rl.config.schema import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, TARGETS, Count, Key, RunConfig, fields, options_of
-from rl.counts import format_count, parse_count
-from rl.schedule import Schedule
+from rl.config.schedule import Schedule
+from rl.config.schema import TARGETS, RunConfig
 
 
 @dataclass(frozen=True)

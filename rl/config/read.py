@@ -9,10 +9,11 @@ import types
 import typing
 from typing import Any
 
-from rl.config.schema import TARGETS, ConfigError, Count, Key, RunConfig, Target, fields, options_of
-from rl.counts import FORMS as COUNT_FORMS
-from rl.counts import parse_count
-from rl.schedule import Schedule
+from rl.config.counts import FORMS as COUNT_FORMS
+from rl.config.counts import parse_count
+from rl.config.keys import ConfigError, Count, Key, Target, fields, options_of
+from rl.config.schedule import Schedule
+from rl.config.schema import TARGETS, RunConfig
 
 
 def fill_in(values: dict[str, Any], defaults: dict[str, Any], schema: Any = RunConfig) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Environments: made, checked, seeded episode by episode, stepped together."""

@@ -1,0 +1,88 @@
+"""One environment, seeded episode by episode, so that an episode can be played again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.serialize import load, serialize
+from rl.state import Stateful, derive_seed
+
+
+class Episodes(gym.Wrapper):
+    """The outermost wrapper: the n-th episode is seeded from (seed, env index, n), whatever happened in those before.
+
+    So an env in the middle of an episode is brought back by playing the episode's actions again. Actions in a Box are
+    clipped to its bounds here, so that what is recorded is what the agent gave.
+    """
+
+    def __init__(self, env: gym.Env, seed: int, index: int) -> None:
+        super().__init__(env)
+        self.seed, self.index, self.episode = seed, index, -1
+        space = env.action_space
+        self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
+        self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
+        self.carried: bytes | None = None  # what they knew as the episode began
+        if self._bounds is None and multiprocessing.parent_process() is None:
+            self.step = env.step  # type: ignore[method-assign]  # one call less on every step; SyncEnvs copies
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """The env's step, with the action clipped to the bounds of its Box.
+
+        In a worker, an episode's last observation is copied: some envs write the next episode's first one over it.
+        """
+        obs, reward, terminated, truncated, info = self.env.step(np.clip(action, *self._bounds) if self._bounds else action)
+        return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin the next episode, with the seed that belongs to it (`seed` is not used)."""
+        self.episode += 1
+        episode_seed = derive_seed(self.seed, self.index, self.episode)
+        if multiprocessing.parent_process() is not None:  # a worker's global generators are in no checkpoint
+            random.seed(episode_seed)
+            np.random.seed(episode_seed)
+        if self._stateful:
+            self.carried = serialize([layer.state_dict() for layer in self._stateful])
+        return self.env.reset(seed=episode_seed, options=options)
+
+    def carry(self, carried: bytes | None) -> None:
+        """Know what another env of the kind knew as its episode began."""
+        states: Any = [] if carried is None else load(carried, "cpu")
+        for layer, state in zip(self._stateful, states, strict=True):
+            layer.load_state_dict(state)
+
+    def begin_episode(self, index: int, episode: int) -> Any:
+        """Begin this episode, if this is the env of that index; its first observation."""
+        if index != self.index:
+            return None
+        self.episode = episode - 1
+        return self.reset()[0]
+
+    def play_tape(self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[bytes | None]) -> tuple[Any, float, str]:
+        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went wrong or ''.
+
+        What its layers learn in the episode they learn again, from `carried[index]` on.
+        """
+        self.carry(carried[self.index])
+        obs = self.begin_episode(self.index, episodes[self.index])
+        total = 0.0
+        for played, action in enumerate(tapes[self.index], 1):
+            obs, reward, terminated, truncated, _ = self.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                return obs, total, f"its episode ended at step {played}"
+        return obs, total, ""
+
+
+def layers(env: gym.Env) -> Iterator[gym.Env]:
+    """An env's wrappers, outermost first, and the env in them."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env

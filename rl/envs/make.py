@@ -1,0 +1,74 @@
+"""Making an environment from its config entry, and checking that it can be trained on."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import FrameStackObservation, NormalizeObservation, NormalizeReward, OrderEnforcing, TimeLimit
+
+from rl.envs.episodes import layers
+from rl.serialize import load, serialize
+from rl.state import Stateful
+
+EnvFactory = Callable[..., gym.Env]  # called with render_mode=...; gives the env with its configured wrappers
+_FORGETFUL = (NormalizeObservation, NormalizeReward)  # learn across episodes and cannot be saved
+
+
+def make_factory(env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callable[[gym.Env], gym.Env]]) -> EnvFactory:
+    """What makes one env of the entry. `wrappers` are applied in order, innermost first."""
+
+    def make(render_mode: str | None = None) -> gym.Env:
+        rendering: dict[str, Any] = (
+            {} if render_mode is None else {"render_mode": render_mode}
+        )  # an env that cannot render may not take the key
+        env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return make
+
+
+def check_env(env: gym.Env) -> None:
+    """ValueError, with what to do, for an env that cannot be trained on or not be resumed exactly."""
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(
+            f"the observation space {space} is not a Box; add a wrapper that makes it one:"
+            " env.wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"
+        )
+    for layer in layers(env):
+        name = type(layer).__name__
+        if isinstance(layer, Stateful):
+            try:
+                load(serialize(layer.state_dict()), "cpu")
+            except (pickle.PickleError, AttributeError, TypeError) as error:
+                allowed = "tensors, numbers, strings, lists, tuples and dicts"
+                raise ValueError(f"the state_dict of {name} must be made of {allowed}, or a checkpoint cannot hold it") from error
+        elif isinstance(layer, _FORGETFUL):
+            raise ValueError(
+                f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume;"
+                " use one with state_dict and load_state_dict, or algo.normalize_obs, algo.normalize_reward where there are such"
+            )
+
+
+def frame_stack(env: gym.Env) -> tuple[int, bool]:
+    """How many frames an observation is made of, if they are stacked last of all and so that `rl.replay` can undo it; else 1.
+    And whether those before an episode's first are zeros, or that one again.
+
+    An env that stacks frames itself says so by `frame_stack` and `zero_padded`.
+    """
+    while isinstance(env, OrderEnforcing | TimeLimit):
+        env = env.env
+    if isinstance(env, FrameStackObservation) and env.padding_type in ("reset", "zero"):
+        return env.stack_size, env.padding_type == "zero"
+    return (1, False) if isinstance(env, gym.Wrapper) else (getattr(env, "frame_stack", 1), getattr(env, "zero_padded", False))
+
+
+def float32_or_uint8(space: gym.Space) -> np.dtype[Any]:
+    """How observations are stored: bytes stay bytes, all else is float32."""
+    return np.dtype(np.uint8) if space.dtype == np.uint8 else np.dtype(np.float32)

@@ -1,0 +1,266 @@
+"""Action distributions: sampled in NumPy where the agent acts, evaluated in torch where it learns.
+
+`params` are what a policy network puts out: [..., num_params]. Random numbers come from the generator passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl.config.schedule import Schedule
+
+Array = NDArray[Any]
+
+
+class Distribution(Protocol):
+    """What a policy over one action space can do."""
+
+    num_params: int
+    num_means: int  # how many of the params depend on the observation
+    action_shape: tuple[int, ...]
+    action_dtype: Any
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """Actions [N, ...] drawn from params [N, num_params]."""
+
+    def mode(self, params: Array) -> Array:
+        """The most likely actions [N, ...]."""
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-probability (density) [B] of actions [B, ...]."""
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [B]."""
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Both at once, for less than the two apart."""
+
+
+class Categorical:
+    """One of `num_actions` actions; params are unnormalised log-probabilities."""
+
+    action_shape: tuple[int, ...] = ()
+    action_dtype = np.int64
+
+    def __init__(self, num_actions: int, start: int = 0) -> None:
+        self.num_params = self.num_means = num_actions
+        self.start = start  # Discrete spaces may count from another number than 0
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """By the Gumbel-max trick: argmax of params + Gumbel noise."""
+        return self.mode(params + rng.gumbel(size=params.shape))
+
+    def mode(self, params: Array) -> Array:
+        """The most likely actions [N]."""
+        best = params.argmax(-1)
+        return best + self.start if self.start else best
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-probability [B]."""
+        return params.log_softmax(-1).gather(-1, action.unsqueeze(-1) - self.start).squeeze(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [B]."""
+        log_prob = params.log_softmax(-1)
+        return -(log_prob.exp() * log_prob).sum(-1)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B] and entropy [B] from one softmax."""
+        log_prob = params.log_softmax(-1)
+        taken = log_prob.gather(-1, action.unsqueeze(-1) - self.start if self.start else action.unsqueeze(-1))
+        return taken.squeeze(-1), -(log_prob.exp() * log_prob).sum(-1)
+
+
+class MultiCategorical:
+    """Independent choices, the i-th among `choices[i]` actions; params are their log-probabilities side by side."""
+
+    action_dtype = np.int64
+
+    def __init__(self, choices: NDArray[np.integer], start: NDArray[np.integer]) -> None:
+        self.action_shape = choices.shape
+        self.parts = [Categorical(int(n), int(first)) for n, first in zip(choices.ravel(), start.ravel(), strict=True)]
+        self.sizes = [part.num_params for part in self.parts]
+        self.num_params = self.num_means = sum(self.sizes)
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """By the Gumbel-max trick, one draw of noise for all choices: [N, *action_shape]."""
+        return self.mode(params + rng.gumbel(size=params.shape))
+
+    def mode(self, params: Array) -> Array:
+        """The most likely of each choice, [N, *action_shape]."""
+        ends = np.cumsum(self.sizes)[:-1]
+        best = [part.mode(own) for part, own in zip(self.parts, np.split(params, ends, -1), strict=True)]
+        return np.stack(best, -1).reshape(-1, *self.action_shape)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-probability [B], summed over the choices."""
+        return self.log_prob_and_entropy(params, action)[0]
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [B], summed over the choices."""
+        return torch.stack([part.entropy(own) for part, own in zip(self.parts, params.split(self.sizes, -1), strict=True)]).sum(0)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B] and entropy [B], summed over the choices."""
+        triples = zip(self.parts, params.split(self.sizes, -1), action.flatten(1).unbind(-1), strict=True)
+        log_prob, entropy = zip(*(part.log_prob_and_entropy(own, taken) for part, own, taken in triples), strict=True)
+        return torch.stack(log_prob).sum(0), torch.stack(entropy).sum(0)
+
+
+class DiagonalGaussian:
+    """Independent normals; params are the means [A] and then the log standard deviations [A].
+
+    The density is that of the unclipped action; the environment's wrapper clips to its bounds.
+    """
+
+    action_dtype = np.float32
+
+    def __init__(self, action_shape: tuple[int, ...]) -> None:
+        self.action_shape = action_shape
+        self.num_means = math.prod(action_shape)
+        self.num_params = 2 * self.num_means
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """Mean + standard deviation * normal noise, [N, *action_shape]."""
+        mean, log_std = params[:, : self.num_means], params[:, self.num_means :]
+        noise = rng.standard_normal(mean.shape, np.float32)
+        return (mean + np.exp(log_std) * noise).reshape(-1, *self.action_shape)
+
+    def mode(self, params: Array) -> Array:
+        """The means, [N, *action_shape]."""
+        return params[:, : self.num_means].reshape(-1, *self.action_shape)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-density [B], summed over the action's dimensions."""
+        mean, log_std = params.chunk(2, -1)
+        standard = (action.flatten(1) - mean) * torch.exp(-log_std)
+        return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Differential entropy in nats [B]."""
+        return (params[..., self.num_means :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density [B] and entropy [B]."""
+        return self.log_prob(params, action), self.entropy(params)
+
+
+class SquashedGaussian:
+    """tanh of independent normals, stretched over the bounds of a Box (Haarnoja et al. 2018, appendix C).
+
+    Params are the means [A] and then the log standard deviations [A], both before the tanh. Where it learns, actions are
+    in [-1, 1]^A, and densities are those of such actions; the environment's are in [low, high].
+    """
+
+    action_dtype = np.float32
+    log_std_low, log_std_high = -20.0, 2.0
+
+    def __init__(self, space: gym.Space) -> None:
+        """ValueError for a space that is no bounded Box."""
+        self.box = ActionBox(space)
+        self.action_shape = self.box.shape
+        self.num_actions = self.box.size
+        self.num_params = self.num_means = 2 * self.num_actions
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """Actions [N, *action_shape] drawn from params [N, num_params]."""
+        mean, log_std = params[:, : self.num_actions], params[:, self.num_actions :]
+        noise = rng.standard_normal(mean.shape, np.float32)
+        return self.box.stretch(np.tanh(mean + np.exp(log_std.clip(self.log_std_low, self.log_std_high)) * noise))
+
+    def mode(self, params: Array) -> Array:
+        """Where the normals are densest, [N, *action_shape]."""
+        return self.box.stretch(np.tanh(params[:, : self.num_actions]))
+
+    def sample_with_log_prob(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [B, A] in [-1, 1] as a function of params and of normal noise [B, A], and their log-density [B].
+
+        log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact where tanh(u) rounds to 1.
+        """
+        mean, log_std = params.chunk(2, -1)
+        log_std = log_std.clamp(self.log_std_low, self.log_std_high)
+        u = mean + log_std.exp() * noise
+        normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        squash = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+        return u.tanh(), (normal - squash).sum(-1)
+
+
+class ActionBox:
+    """A bounded Box of actions, and the box [-1, 1]^A that algorithms learn in."""
+
+    def __init__(self, space: gym.Space) -> None:
+        """ValueError for a space that is no such box."""
+        if not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
+            raise ValueError(f"it needs a continuous action space (Box), and this one is {space}; {_FOR_OTHER_SPACES}")
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise ValueError(f"it needs a bounded action space, and this one is {space}; algo=ppo can act in it")
+        self.shape, self.size = space.shape, math.prod(space.shape)
+        low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
+        self.low, self.high = low, high
+        self.center, self.half = (high + low) / 2, (high - low) / 2
+
+    def stretch(self, action: Array) -> Array:
+        """[N, A] in [-1, 1] -> [N, *action_shape] as the environment takes it."""
+        result: Array = (self.center + self.half * action).reshape(-1, *self.shape)
+        return result
+
+    def shrink(self, action: Array) -> Array:
+        """The other way: [B, *action_shape] -> [B, A]."""
+        result: Array = (action.reshape(-1, self.size) - self.center) / self.half
+        return result
+
+    def uniform(self, count: int, rng: np.random.Generator) -> Array:
+        """Random actions [count, *action_shape]."""
+        return self.stretch(2 * rng.random((count, self.size), np.float32) - 1)
+
+
+_FOR_OTHER_SPACES = "algo=sac_discrete, dqn or ppo can act in a Discrete one"
+
+
+def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
+    """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
+    action, random = value.argmax(-1), rng.random(len(value)) < epsilon
+    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action) if np.count_nonzero(random) else action
+
+
+def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:
+    """Actions [N] for action values [N, A], drawn with P(a) ~ exp(value / temperature) (Sutton & Barto 2018, eq. 2.11)."""
+    return (value + temperature * rng.gumbel(size=value.shape)).argmax(-1)
+
+
+class Exploration:
+    """How an agent with action values explores: epsilon-greedy or Boltzmann, by a schedule."""
+
+    def __init__(self, epsilon: Schedule | None, temperature: Schedule | None) -> None:
+        """ValueError unless exactly one is given."""
+        if (epsilon is None) == (temperature is None):
+            raise ValueError("explore by algo.epsilon or by algo.temperature: give one, and set the other to null")
+        self.schedule = epsilon if epsilon is not None else temperature
+        self.choose = boltzmann if epsilon is None else epsilon_greedy
+
+    def __call__(self, frames: int) -> float:
+        """The chance of a random action, or the temperature, at a clock of `frames`."""
+        assert self.schedule is not None
+        return self.schedule(frames)
+
+    def sample(self, value: Array, frames: int, rng: np.random.Generator) -> Array:
+        """Actions [N] for action values [N, A]."""
+        return self.choose(value, self(frames), rng)
+
+
+def distribution_for(space: gym.Space) -> Distribution:
+    """The distribution over an action space. ValueError if there is none for it."""
+    if isinstance(space, gym.spaces.Discrete):
+        return Categorical(int(space.n), int(space.start))
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return MultiCategorical(space.nvec, space.start)
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return DiagonalGaussian(space.shape)
+    raise ValueError(f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces have one")

@@ -1,0 +1,85 @@
+"""Networks with a memory: a state [B, H] goes through them from step to step, and is zero where an episode begins."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl.learning.distributions import Distribution
+from rl.learning.networks.mlp import MLP
+from rl.learning.networks.numpy_forward import Array, NetworkFactory, numpy_forward
+from rl.learning.networks.policy import ActorCritic
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014) whose gates' inputs x [B, 3 H] are the outputs of an encoder:
+
+    r, z = sigmoid(x_rz + U_rz h),    n = tanh(x_n + r * U_n h),    h' = (1 - z) * n + z * h,    U linear with a bias.
+    """
+
+    def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.encoder = network(obs_shape, 3 * size)
+        self.recurrent = nn.Linear(size, 3 * size)
+        for gate in self.recurrent.weight.chunk(3):
+            nn.init.orthogonal_(gate.detach())
+        nn.init.zeros_(self.recurrent.bias)
+
+    def forward(self, obs: Tensor, state: Tensor) -> Tensor:
+        """One step: [B, *obs_shape] and the state before [B, H] -> the state after [B, H]."""
+        return self._step(self.encoder(obs), state)
+
+    def sequence(self, obs: Tensor, state: Tensor, begins: Tensor) -> Tensor:
+        """[T, B, *obs_shape] and the state before [B, H] -> the states after every step [T, B, H].
+
+        Where an episode `begins` [T, B] the state before is zero. All observations are encoded at once.
+        """
+        inputs = self.encoder(obs.flatten(0, 1)).unflatten(0, obs.shape[:2])
+        keep = begins.logical_not().to(state.dtype).unsqueeze(-1)
+        states = []
+        for x, kept in zip(inputs.unbind(), keep.unbind(), strict=True):
+            state = self._step(x, state * kept)
+            states.append(state)
+        return torch.stack(states)
+
+    def _step(self, x: Tensor, state: Tensor) -> Tensor:
+        x_rz, x_n = x.tensor_split((2 * self.size,), -1)
+        h_rz, h_n = self.recurrent(state).tensor_split((2 * self.size,), -1)
+        r, z = torch.sigmoid(x_rz + h_rz).chunk(2, -1)
+        return torch.lerp(torch.tanh(torch.addcmul(x_n, r, h_n)), state, z)
+
+    def numpy_forward(self) -> Callable[[Array, Array], Array]:
+        """`forward` in NumPy on the same memory."""
+        encode, size = numpy_forward(self.encoder), self.size
+        weight, bias = self.recurrent.weight.detach().numpy().T, self.recurrent.bias.detach().numpy()
+
+        def forward(obs: Array, state: Array) -> Array:
+            x, h = encode(obs), np.dot(state, weight) + bias
+            gates = np.tanh((x[:, : 2 * size] + h[:, : 2 * size]) * np.float32(0.5))  # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
+            gates += 1
+            gates *= np.float32(0.5)
+            n = np.tanh(x[:, 2 * size :] + gates[:, :size] * h[:, 2 * size :])
+            n += gates[:, size:] * (state - n)
+            return n
+
+        return forward
+
+
+class RecurrentActorCritic(nn.Module):
+    """A policy and a value function that share a memory: both are linear in the state of one GRU."""
+
+    def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, size: int) -> None:
+        super().__init__()
+        self.memory = GRU(network, obs_shape, size)
+        linear = functools.partial(MLP, hidden=[], activation="tanh", init="orthogonal")
+        self.heads = ActorCritic(linear, (size,), distribution, shared=True)
+
+    def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As GRU.sequence: the policy's params [T * B, num_params], the values [T * B] and the states after [T, B, H]."""
+        states = self.memory.sequence(obs, state, begins)
+        return *self.heads(states.flatten(0, 1)), states

@@ -1,0 +1,471 @@
+"""The replay memory: what all environments lived through, sampled uniformly or by priority, on disk in chunks.
+
+A row is one step of all N environments; rows are numbered from the start of training, and the transition of row r in
+env n has the number k = r * N + n. The last R rows stand in a ring. An observation is stored once: what follows a
+transition is the observation of the next row, but where its episode ended, whose last observations stand apart. Of
+stacked frames only the newest is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rl.config.schedule import Schedule
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B transitions, each over n steps or as many as its episode had left."""
+
+    number: NDArray[np.int64]  # [B], which transitions: for `update_priorities`
+    obs: Array  # [B, *obs_shape]
+    action: Array  # [B, *action_shape]
+    reward: NDArray[np.float32]  # [B], the discounted sum over the steps
+    discount: NDArray[np.float32]  # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
+    next_obs: Array  # [B, *obs_shape], the true successor
+    weight: NDArray[np.float32]  # [B], of the transition in the loss
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """What a memory is told of the transitions that it will hold."""
+
+    obs_shape: Sequence[int]
+    obs_dtype: Any
+    frame_stack: int  # above 1: as many frames along the first axis, newest last
+    action_shape: Sequence[int]
+    action_dtype: Any
+    num_envs: int
+    gamma: float
+    n_step: int
+    learning_starts: int  # how many must have come in before anything is learned
+    zero_padded: bool = False  # what stands in a stack before an episode's first frame: zeros, or that frame
+
+
+class RolloutLike(Protocol):
+    """What a memory takes in: see `rl.agent.Rollout`."""
+
+    obs: Array
+    action: Array
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    final_obs: list[tuple[int, int, Array]]
+
+
+class Ends:
+    """The last observations of episodes, by the numbers of the transitions that they follow, oldest first."""
+
+    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
+        self.numbers, self.obs = np.zeros(16, np.int64), np.zeros((16, *shape), dtype)
+        self.first = self.stop = 0  # those in between are there
+
+    def append(self, number: int, obs: Array) -> None:
+        """Add one, with a number above all others."""
+        if self.stop == len(self.numbers):
+            count = self.stop - self.first
+            room = max(16, 2 * count)
+            for name in ("numbers", "obs"):
+                old = getattr(self, name)
+                new = np.zeros((room, *old.shape[1:]), old.dtype)
+                new[:count] = old[self.first : self.stop]
+                setattr(self, name, new)
+            self.first, self.stop = 0, count
+        self.numbers[self.stop], self.obs[self.stop] = number, obs
+        self.stop += 1
+
+    def _position(self, numbers: Any) -> Any:
+        return self.first + self.numbers[self.first : self.stop].searchsorted(numbers)
+
+    def forget_before(self, number: int) -> None:
+        """Drop those with smaller numbers."""
+        self.first = int(self._position(number))
+
+    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
+        """Which of these numbers [M] are there, and the observations of those."""
+        position = self._position(numbers)
+        found = position < self.stop
+        found[found] = self.numbers[position[found]] == numbers[found]
+        return found, self.obs[position[found]]
+
+    def between(self, begin: int, end: int) -> tuple[NDArray[np.int64], Array]:
+        """Those numbered `begin` ... `end` - 1."""
+        part = slice(int(self._position(begin)), int(self._position(end)))
+        return self.numbers[part], self.obs[part]
+
+
+class UniformReplay:
+    """The last `capacity` transitions, all equally likely (Lin 1992; Mnih et al. 2015).
+
+    A transition can be drawn once the n steps after it are known.
+    """
+
+    def __init__(self, told: Transitions, *, capacity: int, on_resume: str) -> None:
+        """ValueError if the sizes do not fit each other."""
+        stacked = told.frame_stack > 1
+        least = (told.n_step + told.frame_stack - 1) * told.num_envs
+        if not least <= told.learning_starts <= capacity:
+            raise ValueError(
+                f"algo.learning_starts={told.learning_starts} must be from {least}, the first transition that is whole, to"
+                f" algo.replay.capacity={capacity}"
+            )
+        self.refill = on_resume == "refill"
+        self.num_envs, self.n_step, self.frame_stack = told.num_envs, told.n_step, told.frame_stack
+        self.learning_starts, self.zero_padded = told.learning_starts, told.zero_padded
+        self.capacity = -(-capacity // told.num_envs)  # from here on in rows
+        self.rows = self.capacity + told.n_step + told.frame_stack - 1  # R: all that drawing from `capacity` rows reads
+        frame_shape = tuple(told.obs_shape[1:] if stacked else told.obs_shape)
+        self.layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            "frames": (frame_shape, np.dtype(told.obs_dtype)),
+            "action": (tuple(told.action_shape), np.dtype(told.action_dtype)),
+            "reward": ((), np.dtype(np.float32)),
+            "terminated": ((), np.dtype(np.bool_)),
+            "done": ((), np.dtype(np.bool_)),
+            **({"age": ((), np.dtype(np.uint8))} if stacked else {}),  # steps since the episode began, at most frame_stack - 1
+        }
+        self.begin = self.end = 0  # the first row that came in, and the one that comes next
+        self.written = 0  # the first row that is in no chunk
+        self.ends = Ends(*self.layout["frames"])
+        self._discounts = np.float32(told.gamma) ** np.arange(told.n_step + 1, dtype=np.float32)  # [n + 1], gamma^k
+        self._rings: dict[str, Array] = {}  # [R, N, ...]
+        self._flat: dict[str, Array] = {}  # the same, [R * N, ...]
+
+    # -------------------------------------------------------------------------------------------------- in memory
+
+    @property
+    def bytes(self) -> int:
+        """What the memory takes when it is full, but for the ends of episodes."""
+        return self.rows * self.num_envs * sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.layout.values())
+
+    def allocate(self, limit: int) -> None:
+        """Take the memory. ValueError if that is more than `limit` bytes."""
+        if self.bytes > limit:
+            fits = int(self.capacity * self.num_envs * 0.8 * limit / self.bytes)
+            raise ValueError(
+                f"algo.replay.capacity={self.capacity * self.num_envs} takes {self.bytes / 2**30:.1f} GiB, and this machine has"
+                f" {limit / 2**30:.1f} GiB; algo.replay.capacity={fits} would fit"
+            )
+        for name, (shape, dtype) in self.layout.items():
+            self._rings[name] = np.zeros((self.rows, self.num_envs, *shape), dtype)
+            self._flat[name] = self._rings[name].reshape(-1, *shape)
+
+    @property
+    def _high(self) -> int:
+        """After the last row that can be drawn."""
+        return max(self.end - self.n_step + 1, self._low)
+
+    @property
+    def _low(self) -> int:
+        """The first row that can be drawn: older frames of its stack are there too."""
+        first = self.begin + self.frame_stack - 1 if self.begin else 0
+        return max(first, self.end - self.n_step + 1 - self.capacity)
+
+    @property
+    def oldest(self) -> int:
+        """The first row that is needed."""
+        return max(self.begin, self.end - self.rows + 1)
+
+    def add(self, rollout: RolloutLike) -> None:
+        """Take in a rollout, and forget what is beyond the capacity."""
+        steps, number = len(rollout.reward), self.end * self.num_envs
+        row = np.arange(self.end, self.end + steps + 1) % self.rows
+        done = rollout.terminated | rollout.truncated
+        rings, stacked = self._rings, self.frame_stack > 1
+        rings["frames"][row] = rollout.obs[:, :, -1] if stacked else rollout.obs  # the last belongs to the row that comes next
+        row = row[:-1]
+        rings["action"][row] = rollout.action
+        rings["reward"][row] = rollout.reward
+        rings["terminated"][row] = rollout.terminated
+        rings["done"][row] = done
+        if stacked:
+            self._add_ages(rollout)
+        for t, n, obs in rollout.final_obs:
+            self.ends.append(number + t * self.num_envs + n, obs[-1] if stacked else obs)
+        self.end += steps
+        self.ends.forget_before(self.oldest * self.num_envs)
+
+    def _add_ages(self, rollout: RolloutLike) -> None:
+        age, reset = self._rings["age"], np.zeros(rollout.reward.shape, np.bool_)
+        for t, n, _ in rollout.final_obs:
+            reset[t, n] = True
+        for row, ended in enumerate(reset, self.end):
+            age[(row + 1) % self.rows] = np.where(ended, 0, np.minimum(age[row % self.rows] + 1, self.frame_stack - 1))
+
+    def updates_due(self, frames: int, added: int, per_frame: Fraction) -> range:
+        """The numbers of the updates that the last `added` transitions earned, at a clock of `frames`.
+
+        Every 1 / `per_frame` frames one is due; none for frames from before the memory held `learning_starts`.
+        """
+        since_start = (self.end - self.begin) * self.num_envs - self.learning_starts
+        first = frames - max(0, min(added, since_start))
+        before, now = (per_frame.numerator * number // per_frame.denominator for number in (first, frames))  # Fractions are slow
+        return range(before + 1, now + 1)
+
+    def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
+        """`size` transitions, with replacement, at a clock of `frames`."""
+        n = self.num_envs
+        return self._gather(rng.integers(self._low * n, self._high * n, size), np.ones(size, np.float32))
+
+    def update_priorities(self, number: NDArray[np.int64], td_error: torch.Tensor) -> None:
+        """All stay equally likely."""
+
+    def _gather(self, number: NDArray[np.int64], weight: NDArray[np.float32]) -> Batch:
+        flat, slots = self._flat, self.rows * self.num_envs
+        slot, last = number % slots, number
+        if self.n_step == 1:
+            reward, last_slot, discount = flat["reward"].take(slot), slot, self._discounts[1]
+        else:
+            steps = (number + self.num_envs * np.arange(self.n_step)[:, None]) % slots  # [n, B]
+            alive = np.ones(steps.shape, np.bool_)
+            np.logical_and.accumulate(~flat["done"].take(steps[:-1]), out=alive[1:])
+            reward = (flat["reward"].take(steps) * (self._discounts[:-1, None] * alive)).sum(0)
+            length = alive.sum(0)
+            last = number + (length - 1) * self.num_envs
+            last_slot, discount = last % slots, self._discounts[length]
+        return Batch(
+            number,
+            self._obs(slot),
+            flat["action"].take(slot, 0),
+            reward,
+            np.where(flat["terminated"].take(last_slot), np.float32(0), discount),
+            self._successors(last, last_slot),
+            weight,
+        )
+
+    def _obs(self, slot: NDArray[np.int64]) -> Array:
+        """[B, *obs_shape]."""
+        if self.frame_stack == 1:
+            return self._flat["frames"].take(slot, 0)
+        wanted = np.arange(self.frame_stack)[::-1]  # rows back
+        back = np.minimum(self._flat["age"].take(slot)[:, None], wanted)  # [B, stack]
+        result = self._flat["frames"].take(slot[:, None] - self.num_envs * back, 0, mode="wrap")
+        if self.zero_padded:
+            result[back < wanted] = 0
+        return result
+
+    def _successors(self, number: NDArray[np.int64], slot: NDArray[np.int64]) -> Array:
+        """What came after transitions: [B, *obs_shape]."""
+        result = self._obs((slot + self.num_envs) % (self.rows * self.num_envs))
+        ended = np.flatnonzero(self._flat["done"].take(slot))
+        if len(ended):
+            found, finals = self.ends.find(number[ended])
+            ended = ended[found]  # the others lost a life: what followed is in the next row
+            if self.frame_stack == 1:
+                result[ended] = finals
+            else:
+                result[ended, :-1], result[ended, -1] = self._obs(slot[ended])[:, 1:], finals
+        return result
+
+    # ---------------------------------------------------------------------------------------------------- on disk
+
+    def take_chunk(self) -> Chunk | None:
+        """The rows that are in no chunk yet, to be written now; None if nothing is to be written."""
+        first, self.written = max(self.written, self.oldest), self.end
+        return None if self.refill or first == self.end else Chunk(first, self.end, self._buffers(first, self.end))
+
+    def _buffers(self, first: int, end: int) -> list[Array]:
+        numbers, obs = self.ends.between(first * self.num_envs, end * self.num_envs)
+        arrays = [part for name in self.layout for part in self._parts(name, first, end)]
+        head = json.dumps({"first": first, "end": end, "ends": len(numbers), "layout": self._layout_as_json()}).encode() + b"\n"
+        return [np.frombuffer(head, np.uint8), *(array.reshape(-1).view(np.uint8) for array in (*arrays, numbers, obs))]
+
+    def _layout_as_json(self) -> list[Any]:
+        return [self.num_envs, [[name, list(shape), dtype.str] for name, (shape, dtype) in self.layout.items()]]
+
+    def _parts(self, name: str, first: int, end: int) -> list[Array]:
+        """The memory of rows `first` ... `end` - 1: one piece, or two where the ring begins again."""
+        ring, start, stop = self._rings[name], first % self.rows, (end - 1) % self.rows + 1
+        return [ring[start:stop]] if start < stop else [ring[start:], ring[:stop]]
+
+    def load_chunk(self, path: Path) -> None:
+        """Read a chunk's rows, of those that are needed, into their places. After `load_state_dict`; in the order in which they
+        were written. ValueError for the chunk of another memory."""
+        with path.open("rb") as file:
+            head = json.loads(file.readline())
+            if head["layout"] != self._layout_as_json():
+                raise ValueError(f"{path}: it holds transitions of another kind")
+            first, end = max(head["first"], self.oldest), head["end"]
+            for name, (shape, dtype) in self.layout.items():
+                row_bytes = self.num_envs * math.prod(shape) * dtype.itemsize
+                file.seek((first - head["first"]) * row_bytes, 1)
+                for part in self._parts(name, first, end) if first < end else []:
+                    _read_into(file, part)
+            numbers = _read_array(file, (head["ends"],), np.int64)
+            for number in numbers:
+                obs = _read_array(file, self.layout["frames"][0], self.layout["frames"][1])
+                if number >= self.oldest * self.num_envs:
+                    self.ends.append(int(number), obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is in no chunk: how far the rows go, and the beginning of the next."""
+        following: dict[str, Any] = {
+            name: torch.from_numpy(self._rings[name][self.end % self.rows].copy()) for name in ("frames", "age") if name in self.layout
+        }
+        return {"begin": self.begin, "end": self.end, **({} if self.refill else following)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Be where `state` was, once its chunks are loaded too; or empty, with `refill`."""
+        self.begin, self.end = state["end"] if self.refill else state["begin"], state["end"]
+        self.written = self.end
+        self.ends = Ends(*self.layout["frames"])
+        if not self.refill:
+            for name in ("frames", "age"):
+                if name in self.layout:
+                    self._rings[name][self.end % self.rows] = state[name].numpy()
+
+    @property
+    def not_exact(self) -> list[str]:
+        """What a load does not bring back, for people."""
+        frames = -(-self.learning_starts // self.num_envs) * self.num_envs
+        said = f"the replay memory fills again; about {frames} frames pass without training (algo.replay.on_resume=refill)"
+        return [said] if self.refill and self.end else []
+
+
+class PrioritizedReplay(UniformReplay):
+    """Proportional prioritisation (Schaul et al. 2016, algorithm 1).
+
+    A transition is drawn with P(i) ~ p_i^alpha (eq. 1), p_i = |TD error| + epsilon, one from each of B equal shares of the
+    total; a new one has the highest priority so far. Its weight is (count * P(i))^-beta / the batch's highest.
+    """
+
+    def __init__(self, told: Transitions, *, capacity: int, on_resume: str, alpha: float, beta: Schedule, epsilon: float) -> None:
+        super().__init__(told, capacity=capacity, on_resume=on_resume)
+        self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
+        self.max_priority = 1.0
+        self.tree = SumTree(1)
+
+    @property
+    def bytes(self) -> int:
+        """With the tree."""
+        return super().bytes + SumTree.bytes(self.rows * self.num_envs)
+
+    def allocate(self, limit: int) -> None:
+        """Take the memory. ValueError if that is more than `limit` bytes."""
+        super().allocate(limit)
+        self.tree = SumTree(self.rows * self.num_envs)
+
+    def add(self, rollout: RolloutLike) -> None:
+        """Take in a rollout; what it makes whole gets the highest priority."""
+        low, high = self._low, self._high
+        super().add(rollout)
+        self._set(np.arange(low * self.num_envs, min(self._low, high) * self.num_envs), 0.0)
+        self._set(np.arange(max(high, self._low) * self.num_envs, self._high * self.num_envs), self.max_priority**self.alpha)
+
+    def _set(self, number: NDArray[np.int64], leaf: Any) -> None:
+        """What transitions [B] count in the tree, in 32 bits: so a checkpoint has it."""
+        if len(number):
+            self.tree.set(number % (self.rows * self.num_envs), np.float32(leaf))
+
+    def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
+        """`size` transitions by their priorities, at a clock of `frames`."""
+        low, count = self._low * self.num_envs, (self._high - self._low) * self.num_envs
+        share = (np.arange(size) + rng.random(size)) / size
+        slot, priority = self.tree.find(share * self.tree.total)
+        weight = (count * priority / self.tree.total) ** -self.beta(frames)
+        number = low + (slot - low) % (self.rows * self.num_envs)
+        return self._gather(number, (weight / weight.max()).astype(np.float32))
+
+    def update_priorities(self, number: NDArray[np.int64], td_error: torch.Tensor) -> None:
+        """Transitions [B] have these TD errors [B] now."""
+        priority = np.abs(td_error.detach().cpu().numpy().astype(np.float64)) + self.epsilon
+        self.max_priority = max(self.max_priority, float(priority.max()))
+        self._set(number, priority**self.alpha)
+
+    def state_dict(self) -> dict[str, Any]:
+        """With all priorities: they change everywhere."""
+        leaves = {} if self.refill else {"leaves": torch.from_numpy(self.tree.leaves[: self.rows * self.num_envs].astype(np.float32))}
+        return {**super().state_dict(), "max_priority": self.max_priority, **leaves}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set them."""
+        super().load_state_dict(state)
+        self.max_priority = state["max_priority"]
+        self.tree = SumTree(self.rows * self.num_envs)
+        if not self.refill:
+            self.tree.set_all(state["leaves"].numpy())
+
+
+class SumTree:
+    """Numbers from 0 on, their sum, and which of them a part of the sum falls on, each in O(log n), many at a time.
+
+    A node is always the sum of its two children as they are: no sum drifts, and a rebuilt tree is the same, bit for bit.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.nodes = np.zeros(self.bytes(size) // 8)  # the root is 1, the children of i are 2 i and 2 i + 1
+        self.depth = len(self.nodes).bit_length() - 2
+
+    @staticmethod
+    def bytes(size: int) -> int:
+        """What a tree of `size` numbers takes."""
+        return 16 << (size - 1).bit_length()
+
+    @property
+    def total(self) -> float:
+        """The sum of all."""
+        return float(self.nodes[1])
+
+    @property
+    def leaves(self) -> NDArray[np.float64]:
+        """All numbers, and zeros up to a power of two."""
+        return self.nodes[1 << self.depth :]
+
+    def set_all(self, values: NDArray[Any]) -> None:
+        """Set all numbers, level by level: no more memory than the tree's."""
+        self.leaves[: len(values)] = values
+        for level in reversed(range(self.depth)):
+            children = self.nodes[2 << level : 4 << level]
+            np.add(children[::2], children[1::2], out=self.nodes[1 << level : 2 << level])
+
+    def set(self, index: NDArray[np.int64], value: Any) -> None:
+        """Set the numbers at [B]; of one that is named twice the last value counts."""
+        nodes, node = self.nodes, index + (1 << self.depth)
+        nodes[node] = value
+        for _ in range(self.depth):
+            node >>= 1
+            left = node << 1
+            nodes[node] = nodes[left] + nodes[left + 1]
+
+    def find(self, mass: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Where the running sum passes `mass` [B], from 0 to below the total: index [B], and the numbers there, above 0."""
+        nodes, node, mass = self.nodes, np.ones(len(mass), np.int64), mass.copy()
+        for _ in range(self.depth):
+            node <<= 1
+            left = nodes[node]
+            right = (mass >= left) & (nodes[node + 1] > 0)  # rounding never leads where nothing is
+            mass -= left * right
+            node += right
+        return node - (1 << self.depth), nodes[node]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `first` ... `end` - 1 of a memory, for a file."""
+
+    first: int
+    end: int
+    buffers: list[NDArray[np.uint8]]  # views of the memory: to be written before it changes
+
+
+def _read_into(file: BinaryIO, array: Array) -> None:
+    view = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    if file.readinto(view) != len(view):  # type: ignore[attr-defined]
+        raise ValueError(f"{file.name}: it ends too early")
+
+
+def _read_array(file: BinaryIO, shape: Sequence[int], dtype: Any) -> Array:
+    array = np.empty(shape, dtype)
+    _read_into(file, array)
+    return array

@@ -1,0 +1,1 @@
+"""`python -m rl.report`: one page about runs."""

@@ -1,0 +1,99 @@
+"""Grouping runs: those that differ in nothing but their seed are one result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rl.config import leaves, same, typed
+from rl.report.runs import Run
+
+IGNORED = ("seed", "outputs", "resume", "base", "progress")  # what does not make another configuration; nor do launcher and logger
+# Okabe and Ito's colours, which colour-blind people tell apart; the page has brighter ones of the same order for the dark
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b38000", "#2b91cf", "#6b6b6b")
+DASHES = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
+
+
+@dataclass
+class Result:
+    """The runs of one configuration, whatever their seeds."""
+
+    runs: list[Run]
+    label: str = ""
+    colour: int = 0
+    dashes: tuple[float, ...] = ()
+
+    @property
+    def env(self) -> dict[str, Any]:
+        """The configuration of its environment."""
+        return dict(self.runs[0].values["env"])
+
+    def with_curve(self, name: str) -> list[Run]:
+        """Its runs that have rows of a table."""
+        return [run for run in self.runs if name in run.curves]
+
+
+@dataclass
+class Section:
+    """The results of one environment."""
+
+    env: str
+    results: list[Result]
+    differences: list[tuple[str, list[str]]]  # key -> its value in every result
+
+
+def _compared(run: Run) -> dict[str, Any]:
+    return {name: leaf for name, leaf in leaves(run.values).items() if name not in IGNORED and not name.startswith(("launcher.", "logger"))}
+
+
+def group(runs: Sequence[Run]) -> list[Section]:
+    """Runs as results, and those by environment."""
+    found: list[tuple[dict[str, Any], Result]] = []
+    for run in runs:
+        mine = _compared(run)
+        known = next((result for keys, result in found if _same(keys, mine)), None)
+        if known:
+            known.runs.append(run)
+        else:
+            found.append((mine, Result([run])))
+    sections: dict[str, list[tuple[dict[str, Any], Result]]] = {}
+    for keys, result in found:
+        sections.setdefault(str(result.env["id"]), []).append((keys, result))
+    return [_section(env, pairs) for env, pairs in sections.items()]
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return same({k: leaf.meaning for k, leaf in one.items()}, {k: leaf.meaning for k, leaf in other.items()})
+
+
+def _section(env: str, pairs: list[tuple[dict[str, Any], Result]]) -> Section:
+    """One environment's results, labelled by their algorithm and by what differs between those of the same algorithm."""
+    results = [result for _, result in pairs]
+    taken: dict[str, int] = {}
+    for number, (_, result) in enumerate(pairs):
+        alike = [keys for keys, other in pairs if other.runs[0].algo == result.runs[0].algo]
+        own = pairs[number][0]
+        parts = [f"{key.removeprefix('algo.')}={_shown(own, key)}" for key in _differing(alike) if key in own]
+        label = " ".join([result.runs[0].algo, *parts[:3]]) + (" …" if len(parts) > 3 else "")
+        label = label if len(label) <= 48 else f"{label[:47]}…"
+        taken[label] = taken.get(label, 0) + 1
+        result.label = label if taken[label] == 1 else f"{label} ({taken[label]})"
+        result.colour, result.dashes = number % len(COLOURS), DASHES[number % len(DASHES)]
+    all_keys = [keys for keys, _ in pairs]
+    return Section(env, results, [(key, [_shown(keys, key) for keys in all_keys]) for key in _differing(all_keys)])
+
+
+def _differing(configurations: list[dict[str, Any]]) -> list[str]:
+    """The keys that do not have one value."""
+    names = dict.fromkeys(name for keys in configurations for name in keys)
+    first = configurations[0]
+    return [
+        n
+        for n in names
+        if any((n in keys) != (n in first) or (n in first and not _same({n: first[n]}, {n: keys[n]})) for keys in configurations)
+    ]
+
+
+def _shown(keys: dict[str, Any], key: str) -> str:
+    return typed(keys[key].value) if key in keys else "–"

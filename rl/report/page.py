@@ -1,0 +1,232 @@
+"""The report's page."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from rl.config import ReportConfig, typed
+from rl.config.compose import to_yaml
+from rl.config.counts import format_count
+from rl.report import measures
+from rl.report.curves import STYLE, as_svg, draw, over_seeds
+from rl.report.group import IGNORED, Result, Section, group
+from rl.report.runs import CURVES, GENERATOR, MEDIA, Run, random_score
+from rl.runs.find import latest_run
+from rl.runs.outcome import Refused
+
+PAGE = "index.html"
+EMBED_BYTES = 8 * 2**20  # videos of a page beyond this are links
+
+
+def number(value: float | None) -> str:
+    """A score for people; '' if there is none."""
+    return "" if value is None or value != value else f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def final_scores(result: Result) -> tuple[str, list[float | None], list[float | None]]:
+    """Where a result's scores come from, and the final and the best of each of its runs.
+
+    Once all runs are finished: their last and best weights on fresh episodes. Before: the last and the best row.
+    """
+    if all(run.result for run in result.runs):
+        episodes = result.runs[0].result["last"]["episodes"]
+        both = [[run.result.get(name, {}).get("total_reward") for run in result.runs] for name in ("last", "best")]
+        return f"{episodes} fresh episodes", both[0], both[1]
+    name = measured_curve(result)
+    scores = [run.curves[name]["score"] if name in run.curves else None for run in result.runs]
+    last: list[float | None] = [None if rows is None else float(rows.iloc[-1]) for rows in scores]
+    best: list[float | None] = [None if rows is None else float(rows.max()) for rows in scores]
+    return f"{name} rows", last, best
+
+
+def measured_curve(result: Result) -> str:
+    """Which curve stands for a result: its evaluations, if there are any."""
+    return "evaluation" if result.with_curve("evaluation") else "training"
+
+
+def summary(scores: list[float | None], center: measures.Center) -> str:
+    """The center over seeds with its interval."""
+    import numpy as np
+
+    known = np.array([[score] for score in scores if score is not None])
+    if not len(known):
+        return ""
+    low, high = measures.bootstrap_interval([known], center)
+    interval = "" if np.isnan(low[0]) else f" [{number(low[0])}, {number(high[0])}]"
+    return number(float(center(known)[0])) + interval
+
+
+def four_measures(result: Result) -> tuple[list[str], str]:
+    """Strength, efficiency, stability and consistency of a result, and why what is missing is missing."""
+    import numpy as np
+
+    name, score = measured_curve(result), random_score(result.env)
+    runs = result.with_curve(name)
+    if score is None:
+        return [""] * 4, "unknown: no random baseline is recorded for this environment"
+    if not runs:
+        return [""] * 4, "no rows yet"
+    curves = [(run.curves[name]["score"].to_numpy() - score, run.curves[name]["frames"].to_numpy()) for run in runs]
+    common = functools.reduce(np.intersect1d, [frames for _, frames in curves])
+    aligned = np.array([strengths[np.isin(frames, common)] for strengths, frames in curves])
+    con = measures.consistency(aligned) if len(common) else None
+    sta = mean_of_known([measures.stability(strengths) for strengths, _ in curves])
+    eff = mean_of_known([measures.efficiency(*curve) for curve in curves])
+    cells = [number(mean_of_known([measures.strength(strengths) for strengths, _ in curves])), number(eff)]
+    cells += ["" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in (sta, con)]
+    notes = [f"from {name} rows"]
+    notes += ["stability needs two rows, and a mean above random"] if sta is None else []
+    notes += ["consistency needs two seeds with rows at the same frames, and a mean above random"] if con is None else []
+    return cells, "; ".join(notes)
+
+
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def result_cells(result: Result, center: measures.Center, videos: Videos, out: Path, root: Path) -> dict[str, Any]:
+    """A result as the page shows it."""
+    source, last, best = final_scores(result)
+    cells, note = four_measures(result)
+    seeds = len({run.seed for run in result.runs})
+    return {
+        "label": result.label,
+        "colour": result.colour,
+        "dashes": " ".join(f"{1.6 * dash:g}" for dash in result.dashes),
+        "random": number(random_score(result.env)) or "unknown",
+        "source": source,
+        "final": summary(last, center),
+        "best": summary(best, center),
+        "each": " ".join(number(score) or "–" for score in last),
+        "measures": cells,
+        "note": note,
+        "config": to_yaml({name: value for name, value in result.runs[0].values.items() if name not in IGNORED}),
+        "seeds": f"{len(result.runs)} runs of {seeds}" if len(result.runs) > seeds else str(seeds),
+        "runs": [run_cells(run, out, root) for run in result.runs],
+        "videos": [
+            (f"{run.folder.name}: {video.name}", videos.source(video, out), video.suffix == ".gif")
+            for run in result.runs
+            for video in run.videos
+        ],
+    }
+
+
+def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
+    """A run as the page shows it."""
+    metrics = run.metrics
+    rows = metrics is not None and len(metrics) > 0
+    log = run.folder / "train.log"
+    last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200] if run.state == "stopped" and log.exists() else ""
+    return {
+        "name": os.path.relpath(run.folder, root) if run.folder.absolute() != root else root.name,
+        "link": _link(run.folder, out) + "/",
+        "seed": run.seed,
+        "state": run.state,
+        "note": run.problem or last_line,
+        "frames": f"{format_count(int(metrics['frames'].iloc[-1])) if rows else '0'} of {format_count(run.asked) if run.asked else '?'}",  # type: ignore[index]
+        "minutes": f"{metrics['wall_s'].iloc[-1] / 60:.1f}" if rows else "",  # type: ignore[index]
+        "fps": f"{metrics['fps'].median():,.0f}" if rows else "",  # type: ignore[index]
+        "evaluation": number(run.curves["evaluation"]["score"].iloc[-1]) if "evaluation" in run.curves else "",
+        "training": number(run.curves["training"]["score"].iloc[-1]) if "training" in run.curves else "",
+        "resumes": [
+            {
+                "frames": format_count(line["frames"]),
+                "time": line["time"],
+                "changes": ", ".join(f"{c['key']}: {typed(c['was'])} → {typed(c['now'])}" for c in line["changes"]),
+            }
+            for line in run.resumes
+        ],
+        "not_exact": [line["exactness"] for line in run.history if line["exactness"] != "exact"],
+    }
+
+
+def _link(path: Path, out: Path) -> str:
+    return quote(os.path.relpath(path.absolute(), out.absolute()))
+
+
+class Videos:
+    """Videos for a page: within it while they are small together, then as links."""
+
+    def __init__(self) -> None:
+        self.left = EMBED_BYTES
+
+    def source(self, path: Path, out: Path) -> str:
+        """What the page plays."""
+        size = path.stat().st_size
+        if size > self.left:
+            return _link(path, out)
+        self.left -= size
+        return f"data:{MEDIA[path.suffix]};base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name: str) -> dict[str, bytes]:
+    """The files of a report by their names."""
+    import jinja2
+    import matplotlib
+
+    center: measures.Center = getattr(measures, center_name)
+    root = Path(os.path.commonpath([run.folder.absolute() for run in runs]))
+    made: dict[str, bytes] = {}
+    videos = Videos()
+    sections = []
+    with matplotlib.rc_context(STYLE):
+        for index, section in enumerate(group([run for run in runs if not run.problem]), 1):
+            charts = draw_section(section, index, center, made)
+            results = [result_cells(result, center, videos, out, root) for result in section.results]
+            sections.append({"env": section.env, "charts": charts, "differences": section.differences, "results": results})
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    page = environment.get_template("report.html").render(
+        title=root.name,
+        words=" ".join(words),
+        generator=GENERATOR,
+        center="interquartile mean" if center_name == "iqm" else "mean",
+        sections=sections,
+        unread=[run_cells(run, out, root) for run in runs if run.problem],
+        runs=len(runs),
+        active=max((run.history[-1]["time"] for run in runs if run.history), default=""),
+    )
+    return {**made, PAGE: page.encode()}  # the page comes last: what it shows is there
+
+
+def draw_section(section: Section, index: int, center: measures.Center, made: dict[str, bytes]) -> list[dict[str, str]]:
+    """The charts of a section; their PNG files are added to `made`."""
+    charts = []
+    for name in CURVES:
+        runs = {result.label: found for result in section.results if (found := result.with_curve(name))}
+        means = {label: over_seeds([run.curves[name] for run in found], center) for label, found in runs.items()}
+        for over, words in (("frames", "frames"), ("wall_s", "training time")) if means else ():
+            figure, title = draw(section, name, over, means), f"{section.env}: {name} return over {words}"
+            stem = re.sub(r"\W+", "-", f"{index} {section.env} {name} over {words}", flags=re.ASCII).lower()
+            png = io.BytesIO()
+            figure.savefig(png, dpi=200)
+            made[f"{stem}.png"] = png.getvalue()
+            ends = "; ".join(f"{label} ends at {number(curve.middle[-1])}" for label, curve in means.items() if len(curve.middle))
+            charts.append({"title": title, "png": f"{stem}.png", "svg": as_svg(figure, stem, f"{title}: {ends}")})
+    return charts
+
+
+def place(config: ReportConfig, words: Sequence[str]) -> Path:
+    """The folder of the report. Refused if there are other things in it."""
+    if config.out is not None:
+        out = Path(config.out)
+    elif len(words) == 1:
+        out = (latest_run(Path(config.outputs)) if words[0] == "latest" else Path(words[0])) / "report"
+    else:
+        out = Path(config.outputs) / time.strftime("report-%Y-%m-%d_%H-%M-%S")
+    page = out / PAGE
+    ours = page.is_file() and f'content="{GENERATOR}"' in page.read_text(errors="replace")[:1000]
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise Refused(f"{out}: it holds other things than a report; type out=<a new folder>")
+    return out

@@ -1,0 +1,127 @@
+"""The runs of a report, as read from their folders."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yaml import YAMLError
+
+from rl.config import leaves
+from rl.config.compose import from_yaml
+from rl.runs import history
+from rl.runs.__main__ import describe
+from rl.runs.find import is_run, latest_run, read_result, run_folders
+from rl.runs.history import CONFIG
+from rl.runs.manifest import DamagedError
+from rl.runs.outcome import Refused
+from rl.sweeps.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+GENERATOR = "rl.report"
+MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
+BASELINES = Path(__file__).with_name("random_baselines.csv")
+CURVES = {"evaluation": ("eval.csv", "total_reward"), "training": ("metrics.csv", "total_reward_ma")}  # table and column of each
+
+
+@dataclass
+class Run:
+    """What a run's folder says."""
+
+    folder: Path
+    state: str
+    seed: Any = None
+    asked: int | None = None  # frames
+    algo: str = "?"
+    values: dict[str, Any] = field(default_factory=dict)  # the configuration
+    history: list[dict[str, Any]] = field(default_factory=list)
+    metrics: pd.DataFrame | None = None
+    curves: dict[str, pd.DataFrame] = field(default_factory=dict)  # frames, wall_s and score of each that has rows
+    result: dict[str, Any] = field(default_factory=dict)  # once it is finished
+    problem: str = ""  # why it can be no part of a result
+
+    @property
+    def resumes(self) -> list[dict[str, Any]]:
+        """Its lines of history but for the start."""
+        return [line for line in self.history if line["event"] == "resume"]
+
+    @property
+    def videos(self) -> list[Path]:
+        """What enjoy.py recorded."""
+        return sorted(path for path in self.folder.glob("video/*") if path.suffix in MEDIA)
+
+
+def find_runs(word: str, outputs: Path) -> list[Path]:
+    """The runs that a word of the command line means. Refused if there are none."""
+    folder = latest_run(outputs) if word == "latest" else Path(word)
+    if not folder.is_dir():
+        raise Refused(f"{word}: no such folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
+    found = dict.fromkeys(run_folders(folder))
+    with contextlib.suppress(DamagedError):  # it is no sweep
+        found |= dict.fromkeys(folder / name for name in Record.read(folder).jobs)
+    if not found and is_run(folder):
+        return [folder]
+    if not found:
+        raise Refused(f"{word}: no run is in this folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
+    return list(found)
+
+
+def read_run(folder: Path) -> Run:
+    """A run, whatever state it is in."""
+    if not folder.exists():
+        return Run(folder, "waiting", problem="its sweep has not begun it")
+    run = Run(folder, "damaged")
+    try:
+        run.history = history.read(folder)
+        if run.history and (folder / CONFIG).exists():
+            run.algo, run.values = str(run.history[0]["choices"]["algo"]), from_yaml(folder / CONFIG)
+            leaves(run.values)
+            run.metrics = _read_table(folder / "metrics.csv", ["frames", "wall_s", "fps", "total_reward_ma"])
+            for name, (table, column) in CURVES.items():
+                rows = run.metrics if table == "metrics.csv" else _read_table(folder / table, ["frames", "wall_s", column])
+                curve = rows[["frames", "wall_s", column]].rename(columns={column: "score"}).dropna()
+                run.curves |= {name: curve} if len(curve) else {}
+            run.result = read_result(folder) or {}
+        else:
+            run.problem = "it was killed before its configuration was written down"
+        described = describe(folder)
+        run.state, run.seed, run.asked = described["state"], described["seed"], described["asked"]
+    except (DamagedError, ValueError, KeyError, TypeError, AssertionError, YAMLError) as error:
+        run.problem = f"it cannot be read: {str(error).splitlines()[0]}"
+    return run
+
+
+def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Columns of a table that may be growing: its whole lines. DamagedError if it is none."""
+    import pandas as pd
+
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1] or ",".join(columns)
+    try:
+        table = pd.read_csv(io.StringIO(whole), usecols=columns, dtype=float)
+    except ValueError as error:
+        raise DamagedError(f"{path.name}: {error}") from error
+    return table.replace([float("inf"), float("-inf")], float("nan"))
+
+
+@functools.cache
+def _baselines() -> dict[tuple[str, ...], float]:
+    """The mean return of random actions, by what makes an environment."""
+    import pandas as pd
+
+    return {
+        tuple(map(str, row[:3])): float(row[3]) for row in pd.read_csv(BASELINES)[["id", "kwargs", "wrappers", "total_reward"]].to_numpy()
+    }
+
+
+def random_score(env: dict[str, Any]) -> float | None:
+    """What random actions score in an environment, where that was recorded."""
+    return _baselines().get((env["id"], json.dumps(env["kwargs"]), json.dumps(env["wrappers"])))

@@ -1,0 +1,115 @@
+"""`python -m rl.runs [outputs=DIR] [--json]`: every run, how far it is, and which one `resume=latest` would take."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from yaml import YAMLError
+
+from rl.config.compose import from_yaml
+from rl.config.counts import format_count, parse_count
+from rl.config.text import aligned, last_row
+from rl.runs import history
+from rl.runs.find import RESULT, latest_run, run_folders
+from rl.runs.history import CONFIG
+from rl.runs.lock import is_locked
+from rl.runs.manifest import DamagedError, list_manifests, was_committed
+from rl.runs.outcome import Refused
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What is known of one run, as plain values."""
+    past: list[dict[str, Any]] = []
+    unreadable = False
+    try:
+        past = history.read(folder)
+        config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    except (DamagedError, ValueError, AssertionError, YAMLError):
+        config, unreadable = {}, True
+    choices = past[0]["choices"] if past else {}
+    whole, problems = list_manifests(folder / "ckpt", replay=False)
+    newest = whole[0] if whole else None
+    return {
+        "run": str(folder),
+        "spec": f"{choices.get('algo', '?')}_{choices.get('env', '?')}",
+        "seed": choices.get("seed"),
+        "frames": newest.frames if newest else None,
+        "asked": parse_count(config["frames"]) if config else None,
+        "last": _last_score(folder),
+        "best": newest.best.score if newest and newest.best else None,
+        "state": _state(folder, bool(whole), unreadable or bool(problems)),
+        "saved_at": newest.saved_at if newest else None,
+    }
+
+
+def _state(folder: Path, whole: bool, damaged: bool) -> str:
+    if is_locked(folder):
+        return "running"
+    if damaged or (not whole and was_committed(folder)):
+        return "damaged"
+    if not whole:
+        return "never committed"
+    return "finished" if (folder / RESULT).exists() else "stopped"
+
+
+def _last_score(folder: Path) -> float | None:
+    """The mean return of the newest evaluation."""
+    row = last_row(folder / "eval.csv")
+    return float(row["total_reward"]) if row else None
+
+
+def table(runs: list[dict[str, Any]], latest: str | None) -> str:
+    """The runs as aligned text; `resume=latest` would take the one marked with an arrow."""
+    head = ["", "run", "seed", "frames", "last", "best", "state", "age"]
+    rows = [head]
+    for run in runs:
+        frames = "-" if run["frames"] is None else f"{format_count(run['frames'])} of {format_count(run['asked'])}" if run["asked"] else "?"
+        mark = "->" if run["run"] == latest else ""
+        scores = (_score(run["last"]), _score(run["best"]))
+        rows.append([mark, run["run"], _text(run["seed"]), frames, *scores, run["state"], _age(run["saved_at"])])
+    return "\n".join(aligned(rows))
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _age(saved_at: float | None) -> str:
+    if saved_at is None:
+        return "-"
+    seconds = max(time.time() - saved_at, 0)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main() -> None:
+    """Print the table, or with --json a list of objects."""
+    words = sys.argv[1:]
+    unknown = [word for word in words if word != "--json" and not word.startswith("outputs=")]
+    if unknown:
+        print(f"{unknown[0]}: not known; type python -m rl.runs [outputs=DIR] [--json]", file=sys.stderr)
+        raise SystemExit(2)
+    outputs = Path(next((word.partition("=")[2] for word in words if word.startswith("outputs=")), "outputs"))
+    runs = [describe(folder) for folder in run_folders(outputs)]
+    latest = None
+    with contextlib.suppress(Refused):  # there is none to mark
+        latest = str(latest_run(outputs))
+    if "--json" in words:
+        print(json.dumps([run | {"latest": run["run"] == latest} for run in runs], indent=1))
+    else:
+        print(table(runs, latest) if runs else f"no runs under {outputs.absolute()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Finding runs: which folders are runs, and which one `latest` means."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.config.compose import value_of
+from rl.runs import history
+from rl.runs.history import HISTORY
+from rl.runs.manifest import DamagedError, list_manifests
+from rl.runs.outcome import Refused
+
+RESULT, REFILL = "result.json", "refill"
+_MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
+
+
+def new_folder(wanted: Path) -> Path:
+    """The folder of a new run or sweep, made here: of two started in the same second each gets its own."""
+    for number in range(1, 10_000):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise Refused(f"no free name for a run at {wanted}")
+
+
+def find_run(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
+    """The folder that `resume=` means, and what is worth knowing about the choice."""
+    if resumed == "latest":
+        outputs = outputs_folder(overrides)
+        folder = latest_run(outputs, overrides)
+        others = [f for f in run_folders(outputs) if f.name > folder.name and not list_manifests(f / "ckpt", replay=False)[0]]
+        return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
+    folder = Path(resumed)
+    if not is_run(folder):
+        raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")
+    return folder, []
+
+
+def outputs_folder(overrides: Sequence[str]) -> Path:
+    """The root of the run folders that a command line means."""
+    return Path(value_of(overrides, "outputs") or "outputs")
+
+
+def latest_run(outputs: Path, overrides: Sequence[str] = ()) -> Path:
+    """The run under `outputs` that saved last, of those that the choices on the command line allow. Refused if there is none."""
+    wanted = {name: value for name in ("algo", "env", "experiment", "seed") if (value := value_of(overrides, name)) is not None}
+    candidates = []
+    for folder in run_folders(outputs):
+        whole, _ = list_manifests(folder / "ckpt", replay=False)
+        if whole and _matches(folder, wanted):
+            candidates.append((whole[0].saved_at, str(folder), folder))
+    if not candidates:
+        asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
+        raise Refused(f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py")
+    return max(candidates)[2]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was started in a folder."""
+    return any((folder / mark).exists() for mark in _MARKS)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The result of a finished run; None before. DamagedError if it cannot be read."""
+    if not (folder / RESULT).exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
+        numbers = [result["stopped_at"], *(result[name]["total_reward"] for name in ("last", "best") if name in result)]
+        if any(number is not None and not isinstance(number, int | float) for number in numbers):
+            raise ValueError("a score in it is no number")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder / RESULT}: {error}") from error
+    return result
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    """Every run's folder under `outputs`, jobs of sweeps included."""
+    marks = (f"{place}/{mark}" for place in ("*", "*/*", "sweeps/*/*") for mark in ("ckpt", ".hydra"))
+    found = {path.parent for pattern in marks for path in outputs.glob(pattern)}
+    return sorted(found)
+
+
+def _matches(folder: Path, wanted: dict[str, str]) -> bool:
+    if not wanted:
+        return True
+    try:
+        past = history.read(folder)
+    except DamagedError:  # nobody knows what it is
+        return False
+    choices = past[0]["choices"] if past else {}
+    return all(str(choices.get(name)) == value for name, value in wanted.items())

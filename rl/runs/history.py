@@ -1,0 +1,81 @@
+"""history.jsonl: a line for every start and resume of a run, with the world it happened in; and the run's configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rl.config import RunConfig
+from rl.config.compose import to_yaml
+from rl.runs import files
+from rl.runs.manifest import DamagedError
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
+CONFIG, HISTORY = "config.yaml", "history.jsonl"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The starts and resumes of a run, oldest first; a last line that a kill left unfinished does not count.
+
+    DamagedError for any other line that cannot be read.
+    """
+    path = folder / HISTORY
+    if not path.exists():
+        return []
+    try:
+        events = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+        for name, kind in (("overrides", list), ("choices", dict), ("world", dict)):
+            if not all(isinstance(event[name], kind) for event in events):
+                raise ValueError(f"{name} is not what was written")
+        return events
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}: {error}") from error
+
+
+def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None:
+    """Add a start or resume, and make `values` the run's configuration. The line comes first: a kill between the two
+    leaves a run that makes the same changes again.
+    """
+    path = folder / HISTORY
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        files.cut(path, path.read_bytes().rfind(b"\n") + 1)
+    files.append(path, (json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **session}) + "\n").encode())
+    files.sync(path)
+    files.write_atomic(folder / CONFIG, to_yaml(values).encode())
+
+
+def exactness(frames: int, not_exact: list[str], not_replayable: str = "") -> str:
+    """How exact a session is, in words.
+
+    `not_exact`: what could not be brought back; `not_replayable`: what a later resume will not bring back.
+    """
+    text = f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact"
+    return f"{text}, but a resume will not be: {not_replayable}" if not_replayable else text
+
+
+def world(config: RunConfig) -> dict[str, Any]:
+    """What bit-exactness depends on besides the run itself."""
+    sha = None
+    with contextlib.suppress(OSError):  # a machine without git
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        sha = done.stdout.strip() or None
+    settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
+    return {**versions(), "git": sha, "host": platform.node(), **settings}
+
+
+def versions() -> dict[str, str]:
+    """The machine's type and the versions of what computes."""
+    return {"machine": platform.machine(), "python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def other_world(history: list[dict[str, Any]]) -> list[str]:
+    """A warning if machine type or versions are not what they were in the session before."""
+    before, now = history[-1]["world"] if history else {}, versions()
+    what = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name])
+    return [f"{what}: results may differ in the last bits from here on"] if what else []

@@ -1,0 +1,1 @@
+"""`train.py -m`: many runs from one command line."""

@@ -1,0 +1,302 @@
+"""How a sweep runs its jobs. Each is a process of its own that trains in its own folder, as if it had been typed by hand."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rl.config import ConfigError, install_line
+from rl.runs.outcome import EXIT_CODES
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_PR_SET_PDEATHSIG = 1
+
+
+class Running(Protocol):
+    """A job that was started."""
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def send_signal(self, number: int) -> None:
+        """Have it save and leave (a second time: leave at once)."""
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr, if that was not shown."""
+
+
+class Launcher(Protocol):
+    """What starts jobs."""
+
+    shown: bool  # whether the jobs themselves write to the terminal
+
+    def places(self, threads: int) -> int:
+        """How many jobs of so many threads run at a time."""
+
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+        """Start `train.py` with these words; `folder` is the sweep's."""
+
+
+class Basic:
+    """One job after the other, each shown as it runs."""
+
+    shown = True
+
+    def places(self, threads: int) -> int:
+        """One."""
+        return 1
+
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+        """A process that writes to our terminal."""
+        return Process(words, output=None)
+
+
+class Processes:
+    """Jobs side by side on this machine."""
+
+    shown = False
+
+    def __init__(self, n_jobs: int | None) -> None:
+        self.n_jobs = n_jobs
+
+    def places(self, threads: int) -> int:
+        """`n_jobs`, or as many as this process's cores have room for."""
+        return self.n_jobs or room_for(threads)
+
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+        """A process whose output goes to its own log."""
+        return Process(words, output=subprocess.DEVNULL)
+
+
+class Process:
+    """`train.py` in a process that does not outlive this one, out of reach of the terminal's Ctrl-C."""
+
+    def __init__(self, words: Sequence[str], *, output: int | None) -> None:
+        """`output`: where it goes, as `subprocess` has it; None is our terminal, for errors too."""
+        self._errors = None if output is None else tempfile.TemporaryFile()  # noqa: SIM115  it stays open as long as the job runs
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rl.train", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=self._errors,
+            text=True,
+            errors="replace",
+            env=_environment(),
+            start_new_session=True,
+            preexec_fn=_die_with(os.getpid()),
+        )
+        self.poll, self.wait, self.kill = self._process.poll, self._process.wait, self._process.kill
+        self.send_signal, self.lines = self._process.send_signal, self._process.stdout or ()
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr, if that was not shown."""
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+
+class Slurm:
+    """Jobs on a SLURM cluster, by submitit. They are the cluster's: they go on if this process is killed."""
+
+    shown = False
+
+    def __init__(
+        self, cluster: str | None, n_jobs: int | None, timeout_min: int, signal_delay_s: int, requeues: int, parameters: dict[str, Any]
+    ) -> None:
+        """ConfigError if submitit is missing, or does not know a parameter."""
+        try:
+            from submitit import AutoExecutor
+        except ImportError as error:
+            raise ConfigError(f"{error}: {install_line('slurm')}") from error
+        self.n_jobs, self.requeues = n_jobs, requeues
+        self.cluster = cluster or AutoExecutor.which()
+        self.parameters = {"timeout_min": timeout_min, "slurm_signal_delay_s": signal_delay_s, **parameters}
+        try:
+            self._executor(Path(tempfile.gettempdir()), 1)
+        except (NameError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"launcher: {error}") from error
+
+    def _executor(self, folder: Path, threads: int) -> Any:
+        from submitit import AutoExecutor
+
+        limits = {"slurm_max_num_timeout": self.requeues, "local_max_num_timeout": self.requeues}
+        executor = AutoExecutor(
+            folder / "submitit", cluster=self.cluster, **{k: v for k, v in limits.items() if k.startswith(self.cluster)}
+        )
+        executor.update_parameters(name="encore", cpus_per_task=threads, **self.parameters)
+        return executor
+
+    def places(self, threads: int) -> int:
+        """`n_jobs`, or all."""
+        return self.n_jobs or (room_for(threads) if self.cluster == "local" else sys.maxsize)
+
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+        """Submit a job."""
+        os.environ["PYTHONPATH"] = _environment()["PYTHONPATH"]  # submitit hands the environment on
+        return _Submitted(self._executor(folder, threads).submit(_Training(list(words))))
+
+
+class _Training:
+    """`train.py` within a job of submitit, whose signal handlers it calls after it has saved."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+
+    def __call__(self) -> int:
+        sys.argv[:] = ["train.py", *self.words]
+        try:
+            runpy.run_module("rl.train", run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+            if code not in EXIT_CODES:  # submitit's own, to be requeued
+                raise
+            return code
+        return 0
+
+    def checkpoint(self) -> Any:
+        """What submitit is to run when the job is requeued: the same line goes on in the same folder."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class _Submitted:
+    """A job that was submitted."""
+
+    def __init__(self, job: Any) -> None:
+        self.job = job
+
+    def poll(self) -> int | None:
+        """Its exit code, 1 if it was lost; None while it waits or runs."""
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        if not self.job.done():
+            return None
+        try:
+            return int(self.job.result())
+        except (FailedJobError, UncompletedJobError):
+            return 1
+
+    def send_signal(self, number: int) -> None:
+        """Have it save and leave."""
+        if isinstance(self.job, importlib.import_module("submitit").LocalJob):
+            os.kill(int(self.job.job_id), signal.SIGTERM)
+        else:
+            subprocess.run(["scancel", "--signal=TERM", self.job.job_id], check=True)
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr."""
+        return str(self.job.stderr() or "")
+
+
+class Ray:
+    """Jobs on a Ray cluster, each a process beside its actor."""
+
+    shown = False
+
+    def __init__(self, address: str | None, n_jobs: int | None) -> None:
+        """ConfigError if Ray is missing or the cluster cannot be reached."""
+        try:
+            import ray
+        except ImportError as error:
+            raise ConfigError(f"{error}: {install_line('ray')}") from error
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or it writes a token to the home folder
+        try:
+            ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f"launcher.address={address}: {error}") from error
+        self.n_jobs = n_jobs
+
+    def places(self, threads: int) -> int:
+        """`n_jobs`, or as many as the cluster's cores have room for."""
+        import ray
+
+        return self.n_jobs or max(1, int(ray.cluster_resources()["CPU"]) // threads)
+
+    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+        """An actor that starts the process and watches it."""
+        import ray
+
+        runtime = {"env_vars": {"PYTHONPATH": _environment()["PYTHONPATH"]}}
+        return _Actor(ray.remote(_Watcher).options(num_cpus=threads, runtime_env=runtime).remote(list(words), os.getcwd()))
+
+
+class _Watcher:
+    """What runs on the cluster: a process that does not outlive the actor."""
+
+    def __init__(self, words: list[str], directory: str) -> None:
+        os.chdir(directory)
+        self.process = Process(words, output=subprocess.DEVNULL)
+
+    def poll(self) -> tuple[int | None, str]:
+        """Its exit code and what it wrote to stderr, once it has ended."""
+        code = self.process.poll()
+        return code, "" if code is None else self.process.errors
+
+    def send_signal(self, number: int) -> None:
+        """Pass a signal on."""
+        self.process.send_signal(number)
+
+
+class _Actor:
+    """A job on the cluster."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor, self.errors = actor, ""
+        self._answer = actor.poll.remote()
+
+    def poll(self) -> int | None:
+        """Its exit code, 1 if it was lost; None while it waits or runs."""
+        import ray
+
+        if not ray.wait([self._answer], timeout=0)[0]:
+            return None
+        try:
+            code, self.errors = ray.get(self._answer)
+        except ray.exceptions.RayActorError as error:
+            self.errors = str(error)
+            return 1
+        self._answer = self.actor.poll.remote() if code is None else None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Have it save and leave."""
+        self.actor.send_signal.remote(number)
+
+
+KNOWN: dict[str, Callable[..., Launcher]] = {f"rl.launchers.{kind.__name__}": kind for kind in (Basic, Processes, Slurm, Ray)}
+
+
+def room_for(threads: int) -> int:
+    """How many jobs of so many threads this process's cores have room for."""
+    return max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the package within reach, installed or not."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a child does first: ask the kernel to be killed when its parent is gone, however that ends."""
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: little may be done after it
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(128 + signal.SIGKILL)
+
+    return ask

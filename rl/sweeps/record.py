@@ -1,0 +1,95 @@
+"""What a sweep's folder says of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Self
+
+from rl.config.compose import quote
+from rl.runs import files
+from rl.runs.find import new_folder
+from rl.runs.lock import RunLock
+from rl.runs.manifest import DamagedError
+from rl.sweeps.launchers import Launcher, Running
+
+
+class Remembered:
+    """What a folder says of the sweep or search in it, kept in a file named `FILE`."""
+
+    FILE: ClassVar[str]
+    saved_at: float
+    commands: list[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """DamagedError if it cannot be read."""
+        try:
+            return cls(**json.loads((folder / cls.FILE).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise DamagedError(f"{folder / cls.FILE}: {error}") from error
+
+    def write(self, folder: Path, command: str) -> None:
+        """Keep it, and that a session begins."""
+        self.saved_at = time.time()
+        self.commands.append(command)
+        files.write_atomic(folder / self.FILE, json.dumps(vars(self), indent=1).encode())
+
+
+@dataclass
+class Record(Remembered):
+    """What a sweep's folder says of it."""
+
+    FILE = "sweep.json"
+    overrides: list[str] = field(default_factory=list)  # the whole line, several values and all
+    keys: list[str] = field(default_factory=list)  # the keys that ever took several values
+    jobs: dict[str, list[str]] = field(default_factory=dict)  # the folder's name of each job -> its own line
+    saved_at: float = 0.0
+    commands: list[str] = field(default_factory=list)  # as typed, one for each session
+
+
+@dataclass
+class Job:
+    """One run of a sweep."""
+
+    name: str
+    line: list[str]  # all of it, as the record keeps it
+    words: list[str]  # what its process gets, but for the folder
+    frames: int = 0  # until where it trains
+    threads: int = 1
+    state: str = "waiting"  # then running; at last finished, stopped or failed
+    note: str = ""
+
+
+@dataclass
+class Sweep:
+    """A judged sweep, or a search."""
+
+    folder: Path
+    record: Remembered
+    jobs: list[Job]
+    launcher: Launcher
+    config_dir: str | None
+    lock: RunLock | None  # None: the folder is still to be made
+    unnamed: bool  # it gets a folder of its own
+
+    def take_folder(self, command: str) -> None:
+        """Make or take the folder, and write down what belongs to it."""
+        if self.unnamed:
+            self.folder = new_folder(self.folder)
+        if self.lock is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = RunLock(self.folder)
+        self.lock.announce()
+        self.record.write(self.folder, command)
+
+    def folder_of(self, job: Job) -> Path:
+        """Where a job trains."""
+        return self.folder / job.name
+
+    def start(self, job: Job) -> Running:
+        """Start a job's process."""
+        config_dir = ["--config-dir", self.config_dir] if self.config_dir else []
+        return self.launcher.start([*config_dir, *job.words, f"hydra.run.dir={quote(str(self.folder_of(job)))}"], self.folder, job.threads)

@@ -1,0 +1,122 @@
+"""Evaluation: stateless, so it can be done more or less often without touching training."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from rl.algos.agent import Agent
+from rl.envs.episodes import Episodes
+from rl.envs.make import EnvFactory, float32_or_uint8
+from rl.state import GlobalRandom
+
+WIDTH = 10  # envs played side by side
+OnStep = Callable[[gym.Env, float, int], None]  # an env, the return and the length of its episode so far
+
+
+class Interrupted(Exception):
+    """A stop was requested while episodes were being played."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Returns and lengths of episodes, in the order of their numbers."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return statistics.fmean(self.returns)
+
+    def summary(self) -> dict[str, float | int]:
+        """The columns of eval.csv that describe the episodes."""
+        return {
+            "episodes": len(self.returns),
+            "total_reward": self.mean,
+            "total_reward_std": statistics.pstdev(self.returns),
+            "total_reward_min": min(self.returns),
+            "total_reward_max": max(self.returns),
+            "episode_length": statistics.fmean(self.lengths),
+        }
+
+
+def play(
+    agent: Agent,
+    make_env: EnvFactory,
+    episodes: int,
+    seed: int,
+    *,
+    explore: bool = False,
+    width: int = WIDTH,
+    stop: Callable[[], bool] = lambda: False,
+    on_step: OnStep = lambda env, total, length: None,
+    on_episode: Callable[[float, int], None] = lambda total, length: None,
+) -> Scores:
+    """Play `episodes` fresh episodes, the n-th seeded from (seed, n), on envs made for it.
+
+    Env i plays the episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour short
+    episodes. The global random generators are put back as they were. Interrupted is raised once `stop()` says so.
+    """
+    width = min(width, episodes)
+    rng = np.random.default_rng(seed)
+    results: dict[int, tuple[float, int]] = {}
+    with GlobalRandom().apart(seed):
+        envs = [Episodes(make_env(), seed, 0) for _ in range(width)]
+        try:
+            _play(agent, envs, episodes, rng, explore, results, stop, on_step, on_episode)
+        finally:
+            for env in envs:
+                env.close()
+    return Scores([results[n][0] for n in range(episodes)], [results[n][1] for n in range(episodes)])
+
+
+def _play(
+    agent: Agent,
+    envs: list[Episodes],
+    episodes: int,
+    rng: np.random.Generator,
+    explore: bool,
+    results: dict[int, tuple[float, int]],
+    stop: Callable[[], bool],
+    on_step: OnStep,
+    on_episode: Callable[[float, int], None],
+) -> None:
+    dtype = float32_or_uint8(envs[0].observation_space)
+    number = list(range(len(envs)))  # of the episode that each env plays
+    obs: list[Any] = [env.begin_episode(0, n) for n, env in enumerate(envs)]
+    total, length = [0.0] * len(envs), [0] * len(envs)
+    state = agent.initial_state(len(envs))
+    active = number.copy()
+    for env in envs:
+        on_step(env, 0.0, 0)
+    while active:
+        if stop():
+            raise Interrupted
+        rows = np.stack([obs[i] for i in active]).astype(dtype, copy=False)
+        actions, after = agent.act(rows, None if state is None else state[active], rng, explore)
+        if state is not None and after is not None:
+            state[active] = after
+        for i, action in zip(list(active), actions, strict=True):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(action)
+            total[i] += float(reward)
+            length[i] += 1
+            on_step(envs[i], total[i], length[i])
+            if terminated or truncated:
+                results[number[i]] = total[i], length[i]
+                on_episode(total[i], length[i])
+                number[i] += len(envs)
+                total[i], length[i] = 0.0, 0
+                if number[i] >= episodes:
+                    active.remove(i)
+                    continue
+                obs[i] = envs[i].begin_episode(0, number[i])
+                if state is not None:
+                    state[i] = 0.0
+                on_step(envs[i], 0.0, 0)

@@ -1,0 +1,142 @@
+"""metrics.csv and eval.csv: rows that a resumed run continues, and the sums behind the next row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.clock import Clock
+from rl.runs import files
+
+TRAIN_COLUMNS = (
+    ["frames", "episodes", "updates", "wall_s", "fps", "total_reward", "total_reward_ma", "episode_length"]
+    + ["loss", "lr", "explore", "entropy_coef", "entropy", "grad_norm"]
+)  # fmt: skip
+EVAL_COLUMNS = (
+    ["frames", "updates", "wall_s", "episodes", "total_reward", "total_reward_std"]
+    + ["total_reward_min", "total_reward_max", "total_reward_ma", "episode_length"]
+)  # fmt: skip
+MOVING_AVERAGE = 100  # episodes in total_reward_ma
+
+
+class Table:
+    """A CSV file that only grows; a checkpoint remembers its size and a resume cuts it back to that."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, list(columns)
+
+    def start(self) -> None:
+        """Make the file anew, with its header alone."""
+        files.write_atomic(self.path, _line(self.columns))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row; a missing value is an empty cell. ValueError for a name that is no column."""
+        unknown = row.keys() - set(self.columns)
+        if unknown:
+            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}; its columns are {', '.join(self.columns)}")
+        files.append(self.path, _line([_cell(row.get(column)) for column in self.columns]))
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.path.stat().st_size
+
+    def rows(self) -> list[dict[str, str]]:
+        """All rows, as text."""
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue().encode()
+
+
+class Metrics:
+    """What training reports, gathered between rows of metrics.csv."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        """`columns`: what the algorithm reports beyond the common columns."""
+        self.table = Table(path, [*TRAIN_COLUMNS, *(c for c in columns if c not in TRAIN_COLUMNS)])
+        self.recent: deque[float] = deque(maxlen=MOVING_AVERAGE)  # returns of the last episodes
+        self.returns: list[float] = []  # of the episodes that ended since the last row
+        self.lengths: list[int] = []
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+        self._row_frames, self._row_wall_s = 0, 0.0  # for fps, of this session alone
+
+    @property
+    def total_reward_ma(self) -> float | None:
+        """Mean return of the last 100 training episodes, or of as many as there are."""
+        return sum(self.recent) / len(self.recent) if self.recent else None
+
+    def add_episodes(self, returns: Sequence[float], lengths: Sequence[int]) -> None:
+        """Count episodes that ended."""
+        self.recent.extend(returns)
+        self.returns.extend(returns)
+        self.lengths.extend(lengths)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Add one iteration's values; a row holds their mean since the row before."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def start_session(self, clock: Clock) -> None:
+        """Count fps from here."""
+        self._row_frames, self._row_wall_s = clock.frames, clock.wall_s
+
+    def write(self, clock: Clock) -> dict[str, Any]:
+        """Append the row of this moment, and begin the next one."""
+        wall_s = clock.wall_s
+        row: dict[str, Any] = {
+            "frames": clock.frames,
+            "episodes": clock.episodes,
+            "updates": clock.updates,
+            "wall_s": wall_s,
+            "fps": (clock.frames - self._row_frames) / max(wall_s - self._row_wall_s, 1e-9),
+            "total_reward": sum(self.returns) / len(self.returns) if self.returns else None,
+            "total_reward_ma": self.total_reward_ma,
+            "episode_length": sum(self.lengths) / len(self.lengths) if self.lengths else None,
+        }
+        row |= {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.table.append(row)
+        self.returns, self.lengths, self.sums, self.counts = [], [], {}, {}
+        self._row_frames, self._row_wall_s = clock.frames, wall_s
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums behind the next row."""
+        return {
+            "recent": list(self.recent),
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "sums": dict(self.sums),
+            "counts": dict(self.counts),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the sums."""
+        self.recent = deque(state["recent"], maxlen=MOVING_AVERAGE)
+        self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+def moving_average(rows: Sequence[Mapping[str, Any]], total_reward: float, episodes: int) -> float:
+    """Mean return of the last 100 evaluation episodes: this evaluation's and those of eval.csv's rows before it."""
+    total, count = 0.0, 0
+    pairs = [(float(row["total_reward"]), int(row["episodes"])) for row in rows]
+    for mean, number in reversed([*pairs, (total_reward, episodes)]):
+        taken = min(number, MOVING_AVERAGE - count)
+        total += mean * taken
+        count += taken
+    return total / count

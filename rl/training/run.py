@@ -1,0 +1,188 @@
+"""A run while it trains: its parts, and the files in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rl.config.counts import format_count
+from rl.runs import files
+from rl.runs.checkpoints import Checkpoints
+from rl.runs.find import RESULT
+from rl.runs.manifest import DamagedError, Manifest, read_verified
+from rl.runs.plan import Plan
+from rl.serialize import load
+from rl.training.signals import Stop
+
+if TYPE_CHECKING:
+    from rl.training.build import Parts
+
+log = logging.getLogger("encore")
+
+
+SCORE_EPISODES = 100
+_MUST_BE_FINITE = ("loss", "policy_loss", "value_loss", "grad_norm")
+
+
+class DivergedError(Exception):
+    """A loss or a weight is infinite or no number; says which, and at what frame."""
+
+
+class Run:
+    """A run in its folder: the parts that train, and the files that tell of it."""
+
+    def __init__(self, plan: Plan, parts: Parts) -> None:
+        from rl.training.metrics import EVAL_COLUMNS, Metrics, Table
+
+        self.plan, self.parts, self.config, self.folder = plan, parts, plan.config, plan.folder
+        self.clock, self.agent, self.collector = parts.clock, parts.agent, parts.collector
+        self.metrics = Metrics(self.folder / "metrics.csv", self.agent.columns)
+        self.evaluations = Table(self.folder / "eval.csv", EVAL_COLUMNS)
+        self.tables = [self.metrics.table.path, self.evaluations.path]
+        self.checkpoints = Checkpoints(self.folder, self.config.ckpt.keep)
+        self.stateful = {"metrics": self.metrics, **parts.stateful}
+        self._saved_at = time.monotonic()
+
+    def begin(self, command: str) -> None:
+        """Be at frame 0, or at the checkpoint, with everything newer than it gone."""
+        manifest = self.plan.manifest
+        if manifest is None:
+            self.checkpoints.start_over()
+            self.metrics.table.start()
+            self.evaluations.start()
+            for warning in self.parts.warnings:
+                log.warning(warning)
+            not_replayable = self.try_replay()
+            if not_replayable:
+                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_replayable)
+            self.collector.start()
+            self.plan.write_history(frames=0, command=command, not_exact=[], not_replayable=not_replayable)
+            self.save()
+        else:
+            self.checkpoints.resume_from(manifest)
+            for name, size in manifest.offsets.items():
+                files.cut(self.folder / name, size)
+            self.load(manifest)
+            self.clock.wall_before_s = manifest.wall_s
+            replay = self.agent.replay
+            not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
+            for problem in not_exact:
+                log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+            self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
+            (self.folder / RESULT).unlink(missing_ok=True)
+        self.metrics.start_session(self.clock)
+
+    def try_replay(self) -> str:
+        """What keeps the environment from being brought back exactly, as far as a short trial shows; else ''."""
+        from rl.envs.checks import replay_problem
+        from rl.state import derive_seed
+
+        own_process = self.config.env.vectorization == "async"
+        return replay_problem(self.parts.make_env, derive_seed(self.config.seed, "trial"), own_process=own_process)
+
+    def load(self, manifest: Manifest) -> None:
+        """Become what a checkpoint holds. DamagedError if that is not what this version knows."""
+        self._load(load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu"))
+        if self.agent.replay and not self.agent.replay.refill:
+            for chunk in manifest.replay:
+                self.agent.replay.load_chunk(self.checkpoints.replay / chunk)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
+        if missing or unknown:
+            raise DamagedError(f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know")
+        for name, part in self.stateful.items():
+            part.load_state_dict(state[name])
+
+    def save(self) -> None:
+        """Commit a checkpoint of this moment, unless there is one."""
+        self._saved_at = time.monotonic()
+        if self.checkpoints.saved_frames == self.clock.frames:
+            return
+        self.check_weights()
+        state = {name: part.state_dict() for name, part in self.stateful.items()}
+        frames, wall_s = self.clock.frames, self.clock.wall_s
+        self.checkpoints.save(state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay)
+
+    def check_report(self, report: Mapping[str, float]) -> None:
+        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look at a tensor."""
+        wrong = [f"{name} is {value}" for name in _MUST_BE_FINITE if not math.isfinite(value := report.get(name, 0.0))]
+        if wrong:
+            raise DivergedError(f"at frame {format_count(self.clock.frames)} {' and '.join(wrong)}")
+
+    def check_weights(self) -> None:
+        """DivergedError if weights, or what an optimizer or a normaliser keeps, are not finite: no such file is written."""
+        from rl.state import not_finite
+
+        parts = {name: part.state_dict() for name, part in self.agent.parts.items() if part is not self.agent.replay}
+        wrong = not_finite(parts)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise DivergedError(f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers")
+
+    @property
+    def minutes_passed(self) -> bool:
+        """Whether `ckpt.minutes` have gone by since the last checkpoint."""
+        minutes = self.config.ckpt.minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def evaluate(self) -> dict[str, Any]:
+        """Add a row to eval.csv, and keep the weights if they are the best."""
+        from rl.state import derive_seed
+        from rl.training.evaluate import play
+        from rl.training.metrics import moving_average
+
+        self.check_weights()
+        clock, by = self.clock, self.config.ckpt.best_by
+        seed = derive_seed(self.config.seed, "eval", clock.frames)
+        scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed)
+        row: dict[str, Any] = {"frames": clock.frames, "updates": clock.updates, "wall_s": clock.wall_s, **scores.summary()}
+        row["total_reward_ma"] = moving_average(self.evaluations.rows(), row["total_reward"], len(scores.returns))
+        self.evaluations.append(row)
+        best = self.checkpoints.best
+        if not math.isnan(row[by]) and (best is None or row[by] >= best.score):
+            self.checkpoints.save_best(self.parts.playing_state(), clock.frames, row[by])
+        return row
+
+    @property
+    def stopped_at(self) -> float | None:
+        """The total_reward_ma that ends the run early, once 100 episodes reach `stop_at`."""
+        full = len(self.metrics.recent) == self.metrics.recent.maxlen
+        average, enough = self.metrics.total_reward_ma, self.config.stop_at
+        return average if enough is not None and full and average is not None and average >= enough else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the clock has reached `frames`, or the score `stop_at`."""
+        return self.clock.frames >= self.config.frames or self.stopped_at is not None
+
+    def score(self, stop: Stop) -> dict[str, Any]:
+        """Play 100 fresh episodes with the last and with the best weights, and write result.json."""
+        from rl.state import derive_seed
+        from rl.training.build import build_player
+        from rl.training.evaluate import play
+
+        seed = derive_seed(self.config.seed, "score")
+        agents = {"last": (self.agent, self.clock.frames)}
+        best = self.checkpoints.load_best(self.config.device)
+        if best is not None and self.checkpoints.best is not None:
+            agent = build_player(self.config)
+            for name, state in best.items():
+                agent.parts[name].load_state_dict(state)
+            agents["best"] = (agent, self.checkpoints.best.frames)
+        result: dict[str, Any] = {
+            "frames": self.clock.frames,
+            "episodes": self.clock.episodes,
+            "updates": self.clock.updates,
+            "wall_s": self.clock.wall_s,
+            "stopped_at": self.stopped_at,
+        }
+        for name, (agent, frames) in agents.items():
+            scores = play(agent, self.parts.make_env, SCORE_EPISODES, seed, stop=lambda: bool(stop))
+            result[name] = {"weights_of_frame": frames, **scores.summary()}
+        files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
+        return result

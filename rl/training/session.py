@@ -1,0 +1,116 @@
+"""One session of a run: from a validated plan to an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from rl.config import compose
+from rl.config.counts import format_count
+from rl.runs.outcome import FAILED
+from rl.runs.plan import Plan, change_table
+from rl.trackers import follow as trackers
+from rl.training.loop import train
+from rl.training.run import DivergedError, Run
+from rl.training.signals import Stop
+
+if TYPE_CHECKING:
+    from rl.training.build import Parts
+
+log = logging.getLogger("encore")
+
+
+def perform(plan: Plan, parts: Parts, command: str) -> float | None:
+    """Train a planned run to its end; its best evaluation score. SystemExit with the exit code if it does not get there."""
+    from rl.envs.vector import closing
+    from rl.training.evaluate import Interrupted
+    from rl.training.progress import Progress
+
+    resume_command = shlex.join(["python", "train.py", f"resume={plan.folder}"])
+    try:
+        with closing(parts.collector.envs), Stop() as stop, Progress(plan.config) as progress:
+            for warning in plan.warnings:
+                log.warning(warning)
+            run = Run(plan, parts)
+            run.begin(command)
+            _announce(run)
+            result = None
+            started_at = time.time() - run.clock.wall_s
+            with trackers.Following(run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60):
+                try:
+                    train(run, stop, progress)
+                except Exception:
+                    run.check_weights()  # if they are no numbers, what choked on them is not the reason
+                    raise
+                if run.finished:
+                    run.checkpoints.prune()
+                    with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
+                        result = run.score(stop)
+        if result is None:
+            name, frames = signal.Signals(stop.requested[0]).name, format_count(run.clock.frames)
+            log.info("stopped by %s at frame %s, saved; go on with: %s", name, frames, resume_command)
+            stop.pass_on()
+            raise SystemExit(stop.exit_code)
+        _report(run, result)
+    except OSError as error:
+        where, why = error.filename or plan.folder, error.strerror or error
+        log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
+        raise SystemExit(FAILED) from error
+    except DivergedError as error:
+        log.error("stopped: %s; %s", error, _way_on(run))
+        raise SystemExit(FAILED) from error
+    except Exception:
+        log.exception("failed; the last checkpoint stands: %s", resume_command)
+        raise SystemExit(FAILED) from None
+    return run.checkpoints.best.score if run.checkpoints.best else None
+
+
+def _way_on(run: Run) -> str:
+    """What may be done about a run that diverged: from its last checkpoint it would diverge again."""
+    import numpy as np
+
+    from rl.config.schedule import Schedule
+
+    saved, rollout, lr = run.checkpoints.saved_frames or 0, run.collector.rollout, getattr(run.config.algo, "lr", None)
+    stands = f"the checkpoint at frame {format_count(saved)} stands"
+    if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
+        return f"the environment gave a reward or an observation that is not finite; {stands}: python train.py resume={run.folder}"
+    words = [f"fork={run.folder}@last", "algo.lr=..."]
+    if isinstance(lr, Schedule) and len(lr.heights) == 1:
+        words = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
+    return f"{stands}, but would lead here again; with a lower learning rate: {shlex.join(['python', 'train.py', *words])}"
+
+
+def _announce(run: Run) -> None:
+    config, manifest = run.config, run.plan.manifest
+    what = f"{run.folder}: {format_count(config.frames)} frames of {config.env.id}, seed {config.seed}"
+    log.info(f"going on at frame {format_count(manifest.frames)} with {what}" if manifest else what)
+    choices = run.plan.composed.choices
+    tuned = f"{choices['algo']}_{choices['env']}"
+    if manifest is None and run.plan.typed_pair and tuned in compose.options("experiment"):
+        log.info("experiment=%s is this pair with tuned values", tuned)
+    if run.agent.replay:
+        memory = run.agent.replay
+        log.info("the replay memory takes %.1f MB for %s transitions", memory.bytes / 1e6, format_count(memory.capacity * memory.num_envs))
+    if run.plan.changes:
+        log.info("accepted changes:\n%s", change_table(run.plan.changes))
+
+
+def _report(run: Run, result: dict[str, Any]) -> None:
+    for name in ("last", "best"):
+        if name in result:
+            score = result[name]
+            log.info(
+                "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over %d fresh episodes",
+                *(name, format_count(score["weights_of_frame"]), score["total_reward"], score["total_reward_std"]),
+                *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
+            )
+    watch = [f"run={run.folder}", *([] if "best" in result else ["ckpt=last"])]
+    more = [f"resume={run.folder}", "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * run.config.frames)}"]
+    log.info("the run is in %s", run.folder)
+    log.info("watch it:     python enjoy.py %s", shlex.join(watch))
+    log.info("train it on:  python train.py %s", shlex.join(more))

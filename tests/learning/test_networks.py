@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rl.learning.distributions import distribution_for
+from rl.learning.gradient_step import clip_gradient, flatten_parameters
+from rl.learning.networks.cnn import channels_last, select
+from rl.learning.networks.ensemble import Ensemble, ensemble, frozen
+from rl.learning.networks.mlp import MLP, DuelingMLP
+from rl.learning.networks.noisy import NoisyDuelingMLP, NoisyMLP, noise_for
+from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP, batch_renorm
+from rl.learning.networks.policy import Policy
+
+SPACES: list[gym.Space] = [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))]
+
+
+def make_policy(space: gym.Space, activation: str = "tanh", init: str = "orthogonal") -> Policy:
+    torch.manual_seed(0)
+    network = functools.partial(MLP, hidden=[16, 8], activation=activation, init=init)
+    return Policy(network, (4,), distribution_for(space), out_gain=1.0)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_acting_in_numpy_is_acting_in_torch(space: gym.Space, activation: str) -> None:
+    policy = make_policy(space, activation, "default")
+    obs = np.random.default_rng(0).standard_normal((7, 4), np.float32)
+    forward = policy.numpy_forward()
+    assert forward(obs) == pytest.approx(policy(torch.as_tensor(obs)).detach().numpy(), abs=1e-5)
+    optimizer = torch.optim.Adam([flat := flatten_parameters(policy)], lr=0.1)
+    forward = policy.numpy_forward()
+    assert flat.grad is not None
+    before = forward(obs)
+    for _ in range(3):  # the NumPy side follows updates in place
+        flat.grad.zero_()
+        policy(torch.as_tensor(obs)).square().sum().backward()
+        optimizer.step()
+    assert np.abs(forward(obs) - before).max() > 0.1
+    assert forward(obs) == pytest.approx(policy(torch.as_tensor(obs)).detach().numpy(), abs=1e-5)
+    policy.load_state_dict(make_policy(space, activation, "default").state_dict())  # and a load
+    assert np.array_equal(forward(obs), before)
+
+
+def test_acting_does_not_change_what_it_is_given() -> None:
+    obs = np.ones((2, 4), np.float32)
+    make_policy(SPACES[0], "relu").numpy_forward()(obs)
+    assert (obs == 1).all()
+
+
+def test_bytes_are_taken_as_numbers() -> None:
+    policy = make_policy(SPACES[0])
+    obs = np.random.default_rng(0).integers(0, 256, (5, 4), np.uint8)
+    expected = policy(torch.as_tensor(obs).float()).detach().numpy()
+    assert policy(torch.as_tensor(obs)).detach().numpy() == pytest.approx(expected, abs=1e-5)
+    assert policy.numpy_forward()(obs) == pytest.approx(expected, abs=1e-5)
+
+
+def test_flat_parameters_keep_their_names_and_values() -> None:
+    policy, twin = make_policy(SPACES[1]), make_policy(SPACES[1])
+    flat = flatten_parameters(policy)
+    assert list(policy.state_dict()) == list(twin.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(policy.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert flat.numel() == sum(p.numel() for p in twin.parameters())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_on_the_flat_vector_is_a_step_on_each_parameter(fused: bool) -> None:
+    def loss(policy: Policy) -> torch.Tensor:
+        return policy(torch.linspace(-1, 1, 12).reshape(3, 4)).square().sum()
+
+    policy, twin = make_policy(SPACES[1]), make_policy(SPACES[1])
+    flat = flatten_parameters(policy)
+    optimizers: list[Any] = [torch.optim.Adam([flat], lr=1e-2, fused=fused), torch.optim.Adam(twin.parameters(), lr=1e-2, fused=fused)]
+    for _ in range(5):
+        assert flat.grad is not None
+        flat.grad.zero_()
+        loss(policy).backward()
+        optimizers[0].step()
+        optimizers[1].zero_grad()
+        loss(twin).backward()
+        optimizers[1].step()
+    for a, b in zip(policy.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_gradient_is_clipped_to_its_norm_and_a_small_one_left_alone() -> None:
+    flat = torch.nn.Parameter(torch.zeros(2))
+    flat.grad = torch.tensor([3.0, 4.0])
+    assert float(clip_gradient(flat, None)) == 5.0
+    assert float(clip_gradient(flat, 10.0)) == 5.0
+    assert flat.grad.tolist() == [3.0, 4.0]
+    assert float(clip_gradient(flat, 1.0)) == 5.0
+    assert flat.grad.tolist() == pytest.approx([0.6, 0.8])
+
+
+def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
+    torch.manual_seed(0)
+    network = MLP((8,), 8, hidden=[8], activation="tanh", init="orthogonal", out_gain=0.01)
+    first, last = network.layers[0], network.layers[1]
+    torch.testing.assert_close(first.weight @ first.weight.T, 2 * torch.eye(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(last.weight @ last.weight.T, 1e-4 * torch.eye(8), atol=1e-8, rtol=0)
+    assert not first.bias.any()
+    assert not last.bias.any()
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_layers_are_normalised_before_their_activation_in_torch_and_in_numpy(activation: str) -> None:
+    torch.manual_seed(0)
+    network = LayerNormMLP((2, 2), 3, hidden=[16, 8], activation=activation, init="default")
+    for norm in network.norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    first, second, last = network.layers
+    activate = {"tanh": nn.Tanh(), "relu": nn.ReLU()}[activation]
+    plain = nn.Sequential(nn.Flatten(), first, network.norms[0], activate, second, network.norms[1], activate, last)
+    obs = 3 + torch.randn(7, 2, 2)
+    torch.testing.assert_close(network(obs), plain(obs))
+    flatten_parameters(network)
+    assert network.numpy_forward()(obs.numpy()) == pytest.approx(plain(obs).detach().numpy(), rel=1e-4, abs=1e-5)
+
+
+# --------------------------------------------------------------------------------------------- networks side by side
+
+
+@pytest.mark.parametrize("kind", [MLP, DuelingMLP], ids=["one product a layer", "one by one"])
+def test_networks_together_equal_the_same_networks_apart(kind: type[MLP]) -> None:
+    network = functools.partial(kind, hidden=[16, 8], activation="relu", init="default")
+    obs = torch.randn(7, 4)
+    torch.manual_seed(0)
+    both = ensemble(network, 2, (4,), 3)
+    torch.manual_seed(0)
+    apart = [network((4,), 3) for _ in range(2)]
+    assert isinstance(both, Ensemble) == (kind is DuelingMLP)  # which inherits from MLP, but not how it is evaluated
+    torch.testing.assert_close(both(obs), torch.stack([one(obs) for one in apart]))
+    torch.testing.assert_close(both(obs, first=1), apart[0](obs).unsqueeze(0))
+    assert not torch.allclose(both(obs)[0], both(obs)[1])
+
+    (both(obs)[0].square().sum() + 2 * both(obs)[1].square().sum()).backward()
+    (apart[0](obs).square().sum() + 2 * apart[1](obs).square().sum()).backward()
+    norms = [float(torch.cat([p.grad.flatten() for p in module.parameters()]).norm()) for module in (both, nn.ModuleList(apart))]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_the_gradient_passes_through_a_frozen_network_and_leaves_its_weights_alone() -> None:
+    network = ensemble(functools.partial(MLP, hidden=[8], activation="relu", init="default"), 2, (4,), 1)
+    obs = torch.randn(7, 4, requires_grad=True)
+    frozen(network)(obs).sum().backward()
+    passed, obs.grad = obs.grad, None
+    assert all(p.grad is None for p in network.parameters())
+    network(obs).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    torch.testing.assert_close(passed, obs.grad)
+
+
+# ------------------------------------------------------------------------------------------------- noise, quantiles
+
+
+def make_noisy(kind: type[MLP] = NoisyMLP, quantiles: int | None = None) -> Any:
+    torch.manual_seed(0)
+    network = kind((4,), 3, hidden=[8, 6], activation="relu", init="default", quantiles=quantiles)
+    for sigma in network.sigmas:
+        nn.init.normal_(sigma.weight)
+        nn.init.normal_(sigma.bias)
+    return network
+
+
+def test_a_noisy_network_is_one_with_perturbed_weights() -> None:
+    network, obs = make_noisy(), torch.randn(5, 4)
+    noise = torch.randn(5, network.noise_size)
+    for row in range(5):
+        e, x = noise[row].split([4, 8, 8, 6, 6, 3]), obs[row]
+        for layer, (mean, sigma) in enumerate(zip(network.layers, network.sigmas, strict=True)):
+            weight = mean.weight + sigma.weight * torch.outer(e[2 * layer + 1], e[2 * layer])
+            x = weight @ (x.relu() if layer else x) + mean.bias + sigma.bias * e[2 * layer + 1]
+        torch.testing.assert_close(network(obs, noise)[row], x)
+    torch.testing.assert_close(network(obs, noise[:1]), network(obs, noise[:1].expand(5, -1)))
+    torch.testing.assert_close(network(obs), MLP.forward(network, obs))
+    torch.testing.assert_close(network(obs), network(obs, torch.zeros(1, network.noise_size)))
+
+
+def test_what_a_noisy_network_begins_with() -> None:
+    network = NoisyMLP((4,), 3, hidden=[16], activation="relu", init="default")
+    for mean, sigma, inputs in zip(network.layers, network.sigmas, (4, 16), strict=True):
+        for parameter in mean.parameters():
+            assert 0.7 < parameter.detach().abs().max() * inputs**0.5 <= 1
+        for parameter in sigma.parameters():
+            assert torch.equal(parameter.detach(), torch.full_like(parameter, 0.5 / inputs**0.5))
+
+
+def test_noise_is_normal_but_for_the_square_root_of_its_size() -> None:
+    network = make_noisy()
+    (noise,) = noise_for(network)(3, np.random.default_rng(0))
+    assert (noise.shape, noise.dtype) == ((3, network.noise_size), np.float32)
+    np.testing.assert_allclose(noise * np.abs(noise), np.random.default_rng(0).standard_normal(noise.shape, np.float32), rtol=1e-5)
+    assert noise_for(make_policy(SPACES[0]).network)(3, np.random.default_rng(0)) == ()
+
+
+@pytest.mark.parametrize("quantiles", [None, 5])
+@pytest.mark.parametrize("kind", [MLP, DuelingMLP, NoisyMLP, NoisyDuelingMLP])
+def test_action_values_in_numpy_are_those_in_torch(kind: type[MLP], quantiles: int | None) -> None:
+    plain = functools.partial(kind, (4,), 3, hidden=[8], activation="tanh", init="default", quantiles=quantiles)
+    network = make_noisy(kind, quantiles) if issubclass(kind, NoisyMLP) else plain()
+    obs = np.random.default_rng(0).standard_normal((7, 4), np.float32)
+    flat, forward = flatten_parameters(network), network.numpy_forward()
+    for rows in (0, 1, 7):
+        noise = noise_for(network)(rows, np.random.default_rng(rows)) if rows else ()
+        expected = network(*map(torch.as_tensor, (obs, *noise)))
+        assert expected.shape == ((7, 3) if quantiles is None else (7, 3, quantiles))
+        np.testing.assert_allclose(forward(obs, *noise), expected.detach(), rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            flat.mul_(1.1)
+
+
+def test_a_dueling_network_of_quantiles_has_a_stream_of_them_for_the_value_and_for_each_advantage() -> None:
+    network, obs = DuelingMLP((4,), 3, hidden=[8], activation="relu", init="default", quantiles=5), torch.randn(7, 4)
+    value, *advantages = MLP.forward(network, obs).unbind(1)  # [B, 5] each
+    assert len(advantages) == 3
+    torch.testing.assert_close(network(obs).mean(1), value)
+    torch.testing.assert_close(network(obs)[:, 1] - network(obs)[:, 0], advantages[1] - advantages[0])
+
+
+# ------------------------------------------------------------------------------------------- batch renormalisation
+
+
+def test_batch_renorm_by_hand() -> None:
+    x = torch.tensor([[1.0], [3.0], [5.0], [7.0]])  # mean 4, variance 5
+
+    def renormed(running_mean: float, running_var: float, r_max: float, d_max: float) -> list[float]:
+        numbers = (torch.tensor([[float(number)]]) for number in (running_mean, running_var, r_max, d_max))
+        y, mean, var = batch_renorm(x, *numbers, eps=0.0)
+        assert (float(mean), float(var)) == (4.0, 5.0)
+        return y.flatten().tolist()
+
+    root = 5**0.5
+    plain = [-3 / root, -1 / root, 1 / root, 3 / root]
+    assert renormed(0, 1, 1, 0) == pytest.approx(plain)  # batch normalisation
+    assert renormed(3, 4, 10, 10) == pytest.approx([-1, 0, 1, 2])  # within bounds: (x - 3) / 2
+    assert renormed(0, 1, 2, 0.5) == pytest.approx([2 * z + 0.5 for z in plain])  # r is 2 of sqrt 5, d is 0.5 of 4
+    assert renormed(9, 80, 2, 0.5) == pytest.approx([0.5 * z - 0.5 for z in plain])  # r is 1 / 2 of 1 / 4, d is -0.5 of -0.56
+
+
+def test_r_and_d_are_constants_to_the_gradient() -> None:
+    x = torch.randn(6, 1, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 1, dtype=torch.float64)
+    running = [torch.tensor([[n]], dtype=torch.float64) for n in (0.3, 2.0)]
+    wide, none = [torch.tensor(n, dtype=torch.float64) for n in (9.0, 9.0)], [torch.tensor(n, dtype=torch.float64) for n in (1.0, 0.0)]
+    (renormed,) = torch.autograd.grad((batch_renorm(x, *running, *wide, eps=0.0)[0] * weight).sum(), x)
+    (normed,) = torch.autograd.grad((batch_renorm(x, *running, *none, eps=0.0)[0] * weight).sum(), x)
+    torch.testing.assert_close(renormed, normed * x.detach().std(correction=0) / 2**0.5)
+
+
+def make_renormed(members: int = 2, warm_up: int = 2) -> BatchRenormMLP:
+    torch.manual_seed(0)
+    return BatchRenormMLP((3,), 2, hidden=[8, 4], activation="relu", init="default", warm_up=warm_up, members=members)
+
+
+def test_the_running_moments_follow_the_batches() -> None:
+    network, obs = make_renormed(), torch.randn(64, 3) * 2 + 1
+    _, moments = network.by_batch(obs)
+    assert torch.equal(network.moments[0], torch.zeros_like(network.moments[0]))  # learning alone moves nothing
+    network.follow(moments)
+    torch.testing.assert_close(network.moments[0, :, 0, :3], 0.01 * obs.mean(0).expand(2, -1))
+    torch.testing.assert_close(network.moments[1, :, 0, :3], (0.99 + 0.01 * obs.var(0, correction=0)).expand(2, -1))
+    assert network.batches.tolist() == [1]
+    assert {"moments", "batches"} <= network.state_dict().keys()
+
+
+def test_both_ways_agree_once_the_running_moments_are_those_of_the_batch() -> None:
+    network, obs = make_renormed(warm_up=10**6), torch.randn(64, 3) * 2 + 1
+    far = (network(obs) - network.by_batch(obs)[0]).abs().max()
+    for _ in range(2000):
+        network.follow(network.by_batch(obs)[1])
+    torch.testing.assert_close(network(obs), network.by_batch(obs)[0], rtol=1e-4, atol=1e-4)
+    assert far > 0.05
+
+
+def test_after_the_warm_up_a_batch_is_renormalised() -> None:
+    network, obs = make_renormed(warm_up=2), torch.randn(64, 3) * 1.2
+    first, moments = network.by_batch(obs)
+    network.follow(moments)
+    torch.testing.assert_close(network.by_batch(obs)[0], first)  # batch normalisation does not look at the running moments
+    network.follow(moments)
+    network.moments.copy_(moments.view_as(network.moments) * 1.2)
+    torch.testing.assert_close(network.by_batch(obs)[0], network(obs), rtol=1e-4, atol=1e-5)  # within the bounds r and d make up for all
+    assert not torch.allclose(network.by_batch(obs)[0], first, rtol=1e-3)
+
+
+def test_a_renormed_network_acts_in_numpy_as_in_torch() -> None:
+    network, obs = make_renormed(members=1), torch.randn(64, 3)
+    flatten_parameters(network)
+    forward = network.numpy_forward()
+    for _ in range(2):
+        assert forward(obs.numpy()) == pytest.approx(network(obs).detach().numpy(), abs=1e-5)
+        network.follow(network.by_batch(obs)[1] + 1)
+        with torch.no_grad():
+            for p in network.parameters():
+                p.add_(0.1)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 6, 5)])
+def test_selected_observations_are_the_same_in_the_layout_for_networks(shape: tuple[int, ...]) -> None:
+    obs, index = torch.randint(0, 256, (8, *shape), dtype=torch.uint8), torch.tensor([5, 0, 5])
+    selected = select(channels_last(obs), index)
+    assert torch.equal(selected, obs[index])
+    assert channels_last(selected) is selected

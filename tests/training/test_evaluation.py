@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from short_runs import TINY, begun, go, iterate, record
+
+from rl.training.evaluate import Interrupted, play
+
+pytestmark = pytest.mark.usefixtures("few_scores")
+
+
+def test_training_is_the_same_however_often_it_is_evaluated(tmp_path: Path) -> None:
+    assert go(tmp_path / "never", *TINY, "eval.every=null") == 0
+    assert go(tmp_path / "always", *TINY, "eval.every=64", "eval.episodes=7") == 0
+    never, always = record(tmp_path / "never"), record(tmp_path / "always")
+    training = [name for name in never if name.startswith(("metrics.csv", "ckpt-640.pt", "ckpt-512.pt"))]
+    assert len(training) > 200
+    assert [
+        name
+        for name in training
+        if not (torch.equal(never[name], always[name]) if torch.is_tensor(never[name]) else never[name] == always[name])
+    ] == []
+
+
+def test_global_generators_are_put_back(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", *TINY)
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    action = run.parts.streams.action.bit_generator.state
+    play(run.agent, run.parts.make_env, 3, 0, explore=True)
+    assert (random.getstate(), str(np.random.get_state())) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert run.parts.streams.action.bit_generator.state == action
+
+
+def test_returns_do_not_depend_on_how_many_play_side_by_side(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", *TINY)
+    iterate(run, 3)
+    one, three, wide = (play(run.agent, run.parts.make_env, 12, 5, width=width) for width in (1, 3, 50))
+    assert one == three == wide
+    assert len(set(one.lengths)) > 1
+
+
+def test_every_env_plays_its_quota_of_episodes(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", *TINY)
+    played: list[tuple[float, int]] = []
+    scores = play(run.agent, run.parts.make_env, 7, 1, width=3, on_episode=lambda total, length: played.append((total, length)))
+    assert sorted(played) == sorted(zip(scores.returns, scores.lengths, strict=True))
+    assert len(played) == 7
+    assert scores == play(run.agent, run.parts.make_env, 7, 1, width=3)
+    assert scores != play(run.agent, run.parts.make_env, 7, 2, width=3)
+
+
+def test_a_stop_interrupts_the_episodes(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", *TINY)
+    with pytest.raises(Interrupted):
+        play(run.agent, run.parts.make_env, 100, 0, stop=lambda: True)
+
+
+def test_the_summary_by_hand_numbers(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", *TINY, "env=gym", "env.id=tiny_envs:Counting-v0", "+env.kwargs.length=4")
+    expected = {
+        "episodes": 3,
+        "total_reward": 10.0,
+        "total_reward_std": 0.0,
+        "total_reward_min": 10.0,
+        "total_reward_max": 10.0,
+        "episode_length": 4.0,
+    }
+    assert play(run.agent, run.parts.make_env, 3, 0).summary() == expected
+
+
+def test_of_equal_scores_the_later_is_the_best(tmp_path: Path) -> None:
+    assert go(tmp_path / "run", *TINY, "env=gym", "env.id=tiny_envs:Counting-v0") == 0
+    assert record(tmp_path / "run")["link"] == "ckpt-best-576.pt"
