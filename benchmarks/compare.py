@@ -39,7 +39,9 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def replay_rows(run: Path, frames: int) -> dict[int, list[bytes]]:
-    """What a checkpoint's chunks hold, row by row of all environments: each array's bytes, then the ends of episodes there."""
+    """What a checkpoint's chunks hold, row by row of all environments: each array's bytes, then the ends of
+    episodes there.
+    """
     rows: dict[int, list[bytes]] = {}
     for name in Manifest.read(run / "ckpt" / f"ckpt-{frames}.json").replay:
         data = io.BytesIO((run / "replay" / name).read_bytes())
@@ -72,12 +74,18 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
     if isinstance(one, list | tuple):
         if len(one) != len(other):
             return [f"{path} length"]
-        return [where for n, pair in enumerate(zip(one, other, strict=True)) for where in differing(*pair, f"{path}/{n}")]
+        return [
+            where
+            for n, pair in enumerate(zip(one, other, strict=True))
+            for where in differing(*pair, f"{path}/{n}")
+        ]
     return [] if repr(one) == repr(other) else [path]
 
 
 def _same_rows(one: dict[int, list[bytes]], other: dict[int, list[bytes]]) -> bool:
-    """Whether two memories agree: in all rows that both have, up to the same one; where older chunks begin may differ."""
+    """Whether two memories agree: in all rows that both have, up to the same one; where older chunks begin
+    may differ.
+    """
     both = one.keys() & other.keys()
     return bool(both) and max(one) == max(other) and all(one[row] == other[row] for row in both)
 

@@ -1,4 +1,6 @@
-"""`python -m benchmarks.coverage [pytest's words ...]`: the lines of rl/ that the tests run, in whatever process."""
+"""`python -m benchmarks.coverage [pytest's words ...]`: the lines of rl/ that the tests run, in whatever
+process.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,25 @@ def main() -> None:
         environment = {**os.environ, "COVERAGE_FILE": str(Path(place) / "data")}
 
         def coverage(*words: str) -> int:
-            return subprocess.run([sys.executable, "-m", "coverage", *words], cwd=ROOT, env=environment, check=False).returncode
+            return subprocess.run(
+                [sys.executable, "-m", "coverage", *words], cwd=ROOT, env=environment, check=False
+            ).returncode
 
         failed = coverage("run", "-m", "pytest", *words)
         if coverage("combine", "-q") or coverage("json", "-q", "-o", str(report)):
             raise SystemExit("no data were written")
         measured = json.loads(report.read_text())
-    files = {**{name: one["summary"] for name, one in sorted(measured["files"].items())}, "all": measured["totals"]}
+    files = {
+        **{name: one["summary"] for name, one in sorted(measured["files"].items())},
+        "all": measured["totals"],
+    }
     rows = [
-        {"file": name, "lines": one["num_statements"], "run": one["covered_lines"], "percent": f"{one['percent_covered']:.1f}"}
+        {
+            "file": name,
+            "lines": one["num_statements"],
+            "run": one["covered_lines"],
+            "percent": f"{one['percent_covered']:.1f}",
+        }
         for name, one in files.items()
     ]
     print("\n".join(f"{row['percent']:>6} {row['file']}" for row in rows))

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.faults [minutes=20] [seed=1] [place=DIR]`: hurt real runs in every way that there is, and compare.
+"""`python -m benchmarks.faults [minutes=20] [seed=1] [place=DIR]`: hurt real runs in every way that there is,
+and compare.
 
-For each algorithm one run is left alone. Others of the same line are killed, stopped, starved of disk, damaged between two
-sessions and resumed, again and again, then resumed to their ends and compared bit for bit. A session is what `train.py`
-does, in a fork of this process, which has imported torch already, or by itself. `place` should be a small disk of its own,
-that the campaign may fill; where it may mount one, it does.
+For each algorithm one run is left alone. Others of the same line are killed, stopped, starved of disk,
+damaged between two sessions and resumed, again and again, then resumed to their ends and compared bit for
+bit. A session is what `train.py` does, in a fork of this process, which has imported torch already, or by
+itself. `place` should be a small disk of its own, that the campaign may fill; where it may mount one, it
+does.
 """
 
 from __future__ import annotations
@@ -40,7 +42,13 @@ from rl.runs.manifest import Manifest
 from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED
 from rl.serialize import load, serialize
 
-SETTINGS = ["eval.episodes=1", "progress=false", "ckpt.minutes=null", "algo.network.hidden=[16]", "env.num_envs=2"]
+SETTINGS = [
+    "eval.episodes=1",
+    "progress=false",
+    "ckpt.minutes=null",
+    "algo.network.hidden=[16]",
+    "env.num_envs=2",
+]
 MEMORY = [
     *("algo.learning_starts=100", "algo.batch_size=16", "algo.replay.capacity=500"),
     *("algo.rollout_length=8", "algo.updates_per_frame=0.25"),
@@ -49,7 +57,11 @@ LINES = {  # algo -> environment, frames of which a sixteenth is the interval of
     "reinforce": ("cartpole", 4096, ["algo.rollout_length=64"]),
     "a2c": ("lunar_lander", 1600, []),
     "ppo": ("pendulum", 4096, ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2"]),
-    "recurrent_ppo": ("pendulum", 4096, ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2", "algo.state_size=16"]),
+    "recurrent_ppo": (
+        "pendulum",
+        4096,
+        ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2", "algo.state_size=16"],
+    ),
     "sarsa": ("cartpole", 4096, []),
     "pqn": ("cartpole", 4096, ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2"]),
     "dqn": ("lunar_lander", 1600, MEMORY),
@@ -76,13 +88,18 @@ class WrongError(Exception):
     """Something that must not happen; says what, and what the session said."""
 
 
-# ------------------------------------------------------------------------------------------------------- sessions
+# -------------------------------------------------------------------------------------------------------
+# sessions
 
 
 class Session:
-    """`train.py` with these words in a fork of this process; what it says goes to a file. Without `now` it waits for `let_go`."""
+    """`train.py` with these words in a fork of this process; what it says goes to a file. Without `now` it
+    waits for `let_go`.
+    """
 
-    def __init__(self, words: list[str], output: Path, *, now: bool = True, before: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, words: list[str], output: Path, *, now: bool = True, before: Callable[[], object] | None = None
+    ) -> None:
         self.output, self.code = output, None
         wait, self._go = os.pipe()
         sys.stdout.flush()
@@ -140,7 +157,10 @@ def _train(words: list[str], output: Path, wait: int, before: Callable[[], objec
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+        sys.stdout, sys.stderr = (
+            os.fdopen(1, "w", buffering=1, closefd=False),
+            os.fdopen(2, "w", buffering=1, closefd=False),
+        )
         os.read(wait, 1)
         if before:
             before()
@@ -170,7 +190,8 @@ class Hurt:
     rng: random.Random
     sessions: int = 0
     whole_line: bool = False  # whether its history may say something else by now
-    expected: list[str] = field(default_factory=list)  # what its next sessions must say of faults between sessions
+    # what its next sessions must say of faults between sessions
+    expected: list[str] = field(default_factory=list)
     heard: str = ""  # what they said so far
     struck: list[tuple[str, str]] = field(default_factory=list)  # the faults so far, and what the run did
 
@@ -209,7 +230,9 @@ class Hurt:
         """Let a session commit a checkpoint, and a random while more; whether it still runs."""
         before = newest_frames(self.folder)
         until = time.monotonic() + self.rng.uniform(0, seconds)
-        return session.wait_for(lambda: newest_frames(self.folder) > max(before, 0)) and session.wait_for(lambda: time.monotonic() > until)
+        return session.wait_for(lambda: newest_frames(self.folder) > max(before, 0)) and session.wait_for(
+            lambda: time.monotonic() > until
+        )
 
 
 def must(session: Session, *codes: int, says: str = "") -> None:
@@ -220,10 +243,13 @@ def must(session: Session, *codes: int, says: str = "") -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a run but its lock."""
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+    }
 
 
-# --------------------------------------------------------------------------------------------- faults in a session
+# --------------------------------------------------------------------------------------------- faults in a
+# session
 
 
 def killed(run: Hurt) -> str:
@@ -259,7 +285,9 @@ def traced(run: Hurt, call: str, what: str) -> Session | None:
     session = run.start(now=False)
     inject = f"inject={name}:{what}:when={run.rng.randint(1, most)}"
     with subprocess.Popen(
-        ["strace", "-p", str(session.pid), "-o", "/dev/null", "-e", inject], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["strace", "-p", str(session.pid), "-o", "/dev/null", "-e", inject],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as strace:
         session.wait_for(lambda: "TracerPid:\t0\n" not in Path(f"/proc/{session.pid}/status").read_text())
         session.let_go()
@@ -297,7 +325,10 @@ def told_to_stop(run: Hurt) -> str:
     """SIGTERM, SIGINT, SIGUSR1 or SIGUSR2."""
     if not run.early:
         return ""
-    session, number = run.start(), run.rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+    session, number = (
+        run.start(),
+        run.rng.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]),
+    )
     run.train_a_while(session)
     session.send(number)
     code = INTERRUPTED if number == signal.SIGINT else TO_BE_CONTINUED
@@ -338,7 +369,9 @@ def two_at_once(run: Hurt) -> str:
 
 
 def full_disk(run: Hurt) -> str:
-    """The disk of the run's folder fills up while it trains; or, where that is not a small one, its files may not grow."""
+    """The disk of the run's folder fills up while it trains; or, where that is not a small one, its files may
+    not grow.
+    """
     disk = run.folder.parent
     if shutil.disk_usage(disk).total > DISK_BYTES:
         size = run.rng.choice([1, 1000, 5000, 20_000])
@@ -378,7 +411,8 @@ def read_only(run: Hurt) -> str:
     return REFUSED_
 
 
-# ------------------------------------------------------------------------------------------- faults between sessions
+# ------------------------------------------------------------------------------------------- faults between
+# sessions
 
 
 def _truncate(path: Path, rng: random.Random) -> None:
@@ -399,7 +433,9 @@ DAMAGES = {"truncated": _truncate, "flipped": _flip, "deleted": _delete}
 
 
 def damaged(how: str, pattern: str) -> Callable[[Hurt], str]:
-    """A file that checkpoints name is damaged. An older one that does not need it is used, loudly; else all is refused."""
+    """A file that checkpoints name is damaged. An older one that does not need it is used, loudly; else all
+    is refused.
+    """
 
     def fault(run: Hurt) -> str:
         manifests = {one: _named_by(one) for one in run.folder.glob("ckpt/ckpt-*.json")}
@@ -413,7 +449,8 @@ def damaged(how: str, pattern: str) -> Callable[[Hurt], str]:
         DAMAGES[how](path, run.rng)
         if not left:
             return _refused(run, path, before, "no checkpoint is whole")
-        loud = [] if (path, how) == (newest, "deleted") else ["DAMAGED CHECKPOINT"]  # such a one was never committed
+        # such a one was never committed
+        loud = [] if (path, how) == (newest, "deleted") else ["DAMAGED CHECKPOINT"]
         run.expected += [f"going on at frame {max(left)} "] * (max(left) > 0) + loud
         return WENT_BACK
 
@@ -422,7 +459,9 @@ def damaged(how: str, pattern: str) -> Callable[[Hurt], str]:
 
 def _named_by(manifest: Path) -> set[Path]:
     content = json.loads(manifest.read_text())
-    return {manifest.parent / name for name in content["files"]} | {manifest.parent.parent / "replay" / name for name in content["replay"]}
+    return {manifest.parent / name for name in content["files"]} | {
+        manifest.parent.parent / "replay" / name for name in content["replay"]
+    }
 
 
 def _plain(said: str) -> str:
@@ -445,14 +484,17 @@ def _refused(run: Hurt, path: Path, before: bytes, says: str) -> str:
 
 
 def own_files_damaged(run: Hurt) -> str:
-    """A bit of its configuration or history flips, or the end is gone: refused with a message, or without effect."""
+    """A bit of its configuration or history flips, or the end is gone: refused with a message, or without
+    effect.
+    """
     path = run.folder / run.rng.choice(["config.yaml", "history.jsonl"])
     before, run.whole_line = path.read_bytes(), True
     run.rng.choice([_truncate, _flip])(path, run.rng)
     session = run.start()
     run.train_a_while(session)
     session.send(signal.SIGKILL)
-    versions = [words for words in run.expected if words.startswith("torch was")]  # their line may be the one whose end is gone
+    # their line may be the one whose end is gone
+    versions = [words for words in run.expected if words.startswith("torch was")]
     run.expected = [words for words in run.expected if words not in versions]
     run.ended(session, -signal.SIGKILL, FINISHED, REFUSED)
     if session.code != REFUSED:
@@ -485,7 +527,9 @@ def rows_cut(run: Hurt) -> str:
 def clock_moved(run: Hurt) -> str:
     """The clock was a year ahead when the newest checkpoint was saved, and the files' times are nonsense."""
     path = run.folder / "ckpt" / f"ckpt-{newest_frames(run.folder)}.json"
-    path.write_bytes(Manifest(**{**vars(Manifest.read(path)), "saved_at": time.time() + 365 * 86_400}).to_bytes())
+    path.write_bytes(
+        Manifest(**{**vars(Manifest.read(path)), "saved_at": time.time() + 365 * 86_400}).to_bytes()
+    )
     for file in run.folder.rglob("*"):
         os.utime(file, (run.rng.uniform(0, 4e9),) * 2, follow_symlinks=False)
     return WENT_ON
@@ -506,7 +550,12 @@ def strays(run: Hurt) -> str:
     """Files lie there that kills left, and newer ones that were never committed."""
     frames = newest_frames(run.folder) + 1
     (run.folder / "replay").mkdir(exist_ok=True)
-    for name in (f"ckpt/ckpt-{frames}.pt", f"ckpt/ckpt-best-{frames}.pt", f"replay/chunk-{frames}.bin", "ckpt/.ckpt-7.json.tmp"):
+    for name in (
+        f"ckpt/ckpt-{frames}.pt",
+        f"ckpt/ckpt-best-{frames}.pt",
+        f"replay/chunk-{frames}.bin",
+        "ckpt/.ckpt-7.json.tmp",
+    ):
         (run.folder / name).write_bytes(run.rng.randbytes(100))
     return WENT_ON
 
@@ -537,10 +586,13 @@ DAMAGING: dict[str, Fault] = {  # between sessions, one of them
     **{f"replay chunk {how}": damaged(how, "replay/*.bin") for how in DAMAGES},
     "rows of metrics.csv cut": rows_cut,
 }
-STRACE = [name for name in IN_SESSIONS if any(name in (f"kill -9 in a {call}", f"a {call} fails") for call in CALLS)]
+STRACE = [
+    name for name in IN_SESSIONS if any(name in (f"kill -9 in a {call}", f"a {call} fails") for call in CALLS)
+]
 
 
-# ------------------------------------------------------------------------------------------------------- campaign
+# -------------------------------------------------------------------------------------------------------
+# campaign
 
 
 class Campaign:
@@ -548,23 +600,33 @@ class Campaign:
 
     def __init__(self, place: Path, logs: Path, seed: int) -> None:
         self.place, self.logs, self.rng = place, logs, random.Random(seed)
-        self.counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        self.counts: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(
+            collections.Counter
+        )
         self.number = 0
 
     def line(self, algo: str) -> tuple[list[str], int]:
         """An algorithm's command line, and its frames."""
         env, frames, more = LINES[algo]
         every = frames // 16
-        intervals = [f"frames={frames}", f"ckpt.every={every}", f"log_every={every // 2}", f"eval.every={frames // 4}"]
+        intervals = [
+            f"frames={frames}",
+            f"ckpt.every={every}",
+            f"log_every={every // 2}",
+            f"eval.every={frames // 4}",
+        ]
         return [f"algo={algo}", f"env={env}", *SETTINGS, *more, *intervals], frames
 
     def alone(self, algo: str) -> Path:
         """The run that is left alone; made once."""
         folder = self.logs / f"alone-{algo}"
         if not folder.exists():
-            session = Session([*self.line(algo)[0], f"hydra.run.dir={folder}"], self.logs / f"alone-{algo}.txt")
+            session = Session(
+                [*self.line(algo)[0], f"hydra.run.dir={folder}"], self.logs / f"alone-{algo}.txt"
+            )
             must(session, FINISHED)
-            for name in (self.logs / f"alone-{algo}.modules").read_text().split():  # so that no later fork must
+            # so that no later fork must
+            for name in (self.logs / f"alone-{algo}.modules").read_text().split():
                 with contextlib.suppress(ImportError):
                     importlib.import_module(name)
         return folder
@@ -597,19 +659,28 @@ class Campaign:
             shutil.rmtree(run.folder)
 
     def next_faults(self, run: Hurt) -> list[tuple[str, Fault]]:
-        """Where there is a checkpoint, two that harm nothing and one that damages; then one for the next session."""
+        """Where there is a checkpoint, two that harm nothing and one that damages; then one for the next
+        session.
+        """
         without = [] if shutil.which("strace") else STRACE
         session = {name: fault for name, fault in IN_SESSIONS.items() if name not in without}
         if newest_frames(run.folder) < 0:
             return [("kill -9", killed)]
         if run.expected:  # the last session was killed before it had looked at the damage
             return self.least(run.algo, session, 1)
-        return [*self.least(run.algo, HARMLESS, 2), *self.least(run.algo, DAMAGING, 1), *self.least(run.algo, session, 1)]
+        return [
+            *self.least(run.algo, HARMLESS, 2),
+            *self.least(run.algo, DAMAGING, 1),
+            *self.least(run.algo, session, 1),
+        ]
 
     def least(self, algo: str, faults: dict[str, Fault], number: int) -> list[tuple[str, Fault]]:
         """Those that the algorithm, and then all together, were given least."""
         names = self.rng.sample(sorted(faults), len(faults))
-        every = {name: sum(counts["tried"] for (_, other), counts in self.counts.items() if other == name) for name in names}
+        every = {
+            name: sum(counts["tried"] for (_, other), counts in self.counts.items() if other == name)
+            for name in names
+        }
         chosen = sorted(names, key=lambda name: (self.counts[algo, name]["tried"], every[name]))[:number]
         for name in chosen:
             self.counts[algo, name]["tried"] += 1
@@ -619,7 +690,8 @@ class Campaign:
         """Count a run that has come to its end: exact, or silently wrong."""
         found = differences(self.alone(run.algo), run.folder)
         times = [
-            Manifest.read(path).saved_at for path in sorted(run.folder.glob("ckpt/ckpt-[0-9]*.json"), key=lambda path: int(path.stem[5:]))
+            Manifest.read(path).saved_at
+            for path in sorted(run.folder.glob("ckpt/ckpt-[0-9]*.json"), key=lambda path: int(path.stem[5:]))
         ]
         if times != sorted(times):
             found.append("saved_at goes back")
@@ -634,7 +706,9 @@ class Campaign:
         path = folder / "ckpt" / f"ckpt-{newest_frames(folder)}.pt"
         state = load(path.read_bytes(), "cpu")
         weights = next(
-            part for name, part in state.items() if name.startswith("agent.") and isinstance(next(iter(part.values()), None), torch.Tensor)
+            part
+            for name, part in state.items()
+            if name.startswith("agent.") and isinstance(next(iter(part.values()), None), torch.Tensor)
         )
         next(iter(weights.values())).view(-1)[:1].view(torch.int32)[0] ^= 1
         path.write_bytes(serialize(state))
@@ -645,7 +719,11 @@ class Campaign:
     def rows(self) -> list[dict[str, object]]:
         """One for each algorithm and kind of fault."""
         columns = ("times", WENT_ON, WENT_BACK, REFUSED_, "exact", "wrong", "lost")
-        kept = {key: counts for key, counts in sorted(self.counts.items()) if counts["times"] or counts["wrong"] or counts["lost"]}
+        kept = {
+            key: counts
+            for key, counts in sorted(self.counts.items())
+            if counts["times"] or counts["wrong"] or counts["lost"]
+        }
         return [
             {"algo": algo, "fault": name, **{column.replace(" ", "_"): counts[column] for column in columns}}
             for (algo, name), counts in kept.items()
@@ -653,7 +731,10 @@ class Campaign:
 
 
 def _mount(*words: str) -> bool:
-    return os.geteuid() == 0 and subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
+    return (
+        os.geteuid() == 0
+        and subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
+    )
 
 
 @contextlib.contextmanager
@@ -686,7 +767,10 @@ def main() -> None:
             campaign.hurt(algo, until)
         campaign.control(algos[0])
     rows = campaign.rows()
-    total = {name: sum(int(str(row[name])) for row in rows if row["algo"] != "control") for name in list(rows[0])[2:]}
+    total = {
+        name: sum(int(str(row[name])) for row in rows if row["algo"] != "control")
+        for name in list(rows[0])[2:]
+    }
     print(total)
     (control,) = [row for row in rows if row["algo"] == "control"]
     if "record" not in words:

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.golden make|compare [place=DIR] [only=TEXT]`: short runs whose bits a refactor must not move.
+"""`python -m benchmarks.golden make|compare [place=DIR] [only=TEXT]`: short runs whose bits a refactor must
+not move.
 
-`make` trains every case of the table from the command line and writes to DIR (default ../golden, outside the tree) the hashes
-of what each ends with: every part of its last checkpoint, its metric rows and its result. Of every algorithm it also leaves a run
-folder that was stopped half way. `compare` trains all of them again with the code as it is, resumes copies of the half-way
-folders, and names what differs. Without a difference it exits with 0.
+`make` trains every case of the table from the command line and writes to DIR (default ../golden, outside the
+tree) the hashes of what each ends with: every part of its last checkpoint, its metric rows and its result. Of
+every algorithm it also leaves a run folder that was stopped half way. `compare` trains all of them again with
+the code as it is, resumes copies of the half-way folders, and names what differs. Without a difference it
+exits with 0.
 """
 
 from __future__ import annotations
@@ -32,10 +34,19 @@ SHORT = [
 ]
 OF_TIME = {"wall_s", "fps"}  # columns and results that measure the machine
 NORMALIZED = ["algo.normalize_obs=true", "algo.normalize_reward=true"]
-OFF_POLICY = ["algo.learning_starts=256", "algo.replay.capacity=1000", "algo.network.hidden=[32,32]", "algo.updates_per_frame=0.5"]
+OFF_POLICY = [
+    "algo.learning_starts=256",
+    "algo.replay.capacity=1000",
+    "algo.network.hidden=[32,32]",
+    "algo.updates_per_frame=0.5",
+]
 BY_STEP = ["algo.network.hidden=[32,32]", "algo.rollout_length=32"]
 PONG = ["env=pong", "env.num_envs=2", "frames=256", "log_every=64", "eval.every=null", "ckpt.every=128"]
-SMALL_CNN = ["algo.network._target_=rl.pixels.NatureCNN", "+algo.network.channels=[4,8,8]", "algo.network.hidden=[32]"]
+SMALL_CNN = [
+    "algo.network._target_=rl.pixels.NatureCNN",
+    "+algo.network.channels=[4,8,8]",
+    "algo.network.hidden=[32]",
+]
 
 # one for each algorithm: these also resume from a folder that the code of `make` left half way
 ALGORITHMS = {
@@ -53,14 +64,25 @@ ALGORITHMS = {
     "sac_discrete": ["algo=sac_discrete", "algo.normalize_obs=true", *OFF_POLICY],
     "td3": ["algo=td3", "env=pendulum", "algo.normalize_obs=true", *OFF_POLICY],
     "ddpg": ["algo=ddpg", "env=pendulum", *OFF_POLICY],
-    "crossq": ["algo=crossq", "env=pendulum", "algo.normalize_obs=true", "algo.critic_network.hidden=[32,32]", *OFF_POLICY],
+    "crossq": [
+        "algo=crossq",
+        "env=pendulum",
+        "algo.normalize_obs=true",
+        "algo.critic_network.hidden=[32,32]",
+        *OFF_POLICY,
+    ],
     "random": ["algo=random", "algo.rollout_length=64"],
 }
 _PPO = ["algo=ppo", "algo.rollout_length=64", "algo.minibatch_size=64"]
 VARIANTS = {
     "reinforce baseline": ["algo.rollout_length=64", "algo.baseline=true", "algo.max_grad_norm=null"],
     "reinforce compiled": ["algo.rollout_length=64", "algo.baseline=true", "compile=true"],
-    "reinforce pendulum": ["env=pendulum", "algo.rollout_length=64", "algo.baseline=true", "algo.center_returns=false"],
+    "reinforce pendulum": [
+        "env=pendulum",
+        "algo.rollout_length=64",
+        "algo.baseline=true",
+        "algo.center_returns=false",
+    ],
     "a2c plain": ["algo=a2c"],
     "a2c shared": ["algo=a2c", "algo.shared_network=true", "algo.normalize_advantage=true"],
     "a2c value_lr, compiled": ["algo=a2c", "algo.value_lr=1e-3", "compile=true"],
@@ -69,8 +91,18 @@ VARIANTS = {
     "ppo defaults": ["algo=ppo", "frames=4096"],
     "ppo shared": [*_PPO, "algo.shared_network=true", *NORMALIZED],
     "ppo compiled": [*_PPO, *NORMALIZED, "compile=true", "algo.value_clip_range=0.2"],
-    "ppo value_lr": [*_PPO, "algo.value_lr=1e-3", "algo.target_kl=0.003", "algo.clip_range=[[0,0.2],[2k,0.1]]"],
-    "ppo AdamW": [*_PPO, "algo.optimizer={_target_: torch.optim.AdamW}", "algo.network.activation=relu", "algo.network.init=default"],
+    "ppo value_lr": [
+        *_PPO,
+        "algo.value_lr=1e-3",
+        "algo.target_kl=0.003",
+        "algo.clip_range=[[0,0.2],[2k,0.1]]",
+    ],
+    "ppo AdamW": [
+        *_PPO,
+        "algo.optimizer={_target_: torch.optim.AdamW}",
+        "algo.network.activation=relu",
+        "algo.network.init=default",
+    ],
     "ppo pendulum async": [*_PPO, "env=pendulum", "env.vectorization=async", "env.num_envs=2"],
     "ppo halfcheetah": [*_PPO, "env=halfcheetah", *NORMALIZED],
     "ppo bipedal walker": [*_PPO, "env=bipedal_walker", "env.num_envs=2"],
@@ -78,35 +110,106 @@ VARIANTS = {
     "ppo two threads": [*_PPO, "threads=2"],
     "ppo pong native": [*_PPO, *PONG, *SMALL_CNN, "algo.shared_network=true"],
     "ppo pong sync": [*_PPO, *PONG, *SMALL_CNN, "algo.shared_network=true", "env.vectorization=sync"],
-    "ppo pong ImpalaResNet": [*_PPO, *PONG, *SMALL_CNN, "algo.network._target_=rl.pixels.ImpalaResNet", "env.deepmind=true", "frames=128"],
+    "ppo pong ImpalaResNet": [
+        *_PPO,
+        *PONG,
+        *SMALL_CNN,
+        "algo.network._target_=rl.pixels.ImpalaResNet",
+        "env.deepmind=true",
+        "frames=128",
+    ],
     "ppo sampled actions of a fork": [*_PPO, "fork={ppo plain}@last", "algo.lr=1e-4"],
-    "recurrent_ppo compiled": ["algo=recurrent_ppo", "algo.rollout_length=64", "algo.minibatch_size=64", "compile=true"],
-    "recurrent_ppo lunar_lander": ["algo=recurrent_ppo", "env=lunar_lander", "algo.value_clip_range=0.2", *NORMALIZED],
-    "pqn huber, Boltzmann": ["algo=pqn", "algo.loss=huber", "algo.epsilon=null", "algo.temperature=0.5", *BY_STEP],
+    "recurrent_ppo compiled": [
+        "algo=recurrent_ppo",
+        "algo.rollout_length=64",
+        "algo.minibatch_size=64",
+        "compile=true",
+    ],
+    "recurrent_ppo lunar_lander": [
+        "algo=recurrent_ppo",
+        "env=lunar_lander",
+        "algo.value_clip_range=0.2",
+        *NORMALIZED,
+    ],
+    "pqn huber, Boltzmann": [
+        "algo=pqn",
+        "algo.loss=huber",
+        "algo.epsilon=null",
+        "algo.temperature=0.5",
+        *BY_STEP,
+    ],
     "sarsa one step": ["algo=sarsa", "algo.td_lambda=0", "algo.loss=squared", *BY_STEP],
     "sarsa compiled": ["algo=sarsa", "compile=true", *BY_STEP],
     "dqn compiled": ["algo=dqn", "compile=true", *OFF_POLICY],
-    "dqn polyak": ["algo=dqn", "algo.target_every=null", "algo.target_tau=0.01", "algo.n_step=3", "algo.loss=squared", *OFF_POLICY],
-    "dqn pong": ["algo=dqn", *PONG, *SMALL_CNN, "algo.learning_starts=64", "algo.replay.capacity=200", "algo.batch_size=8"],
+    "dqn polyak": [
+        "algo=dqn",
+        "algo.target_every=null",
+        "algo.target_tau=0.01",
+        "algo.n_step=3",
+        "algo.loss=squared",
+        *OFF_POLICY,
+    ],
+    "dqn pong": [
+        "algo=dqn",
+        *PONG,
+        *SMALL_CNN,
+        "algo.learning_starts=64",
+        "algo.replay.capacity=200",
+        "algo.batch_size=8",
+    ],
     "rainbow pong": [
-        *("algo=rainbow", *PONG, "algo.network._target_=rl.pixels.NoisyDuelingNatureCNN", "+algo.network.channels=[4,8,8]"),
-        *("algo.network.hidden=[32]", "algo.learning_starts=64", "algo.replay.capacity=200", "algo.batch_size=8"),
+        *(
+            "algo=rainbow",
+            *PONG,
+            "algo.network._target_=rl.pixels.NoisyDuelingNatureCNN",
+            "+algo.network.channels=[4,8,8]",
+        ),
+        *(
+            "algo.network.hidden=[32]",
+            "algo.learning_starts=64",
+            "algo.replay.capacity=200",
+            "algo.batch_size=8",
+        ),
     ],
     "rainbow compiled": ["algo=rainbow", "compile=true", *OFF_POLICY],
     "ddqn_per acrobot refill": ["algo=ddqn_per", "env=acrobot", "algo.replay.on_resume=refill", *OFF_POLICY],
     "sac compiled": ["algo=sac", "env=pendulum", "compile=true", *OFF_POLICY],
     "sac hopper, prioritised": [
-        *("algo=sac", "env=hopper", "+algo.replay.alpha=0.6", "+algo.replay.beta=[[0,0.4],[2k,1]]", "+algo.replay.epsilon=1e-6"),
+        *(
+            "algo=sac",
+            "env=hopper",
+            "+algo.replay.alpha=0.6",
+            "+algo.replay.beta=[[0,0.4],[2k,1]]",
+            "+algo.replay.epsilon=1e-6",
+        ),
         *("algo.replay._target_=rl.replay.PrioritizedReplay", *OFF_POLICY),
     ],
-    "sac LayerNormMLP": ["algo=sac", "env=pendulum", "algo.network._target_=rl.networks.LayerNormMLP", "algo.actor_lr=1e-3", *OFF_POLICY],
+    "sac LayerNormMLP": [
+        "algo=sac",
+        "env=pendulum",
+        "algo.network._target_=rl.networks.LayerNormMLP",
+        "algo.actor_lr=1e-3",
+        *OFF_POLICY,
+    ],
     "sac_discrete compiled": ["algo=sac_discrete", "compile=true", *OFF_POLICY],
     "td3 compiled": ["algo=td3", "env=pendulum", "compile=true", *OFF_POLICY],
-    "crossq compiled": ["algo=crossq", "env=pendulum", "compile=true", "algo.critic_network.hidden=[32,32]", *OFF_POLICY],
+    "crossq compiled": [
+        "algo=crossq",
+        "env=pendulum",
+        "compile=true",
+        "algo.critic_network.hidden=[32,32]",
+        *OFF_POLICY,
+    ],
 }
 SWEEPS = {
     "sweep": ["-m", "algo=reinforce,a2c", "seed=1,2", "algo.rollout_length=32", "launcher=processes"],
-    "search": ["algo=a2c", "n_trials=3", "launcher.n_jobs=1", "sampler={_target_: optuna.samplers.RandomSampler, seed: 1}", "pruner=null"],
+    "search": [
+        "algo=a2c",
+        "n_trials=3",
+        "launcher.n_jobs=1",
+        "sampler={_target_: optuna.samplers.RandomSampler, seed: 1}",
+        "pruner=null",
+    ],
 }
 
 # two evaluation episodes at a run's end, not 100: those of Pong would take minutes
@@ -124,7 +227,9 @@ def run(command: list[str]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+        )
 
 
 def train(folder: Path, overrides: list[str]) -> None:
@@ -133,15 +238,21 @@ def train(folder: Path, overrides: list[str]) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """What a run ended with: a hash for each part of its newest checkpoint, for its tables and for its result."""
+    """What a run ended with: a hash for each part of its newest checkpoint, for its tables and for its
+    result.
+    """
     frames = max(int(path.stem.partition("-")[2]) for path in (folder / "ckpt").glob("ckpt-*.json"))
     state = torch.load(folder / "ckpt" / f"ckpt-{frames}.pt", weights_only=True)
     found = {f"checkpoint {name}": _hash(part) for name, part in state.items()}
     for name in ("metrics.csv", "eval.csv"):
         with (folder / name).open(newline="") as file:
-            found[name] = _hash([{k: v for k, v in row.items() if k not in OF_TIME} for row in csv.DictReader(file)])
+            found[name] = _hash(
+                [{k: v for k, v in row.items() if k not in OF_TIME} for row in csv.DictReader(file)]
+            )
     result = json.loads((folder / "result.json").read_text())
-    return found | {"result.json": _hash({name: value for name, value in result.items() if name not in OF_TIME})}
+    return found | {
+        "result.json": _hash({name: value for name, value in result.items() if name not in OF_TIME})
+    }
 
 
 def _hash(value: Any) -> str:
@@ -166,14 +277,19 @@ def _feed(update: Callable[[bytes], None], value: Any, path: str) -> None:
 def measure(place: Path, only: str) -> dict[str, dict[str, str]]:
     """Train all cases; what each ended with."""
     cases = {name: overrides for name, overrides in {**ALGORITHMS, **VARIANTS}.items() if only in name}
-    first = {name: overrides for name, overrides in cases.items() if not any("{" in text and "}@" in text for text in overrides)}
+    first = {
+        name: overrides
+        for name, overrides in cases.items()
+        if not any("{" in text and "}@" in text for text in overrides)
+    }
     if len(first) < len(cases):
         first |= {"ppo plain": VARIANTS["ppo plain"]}
     found: dict[str, dict[str, str]] = {}
 
     def one(name: str) -> None:
         overrides = [
-            text.replace("{ppo plain}", str(place / "ppo plain")) if "}@" in text else text for text in cases.get(name, first.get(name, []))
+            text.replace("{ppo plain}", str(place / "ppo plain")) if "}@" in text else text
+            for text in cases.get(name, first.get(name, []))
         ]
         train(place / name, overrides)
         found[name] = hashes(place / name)
@@ -202,7 +318,12 @@ def make(place: Path, only: str) -> None:
     table = place / "golden.json"
     shutil.rmtree(place / "halves", ignore_errors=True)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda name: train(place / "halves" / name, [*ALGORITHMS[name], f"frames={FRAMES // 2}"]), ALGORITHMS))
+        list(
+            pool.map(
+                lambda name: train(place / "halves" / name, [*ALGORITHMS[name], f"frames={FRAMES // 2}"]),
+                ALGORITHMS,
+            )
+        )
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         found = measure(Path(folder), only)
     table.write_text(json.dumps(found, indent=1, sort_keys=True))

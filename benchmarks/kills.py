@@ -1,8 +1,10 @@
-"""`python -m benchmarks.kills [kills=50] [seeds=10] [train.py overrides ...]`: kill real runs, resume them, and compare.
+"""`python -m benchmarks.kills [kills=50] [seeds=10] [train.py overrides ...]`: kill real runs, resume them,
+and compare.
 
-For each seed one run is left alone and another is killed again and again while it trains: two times out of three at a
-random moment, else inside a save, at a random one of the calls that make it durable. Then it is resumed to its end and
-compared with the other: every checkpoint, every row, the result. A kill counts if the session had trained before it.
+For each seed one run is left alone and another is killed again and again while it trains: two times out of
+three at a random moment, else inside a save, at a random one of the calls that make it durable. Then it is
+resumed to its end and compared with the other: every checkpoint, every row, the result. A kill counts if the
+session had trained before it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from pathlib import Path
 from benchmarks.compare import differences
 from benchmarks.record import ROOT, record
 
-SETTINGS = ["frames=80k", "ckpt.every=4k", "log_every=4k", "eval.every=20k", "eval.episodes=10", "progress=false"]
+SETTINGS = [
+    "frames=80k",
+    "ckpt.every=4k",
+    "log_every=4k",
+    "eval.every=20k",
+    "eval.episodes=10",
+    "progress=false",
+]
 CALLS = {"fsync": 7, "replace": 2, "unlink": 3, "write": 6}  # how many of each one save makes, about
 
 
@@ -33,7 +42,9 @@ def start(module: list[str], folder: Path, overrides: list[str]) -> subprocess.P
 
 def newest_frames(folder: Path) -> int:
     """The frames of the newest committed checkpoint, -1 if there is none."""
-    return max((int(path.stem.partition("-")[2]) for path in (folder / "ckpt").glob("ckpt-*.json")), default=-1)
+    return max(
+        (int(path.stem.partition("-")[2]) for path in (folder / "ckpt").glob("ckpt-*.json")), default=-1
+    )
 
 
 def kill_at_random(folder: Path, overrides: list[str], rng: random.Random) -> str:
@@ -71,7 +82,9 @@ def finish(folder: Path, overrides: list[str]) -> None:
 
 
 def campaign(seed: int, first: int, kills: int, overrides: list[str], place: Path) -> dict[str, object]:
-    """One seed's two runs, one of them killed `kills` times; every third kill of all, counted from `first`, is inside a save."""
+    """One seed's two runs, one of them killed `kills` times; every third kill of all, counted from `first`,
+    is inside a save.
+    """
     rng, of_seed = random.Random(seed), [*overrides, f"seed={seed}"]
     alone, killed = place / f"alone-{seed}", place / f"killed-{seed}"
     finish(alone, of_seed)
@@ -86,8 +99,16 @@ def campaign(seed: int, first: int, kills: int, overrides: list[str], place: Pat
     finish(killed, of_seed)
     found = differences(alone, killed)
     saves = sum(what.startswith("os.") for what in made)
-    print(f"seed {seed}: {len(made)} kills, {saves} inside a save, differences: {found or 'none'}", flush=True)
-    return {"seed": seed, "kills": len(made), "inside_a_save": saves, "differences": len(found), "what": "; ".join(made)}
+    print(
+        f"seed {seed}: {len(made)} kills, {saves} inside a save, differences: {found or 'none'}", flush=True
+    )
+    return {
+        "seed": seed,
+        "kills": len(made),
+        "inside_a_save": saves,
+        "differences": len(found),
+        "what": "; ".join(made),
+    }
 
 
 def main() -> None:
@@ -98,7 +119,10 @@ def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     bounds = [kills * n // seeds for n in range(seeds + 1)]
     with tempfile.TemporaryDirectory(prefix="kills-") as place, ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(campaign, n + 1, bounds[n], bounds[n + 1] - bounds[n], overrides, Path(place)) for n in range(seeds)]
+        jobs = [
+            pool.submit(campaign, n + 1, bounds[n], bounds[n + 1] - bounds[n], overrides, Path(place))
+            for n in range(seeds)
+        ]
         rows = [job.result() for job in jobs]
     record("kills" + "".join(f"_{word.replace('=', '-').replace('.', '-')}" for word in overrides), rows)
     if any(row["differences"] for row in rows):

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.random_baselines [episodes=100]`: what uniformly random actions score in each environment.
+"""`python -m benchmarks.random_baselines [episodes=100]`: what uniformly random actions score in each
+environment.
 
-Written as rl/random_baselines.csv, which the package ships: `rl.report` measures strength against it. Left out is what
-takes hours: CarRacing, and of Atari all but Pong.
+Written as rl/random_baselines.csv, which the package ships: `rl.report` measures strength against it. Left
+out is what takes hours: CarRacing, and of Atari all but Pong.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from rl.config.compose import compose, options
 from rl.training.build import build_env_factory, build_player
 from rl.training.evaluate import play
 
-LEFT_OUT = {"gym", "atari", "car_racing", "beam_rider", "breakout", "enduro", "qbert", "seaquest", "space_invaders"}
+LEFT_OUT = {
+    "gym",
+    "atari",
+    "car_racing",
+    "beam_rider",
+    "breakout",
+    "enduro",
+    "qbert",
+    "seaquest",
+    "space_invaders",
+}
 
 
 def main() -> None:
@@ -26,10 +37,24 @@ def main() -> None:
     for env in sorted(options("env").keys() - LEFT_OUT):
         composed = compose(["algo=random", f"env={env}"], RunConfig)
         entry = composed.values["env"]
-        scores = play(build_player(composed.config), build_env_factory(composed.config.env), episodes, seed=0, explore=True)
-        rows.append({"id": entry["id"], **{key: json.dumps(entry[key]) for key in ("kwargs", "wrappers")}, **scores.summary()})
+        scores = play(
+            build_player(composed.config),
+            build_env_factory(composed.config.env),
+            episodes,
+            seed=0,
+            explore=True,
+        )
+        rows.append(
+            {
+                "id": entry["id"],
+                **{key: json.dumps(entry[key]) for key in ("kwargs", "wrappers")},
+                **scores.summary(),
+            }
+        )
         print(env, rows[-1], flush=True)
-    record("random_baselines", sorted(rows, key=lambda row: (str(row["id"]), str(row["kwargs"]))), ROOT / "rl")
+    record(
+        "random_baselines", sorted(rows, key=lambda row: (str(row["id"]), str(row["kwargs"]))), ROOT / "rl"
+    )
 
 
 if __name__ == "__main__":

@@ -19,14 +19,20 @@ _PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "stable-baselines3")
 
 
 def started(*words: str) -> subprocess.Popen[bytes]:
-    """`train.py` with these words, in a session of its own as in a terminal of its own: Linux shares cores between those."""
-    return subprocess.Popen([sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    """`train.py` with these words, in a session of its own as in a terminal of its own: Linux shares cores
+    between those.
+    """
+    return subprocess.Popen(
+        [sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
     """Write <name>.csv in benchmarks/results/ or another folder; every row also says how it came about."""
     origin = {
-        "command": " ".join([f"python -m {module_name()}", *(word for word in sys.argv[1:] if not word.startswith("place="))]),
+        "command": " ".join(
+            [f"python -m {module_name()}", *(word for word in sys.argv[1:] if not word.startswith("place="))]
+        ),
         **surroundings(),
     }
     path = folder / f"{name}.csv"
@@ -55,14 +61,17 @@ def surroundings() -> dict[str, str]:
             continue
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "git_sha": _git("rev-parse", "--short", "HEAD") + ("+changes" if _git("status", "--porcelain", "--", "rl", "conf") else ""),
+        "git_sha": _git("rev-parse", "--short", "HEAD")
+        + ("+changes" if _git("status", "--porcelain", "--", "rl", "conf") else ""),
         "versions": f"python {platform.python_version()}; " + "; ".join(versions),
         "machine": f"{_processor()}, {os.cpu_count()} cores",
     }
 
 
 def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(
+        ["git", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
 
 
 def _processor() -> str:

@@ -1,7 +1,9 @@
-"""`python -m benchmarks.replay`: what a full replay memory costs: seconds of a checkpoint, and the peak of memory of a load.
+"""`python -m benchmarks.replay`: what a full replay memory costs: seconds of a checkpoint, and the peak of
+memory of a load.
 
-A memory of 1M CartPole transitions with a checkpoint every 10k frames, uniform and prioritised, and one of 100k Atari
-transitions (four stacked frames of 84 x 84 bytes) beside the seconds that training on Pong takes for the same interval.
+A memory of 1M CartPole transitions with a checkpoint every 10k frames, uniform and prioritised, and one of
+100k Atari transitions (four stacked frames of 84 x 84 bytes) beside the seconds that training on Pong takes
+for the same interval.
 """
 
 from __future__ import annotations
@@ -29,8 +31,21 @@ from rl.training.build import build
 from rl.training.run import Run
 
 INTERVAL = 10_000  # frames between checkpoints
-CARTPOLE = ["algo=dqn", "env=cartpole", "env.num_envs=4", "algo.replay.capacity=1M", f"algo.rollout_length={INTERVAL // 4}"]
-PONG = ["algo=dqn", "env=pong", "env.num_envs=4", "algo.rollout_length=4", "algo.replay.capacity=100k", "algo.batch_size=32"]
+CARTPOLE = [
+    "algo=dqn",
+    "env=cartpole",
+    "env.num_envs=4",
+    "algo.replay.capacity=1M",
+    f"algo.rollout_length={INTERVAL // 4}",
+]
+PONG = [
+    "algo=dqn",
+    "env=pong",
+    "env.num_envs=4",
+    "algo.rollout_length=4",
+    "algo.replay.capacity=100k",
+    "algo.batch_size=32",
+]
 PONG += ["algo.learning_starts=2k", "algo.network._target_=rl.pixels.NatureCNN", "algo.network.hidden=[512]"]
 CASES = {
     "1M CartPole transitions": CARTPOLE,
@@ -94,7 +109,9 @@ def measure(name: str, overrides: Sequence[str], repeats: int) -> dict[str, Any]
 
 
 def one_fsync(path: Path) -> float:
-    """Seconds that this disk takes to make a small file durable: a checkpoint does it four times, one with a chunk six times."""
+    """Seconds that this disk takes to make a small file durable: a checkpoint does it four times, one with a
+    chunk six times.
+    """
     with path.open("wb") as file:
         file.write(b"x" * 4096)
         file.flush()
@@ -104,7 +121,9 @@ def one_fsync(path: Path) -> float:
 
 
 def load(folder: Path, overrides: Sequence[str]) -> None:
-    """Print what loading a run's checkpoint adds to the peak of this process's memory, in parts of the memory's size."""
+    """Print what loading a run's checkpoint adds to the peak of this process's memory, in parts of the
+    memory's size.
+    """
     run = run_of(folder, overrides)
     assert run.plan.manifest is not None
     assert run.agent.replay is not None
@@ -116,7 +135,9 @@ def load(folder: Path, overrides: Sequence[str]) -> None:
 
 def peak_kb() -> int:
     """The highest resident memory of this process since it was last reset."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1])
 
 

@@ -1,9 +1,11 @@
-"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [overrides ...]`: what training reaches.
+"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [overrides ...]`: what
+training reaches.
 
-Every seed is one `python train.py`. The score is its result.json's: the LAST weights on 100 fresh greedy episodes; the
-best weights and the training mean over the last 100 rows of metrics.csv stand beside it. The rows of all seeds are kept
-as results/scores_<experiment>.csv, their learning curves as results/curves_<experiment>.csv. With `place` the runs stay
-there, and the same line goes on with them if it was interrupted.
+Every seed is one `python train.py`. The score is its result.json's: the LAST weights on 100 fresh greedy
+episodes; the best weights and the training mean over the last 100 rows of metrics.csv stand beside it. The
+rows of all seeds are kept as results/scores_<experiment>.csv, their learning curves as
+results/curves_<experiment>.csv. With `place` the runs stay there, and the same line goes on with them if it
+was interrupted.
 """
 
 from __future__ import annotations
@@ -24,16 +26,30 @@ from benchmarks.record import ROOT, record
 
 def train(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Train one seed to its end and read what it reached."""
-    command = [sys.executable, "train.py", *overrides, f"seed={seed}", f"hydra.run.dir={folder}", "progress=false"]
+    command = [
+        sys.executable,
+        "train.py",
+        *overrides,
+        f"seed={seed}",
+        f"hydra.run.dir={folder}",
+        "progress=false",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     result = json.loads((folder / "result.json").read_text())
     tail = [float(row["total_reward"]) for row in read(folder / "metrics.csv")[-100:] if row["total_reward"]]
-    row = {"seed": seed, "frames": result["frames"], "training_mean_last_100_rows": f"{statistics.fmean(tail):.2f}"}
+    row = {
+        "seed": seed,
+        "frames": result["frames"],
+        "training_mean_last_100_rows": f"{statistics.fmean(tail):.2f}",
+    }
     for name in ("last", "best"):
         if name in result:
             score = result[name]
-            row |= {f"{name}_mean": f"{score['total_reward']:.2f}", f"{name}_min": f"{score['total_reward_min']:.2f}"}
+            row |= {
+                f"{name}_mean": f"{score['total_reward']:.2f}",
+                f"{name}_min": f"{score['total_reward_min']:.2f}",
+            }
     print(row, flush=True)
     return row | {"minutes": f"{result['wall_s'] / 60:.1f}"}
 

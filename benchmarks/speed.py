@@ -1,9 +1,9 @@
 """How fast training is: `python -m benchmarks.speed [case ...] [repeats=5]`; without a case, all of them.
 
-The sides of a case alternate within one run, and medians are compared: machines are noisy, ratios are less so. What is
-held against Stable-Baselines3 has a process of its own, for what one tells the C library holds for a whole process.
-Evaluation and checkpoints are off inside the timed windows unless they are what is measured. One thread each, unless the case's
-name says otherwise.
+The sides of a case alternate within one run, and medians are compared: machines are noisy, ratios are less
+so. What is held against Stable-Baselines3 has a process of its own, for what one tells the C library holds
+for a whole process. Evaluation and checkpoints are off inside the timed windows unless they are what is
+measured. One thread each, unless the case's name says otherwise.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ Make = Callable[[], Callable[[], int]]  # builds what trains; each call of that 
 _step: Callable[[], int]
 
 
-def frames_per_second(step: Callable[[], int], timed_s: float = TIMED_S, warm_up_s: float = WARM_UP_S) -> float:
+def frames_per_second(
+    step: Callable[[], int], timed_s: float = TIMED_S, warm_up_s: float = WARM_UP_S
+) -> float:
     """Frames per second of repeated calls of `step`, each giving the frames it took, after a warm-up."""
     until = time.perf_counter() + warm_up_s
     while time.perf_counter() < until:
@@ -114,7 +116,9 @@ def rows_of(case: str, unit: str, values: dict[str, list[float]]) -> list[dict[s
 
 
 def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], int]:
-    """About `frames` of iterations as the loop makes them, rows of metrics.csv included; without evaluation and checkpoints."""
+    """About `frames` of iterations as the loop makes them, rows of metrics.csv included; without evaluation
+    and checkpoints.
+    """
     parts = make_parts(*overrides)
     cfg, clock, agent, collector = parts.config, parts.clock, parts.agent, parts.collector
     metrics = Metrics(Path(tempfile.mkdtemp()) / "metrics.csv", agent.columns)
@@ -137,7 +141,9 @@ def training_with_metrics(*overrides: str, frames: int = 4096) -> Callable[[], i
 def stable_baselines(
     algorithm: str, env_id: str, num_envs: int, *, threads: int = 1, frames: int = 4096, **arguments: Any
 ) -> Callable[[], int]:
-    """The same training by Stable-Baselines3, on its own sync vector env; a game of Atari by the rules of 2015."""
+    """The same training by Stable-Baselines3, on its own sync vector env; a game of Atari by the rules of
+    2015.
+    """
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_atari_env, make_vec_env
@@ -146,7 +152,10 @@ def stable_baselines(
     torch.set_num_threads(threads)
     if env_id.startswith("ale_py:"):
         plain = {"frameskip": 1, "repeat_action_probability": 0.0}  # its wrapper skips frames
-        policy, envs = "CnnPolicy", VecFrameStack(make_atari_env(env_id, num_envs, seed=0, env_kwargs=plain), 4)
+        policy, envs = (
+            "CnnPolicy",
+            VecFrameStack(make_atari_env(env_id, num_envs, seed=0, env_kwargs=plain), 4),
+        )
     else:
         policy, envs = "MlpPolicy", make_vec_env(env_id, num_envs, seed=0)
     model = getattr(stable_baselines3, algorithm)(policy, envs, seed=0, device="cpu", **arguments)
@@ -173,7 +182,9 @@ def against_stable_baselines(
     makes: dict[str, Make] = {
         "Stable-Baselines3": functools.partial(stable_baselines, **theirs, frames=frames),
         "Encore": functools.partial(training_with_metrics, *ours, frames=frames),
-        "Encore, compile=true": functools.partial(training_with_metrics, *ours, "compile=true", frames=frames),
+        "Encore, compile=true": functools.partial(
+            training_with_metrics, *ours, "compile=true", frames=frames
+        ),
         **(more or {}),
     }
     sides: dict[str, Side] = {}
@@ -182,9 +193,13 @@ def against_stable_baselines(
         for name, make in makes.items():
             process = processes.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
             began[name] = process.submit(_begin, make).result()
-            sides[name] = functools.partial(lambda process: process.submit(_measure, timed_s).result(), process)
+            sides[name] = functools.partial(
+                lambda process: process.submit(_measure, timed_s).result(), process
+            )
         rows = rows_of(case, "frames/s", alternate(sides, repeats))
-    return [{**row, "compile_s": f"{began[row['side']]:.1f}" if "compile" in row["side"] else ""} for row in rows]
+    return [
+        {**row, "compile_s": f"{began[row['side']]:.1f}" if "compile" in row["side"] else ""} for row in rows
+    ]
 
 
 def _begin(make: Make) -> float:
@@ -204,10 +219,24 @@ def _measure(timed_s: float) -> float:
 def ppo_cartpole(repeats: int) -> list[dict[str, Any]]:
     """PPO, CartPole: 8 envs x 128 steps, 4 epochs of 4 minibatches, separate 64-64 tanh."""
     ours = "algo=ppo env=cartpole env.num_envs=8 algo.rollout_length=128 algo.epochs=4 algo.minibatch_size=256 algo.network.hidden=[64,64]"
-    common = ["algo.lr=3e-4", "algo.network.activation=tanh", "algo.normalize_obs=false", "algo.normalize_reward=false"]
-    theirs = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
+    common = [
+        "algo.lr=3e-4",
+        "algo.network.activation=tanh",
+        "algo.normalize_obs=false",
+        "algo.normalize_reward=false",
+    ]
+    theirs = {
+        "n_steps": 128,
+        "n_epochs": 4,
+        "batch_size": 256,
+        "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}},
+    }
     return against_stable_baselines(
-        "ppo_cartpole", repeats, [*ours.split(), *common], {"algorithm": "PPO", "env_id": "CartPole-v1", "num_envs": 8, **theirs}, 6.0
+        "ppo_cartpole",
+        repeats,
+        [*ours.split(), *common],
+        {"algorithm": "PPO", "env_id": "CartPole-v1", "num_envs": 8, **theirs},
+        6.0,
     )
 
 
@@ -216,7 +245,11 @@ def a2c_cartpole(repeats: int) -> list[dict[str, Any]]:
     ours = "algo=a2c env=cartpole env.num_envs=8 algo.rollout_length=5 algo.network.hidden=[64,64] algo.network.activation=tanh"
     theirs = {"n_steps": 5, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
     return against_stable_baselines(
-        "a2c_cartpole", repeats, ours.split(), {"algorithm": "A2C", "env_id": "CartPole-v1", "num_envs": 8, **theirs}, 6.0
+        "a2c_cartpole",
+        repeats,
+        ours.split(),
+        {"algorithm": "A2C", "env_id": "CartPole-v1", "num_envs": 8, **theirs},
+        6.0,
     )
 
 
@@ -224,19 +257,43 @@ def dqn_cartpole(repeats: int) -> list[dict[str, Any]]:
     """DQN, CartPole: 1 env, batches of 128, an update every 10 steps, 10k transitions, 120-84 relu."""
     ours = "algo=dqn env=cartpole env.num_envs=1 algo.rollout_length=10 algo.updates_per_frame=0.1 algo.batch_size=128 algo.lr=2.5e-4"
     more = "algo.replay.capacity=10k algo.learning_starts=1k algo.target_every=500 algo.network.hidden=[120,84] algo.epsilon=0.05"
-    theirs = {"train_freq": 10, "gradient_steps": 1, "batch_size": 128, "buffer_size": 10_000, "learning_starts": 1000}
-    theirs |= {"learning_rate": 2.5e-4, "target_update_interval": 500, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05}
-    theirs |= {"algorithm": "DQN", "env_id": "CartPole-v1", "num_envs": 1, "policy_kwargs": {"net_arch": [120, 84]}}
+    theirs = {
+        "train_freq": 10,
+        "gradient_steps": 1,
+        "batch_size": 128,
+        "buffer_size": 10_000,
+        "learning_starts": 1000,
+    }
+    theirs |= {
+        "learning_rate": 2.5e-4,
+        "target_update_interval": 500,
+        "exploration_initial_eps": 0.05,
+        "exploration_final_eps": 0.05,
+    }
+    theirs |= {
+        "algorithm": "DQN",
+        "env_id": "CartPole-v1",
+        "num_envs": 1,
+        "policy_kwargs": {"net_arch": [120, 84]},
+    }
     return against_stable_baselines("dqn_cartpole", repeats, [*ours.split(), *more.split()], theirs, 6.0)
 
 
 def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:
     """PPO, HalfCheetah: 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh."""
-    ours = (
-        "algo=ppo env=halfcheetah env.num_envs=1 algo.rollout_length=2048 algo.epochs=10 algo.minibatch_size=64 algo.network.hidden=[64,64]"
-    )
-    common = ["algo.lr=3e-4", "algo.network.activation=tanh", "algo.normalize_obs=false", "algo.normalize_reward=false"]
-    theirs = {"n_steps": 2048, "n_epochs": 10, "batch_size": 64, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
+    ours = "algo=ppo env=halfcheetah env.num_envs=1 algo.rollout_length=2048 algo.epochs=10 algo.minibatch_size=64 algo.network.hidden=[64,64]"
+    common = [
+        "algo.lr=3e-4",
+        "algo.network.activation=tanh",
+        "algo.normalize_obs=false",
+        "algo.normalize_reward=false",
+    ]
+    theirs = {
+        "n_steps": 2048,
+        "n_epochs": 10,
+        "batch_size": 64,
+        "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}},
+    }
     return against_stable_baselines(
         "ppo_halfcheetah",
         repeats,
@@ -247,13 +304,21 @@ def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:
 
 
 def ppo_pong(repeats: int) -> list[dict[str, Any]]:
-    """PPO, Pong: 8 envs x 128 steps, 4 epochs of 4 minibatches, the network of Mnih et al. 2015, shared, and their rules.
+    """PPO, Pong: 8 envs x 128 steps, 4 epochs of 4 minibatches, the network of Mnih et al. 2015, shared, and
+    their rules.
 
-    What differs: our games are ale-py's vector env on one thread, and go on where a life is lost (Pong has none); theirs are
-    gymnasium's, one after another, their frames made small by OpenCV.
+    What differs: our games are ale-py's vector env on one thread, and go on where a life is lost (Pong has
+    none); theirs are gymnasium's, one after another, their frames made small by OpenCV.
     """
     ours = ["experiment=ppo_pong", "env.deepmind=true", "algo.lr=2.5e-4"]
-    theirs = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01}
+    theirs = {
+        "n_steps": 128,
+        "n_epochs": 4,
+        "batch_size": 256,
+        "learning_rate": 2.5e-4,
+        "clip_range": 0.1,
+        "ent_coef": 0.01,
+    }
     return against_stable_baselines(
         "ppo_pong",
         repeats,
@@ -261,14 +326,23 @@ def ppo_pong(repeats: int) -> list[dict[str, Any]]:
         {"algorithm": "PPO", "env_id": "ale_py:ALE/Pong-v5", "num_envs": 8, **theirs},
         20.0,
         frames=1024,
-        more={"Encore, env.vectorization=sync": functools.partial(training_with_metrics, *ours, "env.vectorization=sync", frames=1024)},
+        more={
+            "Encore, env.vectorization=sync": functools.partial(
+                training_with_metrics, *ours, "env.vectorization=sync", frames=1024
+            )
+        },
     )
 
 
 def sac_pendulum(repeats: int, threads: int = 1) -> list[dict[str, Any]]:
     """SAC, Pendulum: 1 env, an update a frame, batches of 256, 256-256 relu; and its matrix products alone."""
     ours = "algo=sac env=pendulum env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256 algo.network.hidden=[256,256] algo.lr=3e-4"
-    theirs = {"batch_size": 256, "learning_starts": 100, "learning_rate": 3e-4, "policy_kwargs": {"net_arch": [256, 256]}}
+    theirs = {
+        "batch_size": 256,
+        "learning_starts": 100,
+        "learning_rate": 3e-4,
+        "policy_kwargs": {"net_arch": [256, 256]},
+    }
     case = "sac_pendulum" if threads == 1 else f"sac_pendulum_{threads}_threads"
     return against_stable_baselines(
         case,
@@ -289,9 +363,11 @@ def products_of_sac(threads: int) -> Callable[[], int]:
     one, two = torch.randn(256, 256), torch.randn(2, 256, 256)
 
     def step() -> int:
-        for _ in range(4):  # the actor: forward in obs and in next_obs, backward to its weights and to its first layer
+        # the actor: forward in obs and in next_obs, backward to its weights and to its first layer
+        for _ in range(4):
             torch.mm(one, one)
-        for _ in range(6):  # the critics: forward three times, backward to their weights once and to their inputs twice
+        # the critics: forward three times, backward to their weights once and to their inputs twice
+        for _ in range(6):
             torch.bmm(two, two)
         return 1
 
@@ -333,7 +409,9 @@ def run_of(folder: Path, overrides: Sequence[str]) -> Run:
     """A run in a folder, at frame 0 or where its newest checkpoint is."""
     composed = compose(overrides, RunConfig)
     parts = build(composed.config)
-    manifests = sorted((Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames)
+    manifests = sorted(
+        (Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames
+    )
     run = Run(Plan(folder, composed, [], manifest=manifests[-1] if manifests else None), parts)
     if not manifests:
         run.begin("benchmark")
@@ -341,7 +419,9 @@ def run_of(folder: Path, overrides: Sequence[str]) -> Run:
 
 
 def checkpoints(repeats: int) -> list[dict[str, Any]]:
-    """Seconds of training between two checkpoints at the default interval, against the seconds that a checkpoint takes."""
+    """Seconds of training between two checkpoints at the default interval, against the seconds that a
+    checkpoint takes.
+    """
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         run = run_of(Path(folder), [])
         interval = run.parts.config.ckpt.every
@@ -363,7 +443,11 @@ def checkpoints(repeats: int) -> list[dict[str, Any]]:
 def start_up(repeats: int) -> list[dict[str, Any]]:
     """Seconds until the first training step is done: torch alone, a fresh start, a resume."""
     folder = Path(tempfile.mkdtemp())
-    first = ["algo.rollout_length=8", f"outputs={folder / 'fresh'}", "callbacks=[{_target_: benchmarks.speed_callbacks.leave}]"]
+    first = [
+        "algo.rollout_length=8",
+        f"outputs={folder / 'fresh'}",
+        "callbacks=[{_target_: benchmarks.speed_callbacks.leave}]",
+    ]
     leave = {"ENCORE_BENCHMARK_LEAVE": "1"}
     old = folder / "old"
     train = [sys.executable, "train.py"]

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.sweep_kills [kills=3] [launcher=processes ...]`: kill a sweep of six jobs, resume it, and compare.
+"""`python -m benchmarks.sweep_kills [kills=3] [launcher=processes ...]`: kill a sweep of six jobs, resume it,
+and compare.
 
-One sweep is left alone; another is killed (-9, all its processes or the parent alone) at random moments while jobs
-train, resumed each time by `-m resume=`, and at last extended. Each of its jobs is held against the other sweep's: every
-checkpoint, every row, the result.
+One sweep is left alone; another is killed (-9, all its processes or the parent alone) at random moments while
+jobs train, resumed each time by `-m resume=`, and at last extended. Each of its jobs is held against the
+other sweep's: every checkpoint, every row, the result.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from benchmarks.kills import newest_frames
 from benchmarks.record import record, started
 
 JOBS = ["algo=reinforce,a2c", "seed=1,2,3"]
-SETTINGS = ["frames=160k", "ckpt.every=8k", "log_every=4k", "eval.every=20k", "eval.episodes=10", "progress=false"]
+SETTINGS = [
+    "frames=160k",
+    "ckpt.every=8k",
+    "log_every=4k",
+    "eval.every=20k",
+    "eval.episodes=10",
+    "progress=false",
+]
 LONGER = "frames=200k"
 
 
@@ -59,7 +67,9 @@ def progress_of(folder: Path) -> int:
 
 
 def kill(folder: Path, words: list[str], rng: random.Random, *, only_parent: bool) -> dict[str, object]:
-    """Kill a session after it has trained, the parent alone or all its processes; what was killed, and what outlived it."""
+    """Kill a session after it has trained, the parent alone or all its processes; what was killed, and what
+    outlived it.
+    """
     before = progress_of(folder)
     process = started("-m", *words)
     goal = before + rng.randint(1, 250_000)
@@ -95,7 +105,13 @@ def main() -> None:
         finish(f"hydra.sweep.dir={alone}", *JOBS, *SETTINGS, *launcher)
         session = [f"hydra.sweep.dir={killed}", *JOBS, *SETTINGS, *launcher]
         for number in range(kills):
-            rows.append({"session": number + 1, "ended": "killed", **kill(killed, session, rng, only_parent=number % 2 == 1 and not words)})
+            rows.append(
+                {
+                    "session": number + 1,
+                    "ended": "killed",
+                    **kill(killed, session, rng, only_parent=number % 2 == 1 and not words),
+                }
+            )
             print(rows[-1], flush=True)
             session = [f"resume={killed}"]
         for ended, more in (("finished", []), ("extended", [LONGER])):
@@ -106,7 +122,10 @@ def main() -> None:
             names = sorted(path.parent.name for path in alone.glob("*/ckpt"))
             found = [f"{name}: {what}" for name in names for what in differences(alone / name, killed / name)]
             control = differences(alone / names[0], killed / names[1])
-            print(f"{ended}: {len(names)} jobs, differences: {found or 'none'}; between two seeds: {len(control)}", flush=True)
+            print(
+                f"{ended}: {len(names)} jobs, differences: {found or 'none'}; between two seeds: {len(control)}",
+                flush=True,
+            )
             rows.append(
                 {
                     "session": len(rows) + 1,

@@ -1,4 +1,5 @@
-"""`python -m benchmarks.sweep_speed [repeats=5]`: two jobs side by side in a sweep, against two runs started by hand.
+"""`python -m benchmarks.sweep_speed [repeats=5]`: two jobs side by side in a sweep, against two runs started
+by hand.
 
 Frames per second of training, both runs together, as their metrics.csv has it; the two ways take turns in
 going first.
@@ -26,7 +27,17 @@ def by_hand(folder: Path) -> None:
 
 def in_a_sweep(folder: Path) -> None:
     """The same two as jobs of a sweep."""
-    assert started("-m", f"hydra.sweep.dir={folder}", *SETTINGS, "seed=1,2", "launcher=processes", "launcher.n_jobs=2").wait() == 0
+    assert (
+        started(
+            "-m",
+            f"hydra.sweep.dir={folder}",
+            *SETTINGS,
+            "seed=1,2",
+            "launcher=processes",
+            "launcher.n_jobs=2",
+        ).wait()
+        == 0
+    )
 
 
 def frames_per_second(folder: Path) -> float:

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.table`: write the tables of README.md and docs/ from the files in benchmarks/results/.
+"""`python -m benchmarks.table`: write the tables of README.md and docs/ from the files in
+benchmarks/results/.
 
-A table stands between `<!-- table NAME -->` and `<!-- end -->`. With `--check` nothing is written, and the exit code is 1
-if a table is not what the results say.
+A table stands between `<!-- table NAME -->` and `<!-- end -->`. With `--check` nothing is written, and the
+exit code is 1 if a table is not what the results say.
 """
 
 from __future__ import annotations
@@ -62,19 +63,42 @@ def speed() -> list[list[str]]:
     table = [["case", "side", "median", "ratio to the first"]]
     for path in sorted(RESULTS.glob("speed_*.csv")):
         for row in read(path):
-            median = f"{float(row['median']):,.0f}" if float(row["median"]) >= 100 else f"{float(row['median']):.3g}"
-            table.append([row["case"], row["side"], f"{median} {row['unit']}", f"{float(row['ratio_to_first']):.3g}"])
+            median = (
+                f"{float(row['median']):,.0f}"
+                if float(row["median"]) >= 100
+                else f"{float(row['median']):.3g}"
+            )
+            table.append(
+                [row["case"], row["side"], f"{median} {row['unit']}", f"{float(row['ratio_to_first']):.3g}"]
+            )
     return table
 
 
 def sweep_kills() -> list[list[str]]:
     """Each campaign of kills of a sweep."""
-    table = [["campaign", "jobs", "kills", "jobs that outlived a killed parent", "jobs that differ in a bit", "the same, extended"]]
+    table = [
+        [
+            "campaign",
+            "jobs",
+            "kills",
+            "jobs that outlived a killed parent",
+            "jobs that differ in a bit",
+            "the same, extended",
+        ]
+    ]
     for path in sorted(RESULTS.glob("sweep_kills*.csv")):
         rows = read(path)
         killed, last = [row for row in rows if row["ended"] == "killed"], rows[-2:]
         left = sum(int(row["left_running"]) for row in killed)
-        table.append([f"`{rows[0]['command']}`", last[0]["jobs"], str(len(killed)), str(left), *(row["differences"] for row in last)])
+        table.append(
+            [
+                f"`{rows[0]['command']}`",
+                last[0]["jobs"],
+                str(len(killed)),
+                str(left),
+                *(row["differences"] for row in last),
+            ]
+        )
     return table
 
 
@@ -82,7 +106,17 @@ def faults() -> list[list[str]]:
     """The campaign of faults, algorithm by algorithm."""
     counted = ("times", "went_on", "went_back", "refused", "exact", "wrong", "lost")
     table = [
-        ["algorithm", "kinds of faults", "faults", "went on", "from the checkpoint before", "refused", "ended exactly", "wrong", "lost"]
+        [
+            "algorithm",
+            "kinds of faults",
+            "faults",
+            "went on",
+            "from the checkpoint before",
+            "refused",
+            "ended exactly",
+            "wrong",
+            "lost",
+        ]
     ]
     by_algo: dict[str, list[Row]] = {}
     for path in RESULTS.glob("faults.csv"):

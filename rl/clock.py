@@ -9,8 +9,8 @@ from typing import Any
 class Clock:
     """Counts frames (env transitions over all envs), ended episodes, gradient updates and wall seconds.
 
-    Wall seconds add up over all sessions of a run. They are kept in the manifest and not in `state_dict`, so that two
-    checkpoints of the same training are equal.
+    Wall seconds add up over all sessions of a run. They are kept in the manifest and not in `state_dict`, so
+    that two checkpoints of the same training are equal.
     """
 
     def __init__(self) -> None:

@@ -52,7 +52,9 @@ def load_player(folder: Path, ckpt: str, device: str) -> Player:
     trained.device = device
     agent = build_player(trained)
     load_weights(agent, weights, device)
-    return Player(agent, build_env_factory(trained.env), f"{trained.env.id} with the {weights.name} weights of {folder}")
+    return Player(
+        agent, build_env_factory(trained.env), f"{trained.env.id} with the {weights.name} weights of {folder}"
+    )
 
 
 def enjoy(config: EnjoyConfig) -> Enjoyed:
@@ -75,18 +77,32 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         nonlocal count
         count += 1
         recent.append(total)
-        print(f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}", flush=True)
+        print(
+            f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}",
+            flush=True,
+        )
 
-    playing = partial(play, player.agent, episodes=config.episodes, seed=config.seed, explore=not config.deterministic, on_episode=report)
+    playing = partial(
+        play,
+        player.agent,
+        episodes=config.episodes,
+        seed=config.seed,
+        explore=not config.deterministic,
+        on_episode=report,
+    )
     path: Path | None = None
     if render == "video":
         path = folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}"
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
-            returns = playing(partial(player.make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of).returns
+            returns = playing(
+                partial(player.make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of
+            ).returns
         print(f"video: {path}")
     else:
-        returns = playing(partial(player.make_env, render_mode="human" if render == "human" else None), width=1).returns
+        returns = playing(
+            partial(player.make_env, render_mode="human" if render == "human" else None), width=1
+        ).returns
     print(
         f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
         f" min {min(returns):.2f}, max {max(returns):.2f} over {len(returns)} episodes"
@@ -110,4 +126,6 @@ def main() -> None:
         nothing: Callable[[Any], None] = lambda config: None  # noqa: E731
         hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="enjoy")(nothing)()
     else:
-        refuse_or(lambda: enjoy(compose.compose(compose.quote_places(args.overrides), EnjoyConfig, "enjoy").config))
+        refuse_or(
+            lambda: enjoy(compose.compose(compose.quote_places(args.overrides), EnjoyConfig, "enjoy").config)
+        )

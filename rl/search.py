@@ -1,7 +1,8 @@
-"""`python -m rl.search`: look for good values of a run's keys, by runs. A search that is killed and resumed makes exactly
-`n_trials`, and each of them is a run in a folder of its own that goes on from its checkpoint.
+"""`python -m rl.search`: look for good values of a run's keys, by runs. A search that is killed and resumed
+makes exactly `n_trials`, and each of them is a run in a folder of its own that goes on from its checkpoint.
 
-A search's folder holds `search.json` (the line of every trial, and the space), `search.db` (Optuna's study) and the trials.
+A search's folder holds `search.json` (the line of every trial, and the space), `search.db` (Optuna's study)
+and the trials.
 """
 
 from __future__ import annotations
@@ -62,14 +63,18 @@ class Search:
     record: Record
     trials: dict[str, optuna.Trial] = field(default_factory=dict)  # by the name of the job
     pruned: set[str] = field(default_factory=set)
-    seen: dict[str, int] = field(default_factory=dict)  # the size that a trial's eval.csv had at the last look
+    # the size that a trial's eval.csv had at the last look
+    seen: dict[str, int] = field(default_factory=dict)
     study: Any = None
     unfinished: list[optuna.Trial] = field(default_factory=list)  # of earlier sessions
 
-    # ---------------------------------------------------------------------------------------------------- a trial
+    # ---------------------------------------------------------------------------------------------------- a
+    # trial
 
     def take(self) -> Job | None:
-        """The next trial: one that an earlier session left, or a new one while there are fewer than `n_trials`."""
+        """The next trial: one that an earlier session left, or a new one while there are fewer than
+        `n_trials`.
+        """
         while True:
             if self.unfinished:
                 trial = self.unfinished.pop(0)
@@ -90,7 +95,14 @@ class Search:
         line = [*self.record.line, *(f"{key}={value}" for key, value in chosen.items())]
         config = compose(line, RunConfig, config_dir=self.sweep.config_dir).config
         note = " ".join(f"{key}={value}" for key, value in chosen.items())
-        return Job(f"trial-{trial.number}", line, drop(line, "launcher", "launcher."), config.frames, config.threads, note=note)
+        return Job(
+            f"trial-{trial.number}",
+            line,
+            drop(line, "launcher", "launcher."),
+            config.frames,
+            config.threads,
+            note=note,
+        )
 
     def hopeless(self, job: Job) -> bool:
         """Tell the study of new evaluations; whether the pruner would end the trial."""
@@ -98,7 +110,8 @@ class Search:
         text = path.read_text() if path.exists() else ""
         rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        for number, row in enumerate(rows, 1):  # evaluations, not frames: those may differ by part of an iteration
+        # evaluations, not frames: those may differ by part of an iteration
+        for number, row in enumerate(rows, 1):
             if number not in known:
                 trial.report(float(row[self.record.values["ckpt"]["best_by"]]), number)
         return bool(rows) and trial.should_prune()
@@ -129,7 +142,8 @@ class Search:
         elif job.state == "failed":
             self.study.tell(self.trials[job.name], state=_state("FAIL"))
 
-    # ---------------------------------------------------------------------------------------------------- the search
+    # ---------------------------------------------------------------------------------------------------- the
+    # search
 
     def run(self, command: str) -> int:
         """Make all trials that are missing; the exit code."""
@@ -139,12 +153,17 @@ class Search:
             self.open()
             for trial in self.unfinished:
                 job = self.job_of(trial)
-                judge_job(self.sweep.folder, job.name, job.words, job.words, self.sweep.config_dir, check_parts_of)
+                judge_job(
+                    self.sweep.folder, job.name, job.words, job.words, self.sweep.config_dir, check_parts_of
+                )
         self.sweep.take_folder(command)
         if self.study is None:
             self.open()
         made = len(self.study.get_trials(deepcopy=False))
-        print(f"{self.sweep.folder}: {made} of {self.config.n_trials} trials made, {len(self.unfinished)} to be continued", flush=True)
+        print(
+            f"{self.sweep.folder}: {made} of {self.config.n_trials} trials made, {len(self.unfinished)} to be continued",
+            flush=True,
+        )
         threads: int = self.record.values["threads"]
         stop = run_jobs(self.sweep, self.take, self.sweep.launcher.places(threads), self.look, self.ended)
         print(self.table(), flush=True)
@@ -161,12 +180,23 @@ class Search:
         storage = optuna.storages.RDBStorage(f"sqlite:///{(self.sweep.folder / DATABASE).absolute()}")
         sampler, pruner = instantiate(self.config.sampler)(), instantiate(self.config.pruner)()
         self.study = optuna.create_study(
-            study_name=STUDY, storage=storage, sampler=sampler, pruner=pruner, direction="maximize", load_if_exists=True
+            study_name=STUDY,
+            storage=storage,
+            sampler=sampler,
+            pruner=pruner,
+            direction="maximize",
+            load_if_exists=True,
         )
         ids = storage.get_study_id_from_name(STUDY)
-        numbers = [trial.number for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("RUNNING")]
+        numbers = [
+            trial.number
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state == _state("RUNNING")
+        ]
         for number in numbers:
-            self.unfinished.append(optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, number)))
+            self.unfinished.append(
+                optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, number))
+            )
 
     def table(self) -> str:
         """Every trial of all sessions: its state, its score and its values."""
@@ -179,7 +209,9 @@ class Search:
 
     def say_best(self) -> None:
         """Print the best trial's command line, and write it as an experiment if that was asked."""
-        complete = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("COMPLETE")]
+        complete = [
+            trial for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("COMPLETE")
+        ]
         open_trials = any(trial.state == _state("RUNNING") for trial in self.study.get_trials(deepcopy=False))
         if open_trials or len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
             print("go on with: ", shlex.join(["python", "-m", "rl.search", f"resume={self.sweep.folder}"]))
@@ -187,11 +219,19 @@ class Search:
             print("no trial has been finished")
             return
         best = max(complete, key=lambda trial: trial.value)
-        line = [*drop(self.record.line, "launcher", "launcher.", "outputs"), *(f"{key}={value}" for key, value in best.params.items())]
-        print(f"best: trial-{best.number}, score {best.value:.2f}\n ", shlex.join(["python", "train.py", *line]))
+        line = [
+            *drop(self.record.line, "launcher", "launcher.", "outputs"),
+            *(f"{key}={value}" for key, value in best.params.items()),
+        ]
+        print(
+            f"best: trial-{best.number}, score {best.value:.2f}\n ", shlex.join(["python", "train.py", *line])
+        )
         if self.config.save_as:
             path = _experiment(self.config.save_as, self.sweep.config_dir)
-            files.write_new(path, as_experiment(line, f"score {best.value:.2f} in a search", self.sweep.config_dir).encode())
+            files.write_new(
+                path,
+                as_experiment(line, f"score {best.value:.2f} in a search", self.sweep.config_dir).encode(),
+            )
             print("written as", path)
 
 
@@ -220,11 +260,17 @@ def best_score(folder: Path) -> float:
 
 
 def as_experiment(line: list[str], comment: str, config_dir: str | None) -> str:
-    """A command line as a file of conf/experiment: all that differs from its algorithm's and environment's own values."""
+    """A command line as a file of conf/experiment: all that differs from its algorithm's and environment's
+    own values.
+    """
     full = compose(line, RunConfig, config_dir=config_dir)
     algo, env = full.choices["algo"], full.choices["env"]
     plain = leaves(
-        compose([f"algo={algo}", f"env={env}", *(w for w in line if w.startswith("env.id="))], RunConfig, config_dir=config_dir).values
+        compose(
+            [f"algo={algo}", f"env={env}", *(w for w in line if w.startswith("env.id="))],
+            RunConfig,
+            config_dir=config_dir,
+        ).values
     )
     values: dict[str, Any] = {}
     for name, leaf in leaves(full.values).items():
@@ -245,7 +291,9 @@ def read_space(values: dict[str, Any], path: str = "") -> Space:
     for name, entry in values.items():
         key = f"{path}{name}"
         if not isinstance(entry, dict):
-            raise ConfigError(f"space.{key}={typed(entry)}: expected {{low: 1e-4, high: 1e-2, log: true}} or {{choices: [1, 2]}}")
+            raise ConfigError(
+                f"space.{key}={typed(entry)}: expected {{low: 1e-4, high: 1e-2, log: true}} or {{choices: [1, 2]}}"
+            )
         if not {"low", "high", "choices"} & set(entry):
             space |= read_space(entry, f"{key}.")
             continue
@@ -255,9 +303,15 @@ def read_space(values: dict[str, Any], path: str = "") -> Space:
         )
         listed = set(entry) == {"choices"} and isinstance(entry["choices"], list) and entry["choices"]
         if not (ranged or listed):
-            raise ConfigError(f"space.{key}={typed(entry)}: expected low and high with log or step, or choices alone")
-        if ranged and (entry["low"] > entry["high"] or (entry.get("log") and (entry["low"] <= 0 or "step" in entry))):
-            raise ConfigError(f"space.{key}={typed(entry)}: low above high, or log with a low of 0 or with step")
+            raise ConfigError(
+                f"space.{key}={typed(entry)}: expected low and high with log or step, or choices alone"
+            )
+        if ranged and (
+            entry["low"] > entry["high"] or (entry.get("log") and (entry["low"] <= 0 or "step" in entry))
+        ):
+            raise ConfigError(
+                f"space.{key}={typed(entry)}: low above high, or log with a low of 0 or with step"
+            )
         space[key] = entry
     return space
 
@@ -270,7 +324,11 @@ def plan(words: Sequence[str], config_dir: str | None = None) -> Search:
     line = [o.input_line or "" for o in parse(words) if o.key_or_group.partition(".")[0] not in own]
     resumed, given = value_of(mine, "resume"), value_of(line, "hydra.sweep.dir")
     line = drop(line, "hydra.sweep.dir")
-    if any(o.key_or_group.startswith("hydra") for o in parse(line)) or value_of(line, "fork") or value_of(line, "base"):
+    if (
+        any(o.key_or_group.startswith("hydra") for o in parse(line))
+        or value_of(line, "fork")
+        or value_of(line, "base")
+    ):
         raise ConfigError("a search takes no hydra., fork= or base= but hydra.sweep.dir=")
     if resumed is not None:
         folder, there = find_sweep(Record, resumed, line), True
@@ -278,7 +336,9 @@ def plan(words: Sequence[str], config_dir: str | None = None) -> Search:
         folder, there = place_sweep(Record, line, given, config_dir)
     lock = RunLock(folder) if there else None
     try:
-        record, config = _judge(Record.read(folder) if there else None, drop(mine, "resume"), line, config_dir)
+        record, config = _judge(
+            Record.read(folder) if there else None, drop(mine, "resume"), line, config_dir
+        )
         composed = compose(record.line, RunConfig, config_dir=config_dir)
         launcher = make_launcher(composed.config.launcher)
     except BaseException:
@@ -289,7 +349,9 @@ def plan(words: Sequence[str], config_dir: str | None = None) -> Search:
     return Search(sweep, config, record.space, record)
 
 
-def _judge(old: Record | None, mine: list[str], line: list[str], config_dir: str | None) -> tuple[Record, SearchConfig]:
+def _judge(
+    old: Record | None, mine: list[str], line: list[str], config_dir: str | None
+) -> tuple[Record, SearchConfig]:
     """The record and the configuration of a search that may go on like that."""
     lasting = merge(old.search if old else [], drop(mine, "save_as"))
     config: SearchConfig = compose(merge(lasting, mine), SearchConfig, "search", config_dir=config_dir).config
@@ -305,18 +367,24 @@ def _judge(old: Record | None, mine: list[str], line: list[str], config_dir: str
         return Record(whole, lasting, space, values), config
     if space != old.space:
         both = [(key, old.space.get(key), space.get(key)) for key in sorted(space.keys() | old.space.keys())]
-        moved = "\n".join(f"  {key}: was {typed(was)}, now {typed(now)}" for key, was, now in both if was != now)
+        moved = "\n".join(
+            f"  {key}: was {typed(was)}, now {typed(now)}" for key, was, now in both if was != now
+        )
         raise Refused(
             f"the search has another space, so that its trials could not be compared:\n{moved}\nto search here, start a new search"
         )
     changes = [change for change in compare(old.values, values, frames=0) if change.policy != FREE]
     if changes:
-        raise Refused(f"the search's trials have another line, so that they could not be compared:\n{change_table(changes)}")
+        raise Refused(
+            f"the search's trials have another line, so that they could not be compared:\n{change_table(changes)}"
+        )
     return Record(whole, lasting, space, values, commands=old.commands), config
 
 
 def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_dir: str | None) -> None:
-    """Every value of a list and both ends of a range make a run. ConfigError if one does not, or Optuna is missing."""
+    """Every value of a list and both ends of a range make a run. ConfigError if one does not, or Optuna is
+    missing.
+    """
     try:
         import optuna  # noqa: F401
     except ImportError as error:
@@ -332,7 +400,10 @@ def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_d
 
     ends = {key: entry.get("choices") or [entry["low"], entry["high"]] for key, entry in space.items()}
     for corner in itertools.islice(itertools.zip_longest(*ends.values()), max(map(len, ends.values()))):
-        chosen = [f"{key}={typed(values[0] if end is None else end)}" for (key, values), end in zip(ends.items(), corner, strict=True)]
+        chosen = [
+            f"{key}={typed(values[0] if end is None else end)}"
+            for (key, values), end in zip(ends.items(), corner, strict=True)
+        ]
         judged = judge_job(None, "", [*line, *chosen], [], config_dir, check_parts_of)
         assert judged.frames
     evaluated = compose(line, RunConfig, config_dir=config_dir).config

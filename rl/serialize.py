@@ -14,7 +14,9 @@ def load(data: bytes, device: str) -> dict[str, Any]:
 
 
 def serialize(state: Any) -> bytes:
-    """Bytes of a state, the same for equal states; through memory, so that a full disk is a plain OSError later."""
+    """Bytes of a state, the same for equal states; through memory, so that a full disk is a plain OSError
+    later.
+    """
     import torch
 
     buffer = io.BytesIO()

@@ -27,14 +27,22 @@ def check_parts(parts: Mapping[str, object]) -> None:
     """TypeError naming the first part whose state cannot be saved."""
     for name, part in parts.items():
         if not isinstance(part, Stateful):
-            raise TypeError(f"{name} ({type(part).__name__}) has no state_dict and load_state_dict, so a run with it could not be resumed")
+            raise TypeError(
+                f"{name} ({type(part).__name__}) has no state_dict and load_state_dict, so a run with it could not be resumed"
+            )
 
 
 def not_finite(value: Any, path: str = "") -> list[str]:
     """The paths of the tensors in a state that hold an infinity or no number."""
     if isinstance(value, torch.Tensor):
         return [path] if value.is_floating_point() and not torch.isfinite(value).all() else []
-    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    parts = (
+        value.items()
+        if isinstance(value, Mapping)
+        else enumerate(value)
+        if isinstance(value, list | tuple)
+        else ()
+    )
     return [name for key, part in parts for name in not_finite(part, f"{path}.{key}" if path else str(key))]
 
 
@@ -71,7 +79,8 @@ class GlobalRandom:
         """Seed all of them."""
         random.seed(seed)
         np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed remembers every call for a CUDA that may never start
+        # torch.manual_seed remembers every call for a CUDA that may never start
+        torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
 
@@ -80,7 +89,8 @@ class GlobalRandom:
         version, internal, gauss = random.getstate()
         _, keys, *rest = np.random.get_state(legacy=True)
         return {
-            "python": [version, torch.tensor(internal), gauss],  # 625 numbers one by one would take milliseconds
+            # 625 numbers one by one would take milliseconds
+            "python": [version, torch.tensor(internal), gauss],
             "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],

@@ -41,8 +41,10 @@ def main() -> None:
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
-    logging.raiseExceptions = False  # a full disk is told once, and not by a traceback for each line that train.log cannot take
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # acting in NumPy: products too small to share, and the same bits everywhere
+    # a full disk is told once, and not by a traceback for each line that train.log cannot take
+    logging.raiseExceptions = False
+    # acting in NumPy: products too small to share, and the same bits everywhere
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if args.help:
         print(show_help("train.py", args.config_dir))
         return

@@ -1,4 +1,6 @@
-"""What an object graph holds, value by value; and which of it changes in training but does not come back from a checkpoint."""
+"""What an object graph holds, value by value; and which of it changes in training but does not come back from
+a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ RECOMPUTED = {
 }
 
 
-def forgotten(make: Callable[[], Any], step: Callable[[Any], None], stateful: Callable[[Any], Mapping[str, Any]]) -> list[str]:
-    """The names of what two steps change in an object, and what its state_dicts do not bring back into a fresh one."""
+def forgotten(
+    make: Callable[[], Any], step: Callable[[Any], None], stateful: Callable[[Any], Mapping[str, Any]]
+) -> list[str]:
+    """The names of what two steps change in an object, and what its state_dicts do not bring back into a
+    fresh one.
+    """
     one, fresh = make(), make()
     step(one)
     before = values(one)
@@ -46,7 +52,9 @@ def forgotten(make: Callable[[], Any], step: Callable[[Any], None], stateful: Ca
         if isinstance(part, UniformReplay):
             load_all_rows(part, stateful(one)[name])
     restored = values(fresh)
-    changed = [name for name in after if after[name] != before.get(name)] + [name for name in before if name not in after]
+    changed = [name for name in after if after[name] != before.get(name)] + [
+        name for name in before if name not in after
+    ]
     lost = [name for name in changed if restored.get(name) != after.get(name)]
     return [name for name in lost if not any(re.search(pattern, name) for pattern in RECOMPUTED)]
 
@@ -61,7 +69,11 @@ def load_all_rows(memory: UniformReplay, other: Any) -> None:
 
 def rows_of(memory: UniformReplay) -> bytes:
     """All rows that are needed, in order, wherever they stand in the ring."""
-    return b"".join(bytes(part) for part in memory._buffers(memory.oldest, memory.end)) if memory.end > memory.oldest else b""
+    return (
+        b"".join(bytes(part) for part in memory._buffers(memory.oldest, memory.end))
+        if memory.end > memory.oldest
+        else b""
+    )
 
 
 def _copy(state: Any) -> Any:
@@ -80,7 +92,9 @@ def values(root: Any) -> dict[str, Any]:
 
 
 def _walk(value: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) -> None:
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic | type | types.ModuleType):
+    if value is None or isinstance(
+        value, bool | int | float | complex | str | bytes | np.generic | type | types.ModuleType
+    ):
         found[path] = repr(value)
         return
     if id(value) in seen:
@@ -114,7 +128,10 @@ def _walk(value: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) ->
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        return [("{len}", len(value)), *((f"[{key!r}]" if isinstance(key, str | int) else "[...]", part) for key, part in value.items())]
+        return [
+            ("{len}", len(value)),
+            *((f"[{key!r}]" if isinstance(key, str | int) else "[...]", part) for key, part in value.items()),
+        ]
     if isinstance(value, list | tuple | deque | np.ndarray):
         return [("{len}", len(value)), *((f"[{index}]", part) for index, part in enumerate(value))]
     if isinstance(value, set | frozenset):
@@ -124,7 +141,10 @@ def _parts(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, functools.partial):
         return [("{func}", value.func), ("{args}", value.args), ("{keywords}", value.keywords)]
     if isinstance(value, types.FunctionType):
-        return [(f"{{{cell}}}", part.cell_contents) for cell, part in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)]
+        return [
+            (f"{{{cell}}}", part.cell_contents)
+            for cell, part in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        ]
     if isinstance(value, gym.spaces.Space):
         return []
     slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]

@@ -43,7 +43,11 @@ def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     parse = functools.lru_cache(None)(lambda line: _parse([line]))
     monkeypatch.setattr(rl.runs.plan, "compose", remembered)
-    monkeypatch.setattr(rl.config.compose, "parse", lambda overrides: [override for line in overrides for override in parse(line)])
+    monkeypatch.setattr(
+        rl.config.compose,
+        "parse",
+        lambda overrides: [override for line in overrides for override in parse(line)],
+    )
 
 
 _parse = rl.config.compose.parse

@@ -1,4 +1,6 @@
-"""Deaths and disk errors at the n-th call that changes a run's folder. For forked children: nothing is put back."""
+"""Deaths and disk errors at the n-th call that changes a run's folder. For forked children: nothing is put
+back.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,14 @@ CALLS = ("open", "write", "fsync", "replace", "unlink", "symlink", "ftruncate", 
 NEEDS_SPACE = ("open", "write", "half a write", "fsync", "symlink", "mkdir")
 DIED = 77  # the exit code of a child that was made to die
 
-Event = Callable[[str, int, Any], None]  # called with the event's name, its number and the call's first argument
+# called with the event's name, its number and the call's first argument
+Event = Callable[[str, int, Any], None]
 
 
 def die_at(number: int) -> None:
-    """This process dies at its event `number`, before that call is made; or, as an event of its own, half way in a write."""
+    """This process dies at its event `number`, before that call is made; or, as an event of its own, half way
+    in a write.
+    """
 
     def event(name: str, n: int, target: Any) -> None:
         if n == number:
@@ -31,13 +36,17 @@ def fail_at(number: int, code: int, *, lasting: bool) -> None:
 
     def event(name: str, n: int, target: Any) -> None:
         if n == number or lasting and n > number and name in NEEDS_SPACE:
-            raise OSError(code, os.strerror(code), *(str(path) for path in [target] if isinstance(path, str | Path)))
+            raise OSError(
+                code, os.strerror(code), *(str(path) for path in [target] if isinstance(path, str | Path))
+            )
 
     _before_every_change(event)
 
 
 def keep_moments(folder: Path, moments: Path) -> None:
-    """Copy `folder` to `moments`/<event number> at every event: as a kill there would leave it. Equal ones are kept once."""
+    """Copy `folder` to `moments`/<event number> at every event: as a kill there would leave it. Equal ones
+    are kept once.
+    """
     seen: set[str] = set()
 
     def event(name: str, n: int, target: Any) -> None:
@@ -52,7 +61,13 @@ def keep_moments(folder: Path, moments: Path) -> None:
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b"folder"
+        content = (
+            os.readlink(path).encode()
+            if path.is_symlink()
+            else path.read_bytes()
+            if path.is_file()
+            else b"folder"
+        )
         digest.update(f"{path.relative_to(folder)}:{len(content)}:".encode() + content)
     return digest.hexdigest()
 

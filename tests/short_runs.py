@@ -1,4 +1,6 @@
-"""Short runs for tests: made in this process, in a forked child or by the real command line, and compared bit for bit."""
+"""Short runs for tests: made in this process, in a forked child or by the real command line, and compared bit
+for bit.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def to_compose(env: str) -> list[str]:
 
 
 def go(folder: Path, *overrides: str, config_dir: str | None = None) -> int:
-    """What `python train.py hydra.run.dir=<folder> ...` does, without Hydra and in this process; the exit code."""
+    """What `python train.py hydra.run.dir=<folder> ...` does, without Hydra and in this process; the exit
+    code.
+    """
     plan = None
 
     def do() -> None:
@@ -112,17 +116,23 @@ def environment() -> dict[str, str]:
 
 def typed(*overrides: str) -> subprocess.CompletedProcess[str]:
     """The real command line, in the working directory."""
-    return subprocess.run(command(*overrides), capture_output=True, text=True, env=environment(), check=False, timeout=300)
+    return subprocess.run(
+        command(*overrides), capture_output=True, text=True, env=environment(), check=False, timeout=300
+    )
 
 
 def started(*overrides: str) -> subprocess.Popen[str]:
     """The real command line, left running."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(command(*overrides), stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment())
+    return subprocess.Popen(
+        command(*overrides), stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment()
+    )
 
 
 def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
-    """Do it in a fork of this process, with everything imported already; the exit code, negative for a signal."""
+    """Do it in a fork of this process, with everything imported already; the exit code, negative for a
+    signal.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -145,23 +155,34 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-# ------------------------------------------------------------------------------------------------------ comparing
+# ------------------------------------------------------------------------------------------------------
+# comparing
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """All in which two runs must agree, leaf by leaf: every checkpoint, every row, the result, and which files there are."""
-    found: dict[str, Any] = {"files": sorted(path.name for path in folder.iterdir() if path.name not in ("train.log", ".hydra"))}
+    """All in which two runs must agree, leaf by leaf: every checkpoint, every row, the result, and which
+    files there are.
+    """
+    found: dict[str, Any] = {
+        "files": sorted(path.name for path in folder.iterdir() if path.name not in ("train.log", ".hydra"))
+    }
     found["checkpoints"] = sorted(os.listdir(folder / "ckpt"))
-    found["link"] = os.readlink(folder / "ckpt" / "ckpt-best") if (folder / "ckpt" / "ckpt-best").is_symlink() else None
+    found["link"] = (
+        os.readlink(folder / "ckpt" / "ckpt-best") if (folder / "ckpt" / "ckpt-best").is_symlink() else None
+    )
     for path in sorted((folder / "ckpt").glob("*.pt")):
         found |= leaves(load(path.read_bytes(), "cpu"), path.name)
     for path in sorted((folder / "ckpt").glob("*.json")):
         manifest = Manifest.read(path)
         found[path.name] = (manifest.frames, manifest.data, manifest.files, manifest.best)
-        found |= {f"replay at {manifest.frames}": memory_of(folder, manifest.frames)} if manifest.replay else {}
+        found |= (
+            {f"replay at {manifest.frames}": memory_of(folder, manifest.frames)} if manifest.replay else {}
+        )
     for name in ("metrics.csv", "eval.csv"):
         for number, row in enumerate(rows(folder / name)):
-            found |= {f"{name}:{number}:{column}": cell for column, cell in row.items() if column not in OF_TIME}
+            found |= {
+                f"{name}:{number}:{column}": cell for column, cell in row.items() if column not in OF_TIME
+            }
     if (folder / "result.json").exists():
         result = json.loads((folder / "result.json").read_text())
         found["result.json"] = {name: value for name, value in result.items() if name != "wall_s"}
@@ -178,7 +199,11 @@ def memory_of(folder: Path, frames: int) -> list[list[bytes]]:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The names of the leaves in which two records differ."""
-    return [name for name in sorted(one.keys() | other.keys()) if not (name in one and name in other and same(one[name], other[name]))]
+    return [
+        name
+        for name in sorted(one.keys() | other.keys())
+        if not (name in one and name in other and same(one[name], other[name]))
+    ]
 
 
 def same(one: Any, other: Any) -> bool:
@@ -212,4 +237,8 @@ def frames_of(folder: Path) -> list[int]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, with its bytes."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

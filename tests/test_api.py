@@ -53,9 +53,22 @@ def once_it_holds(folder: Path, sessions: int, action: Callable[[], None]) -> th
 def world() -> list[object]:
     """What is set for all of this process."""
     generators = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
-    settings = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)]
-    return [generators, settings, handlers, dict(os.environ), os.getcwd(), GlobalHydra.instance().is_initialized()]
+    settings = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.backends.cudnn.benchmark,
+    )
+    handlers = [
+        signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    ]
+    return [
+        generators,
+        settings,
+        handlers,
+        dict(os.environ),
+        os.getcwd(),
+        GlobalHydra.instance().is_initialized(),
+    ]
 
 
 @pytest.fixture
@@ -67,7 +80,9 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_training_is_the_command_lines_bit_for_bit_also_killed_and_interrupted(capfd: pytest.CaptureFixture[str]) -> None:
+def test_training_is_the_command_lines_bit_for_bit_also_killed_and_interrupted(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     done = typed(*LINE, "hydra.run.dir=typed")
     assert done.returncode == 0, done.stdout + done.stderr
     before = world()
@@ -80,8 +95,12 @@ def test_training_is_the_command_lines_bit_for_bit_also_killed_and_interrupted(c
     assert differences(record(Path("typed")), record(run.folder)) == []
 
     stopped = Path("stopped")
-    killer = once_it_holds(stopped, 1, lambda: os.kill(int((stopped / ".lock").read_text().split()[1]), signal.SIGKILL))
-    with pytest.raises(Failed, match=r"killed by SIGKILL; the last checkpoint stands, go on with resume\('stopped'\)"):
+    killer = once_it_holds(
+        stopped, 1, lambda: os.kill(int((stopped / ".lock").read_text().split()[1]), signal.SIGKILL)
+    )
+    with pytest.raises(
+        Failed, match=r"killed by SIGKILL; the last checkpoint stands, go on with resume\('stopped'\)"
+    ):
         api.train([*LINE, "hydra.run.dir=stopped"])
     killer.join()
     interrupter = once_it_holds(stopped, 2, lambda: signal.raise_signal(signal.SIGINT))

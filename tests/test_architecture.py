@@ -12,13 +12,27 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # from the top to the bottom: a folder imports from itself and from those after it
-FLOORS = ("commands", "report", "training", "sweeps", "trackers", "runs", "algos", "envs", "learning", "config", "leaves")
+FLOORS = (
+    "commands",
+    "report",
+    "training",
+    "sweeps",
+    "trackers",
+    "runs",
+    "algos",
+    "envs",
+    "learning",
+    "config",
+    "leaves",
+)
 LEAVES = ("rl", "rl.clock", "rl.state", "rl.serialize")
 
 
 def modules(root: Path) -> dict[str, Path]:
     """Every module of rl/ by its name."""
-    names = {path: ".".join(path.relative_to(root).with_suffix("").parts) for path in (root / "rl").rglob("*.py")}
+    names = {
+        path: ".".join(path.relative_to(root).with_suffix("").parts) for path in (root / "rl").rglob("*.py")
+    }
     return {name.removesuffix(".__init__"): path for path, name in names.items()}
 
 
@@ -41,13 +55,20 @@ def floor(module: str) -> int:
 
 def upward(root: Path) -> list[str]:
     known = modules(root)
-    return [f"{name} imports {other}" for name, path in known.items() for other in imports(path, known) if floor(other) < floor(name)]
+    return [
+        f"{name} imports {other}"
+        for name, path in known.items()
+        for other in imports(path, known)
+        if floor(other) < floor(name)
+    ]
 
 
 def circle(root: Path) -> list[str]:
     known = modules(root)
     try:
-        graphlib.TopologicalSorter({name: set(imports(path, known)) for name, path in known.items()}).prepare()
+        graphlib.TopologicalSorter(
+            {name: set(imports(path, known)) for name, path in known.items()}
+        ).prepare()
     except graphlib.CycleError as error:
         return list(error.args[1])
     return []

@@ -12,7 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from short_runs import ROOT, TINY, command, contents, differences, environment, frames_of, go, record, rows, started, typed
+from short_runs import (
+    ROOT,
+    TINY,
+    command,
+    contents,
+    differences,
+    environment,
+    frames_of,
+    go,
+    record,
+    rows,
+    started,
+    typed,
+)
 
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
@@ -38,7 +51,9 @@ RUN = Path("run")
     ],
     ids=lambda words: words[-1] if isinstance(words, list) else "",
 )
-def test_a_command_line_that_cannot_be_is_refused_in_one_message_and_makes_nothing(words: list[str], says: str) -> None:
+def test_a_command_line_that_cannot_be_is_refused_in_one_message_and_makes_nothing(
+    words: list[str], says: str
+) -> None:
     done = typed(*words)
     assert done.returncode == 2
     assert done.stderr.startswith(says)
@@ -69,7 +84,9 @@ except SystemExit as stop:
     assert stop.code == 2
 print([name for name in ("torch", "gymnasium", "numpy") if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
     assert done.stdout == "[]\n", done.stdout
 
 
@@ -151,7 +168,13 @@ def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a
 
 def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> None:
     first = started("algo=random", "env=pendulum", "frames=2k", "seed=7", f"hydra.run.dir={RUN}")
-    wait_for(first, lambda: (RUN / ".hydra" / "overrides.yaml").exists() and (RUN / ".hydra" / "overrides.yaml").stat().st_size > 0)
+    wait_for(
+        first,
+        lambda: (
+            (RUN / ".hydra" / "overrides.yaml").exists()
+            and (RUN / ".hydra" / "overrides.yaml").stat().st_size > 0
+        ),
+    )
     first.kill()
     first.wait()
     for path in RUN.iterdir():  # as if it had come no further
@@ -163,7 +186,11 @@ def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> N
     assert done.returncode == 0, done.stderr
     assert "no checkpoint was ever committed here; starting at frame 0" in done.stdout
     event = json.loads((RUN / "history.jsonl").read_text())
-    assert {name: event["choices"][name] for name in ("algo", "env", "seed")} == {"algo": "random", "env": "pendulum", "seed": 7}
+    assert {name: event["choices"][name] for name in ("algo", "env", "seed")} == {
+        "algo": "random",
+        "env": "pendulum",
+        "seed": 7,
+    }
     assert "seed=7" in (RUN / ".hydra" / "overrides.yaml").read_text()
 
 
@@ -174,13 +201,17 @@ def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(ove
         (RUN / ".hydra" / "overrides.yaml").write_text(overrides)
     with pytest.raises(Refused, match="killed before its command line was written down"):
         make_plan([f"resume={RUN}"])
-    assert make_plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7  # the line that the cluster types again has it all
+    # the line that the cluster types again has it all
+    assert make_plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7
 
 
 def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
     Path("hold").touch()
     process = subprocess.Popen(
-        command("-m", *LINE, "seed=1,2", "hydra.sweep.dir=sweep"), stdout=subprocess.PIPE, env=environment(), text=True
+        command("-m", *LINE, "seed=1,2", "hydra.sweep.dir=sweep"),
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
     )
     wait_for(process, lambda: any(Path("sweep").glob("*/ckpt/ckpt-0.json")))
     process.send_signal(signal.SIGTERM)

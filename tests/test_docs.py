@@ -1,4 +1,6 @@
-"""The worked examples in docs/ do what the pages say: their files are taken from there, trained with, killed and resumed."""
+"""The worked examples in docs/ do what the pages say: their files are taken from there, trained with, killed
+and resumed.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ def check_commands(page: str) -> int:
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
-def test_the_algorithm_that_is_added_comes_back(take: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_algorithm_that_is_added_comes_back(
+    take: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = take("add-an-algorithm.md")
     assert check_commands(page) == 2
     assert run_tests("tests/test_my_algos.py") == 2
@@ -87,7 +91,9 @@ def test_the_algorithm_that_is_added_comes_back(take: Callable[[str], str], monk
     assert "metrics.csv:9:average_return" in found  # or the example would show nothing
 
     monkeypatch.undo()
-    schema = next(code for kind, code in _BLOCK.findall(page) if kind == "python" and code.startswith("@dataclass"))
+    schema = next(
+        code for kind, code in _BLOCK.findall(page) if kind == "python" and code.startswith("@dataclass")
+    )
     names = dict(vars(rl.config.schema))
     exec(schema, names)  # as if it stood there
     assert dataclasses.is_dataclass(names["AverageBaselineConfig"])
@@ -96,7 +102,9 @@ def test_the_algorithm_that_is_added_comes_back(take: Callable[[str], str], monk
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
-def test_the_environment_that_is_added_comes_back(take: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_that_is_added_comes_back(
+    take: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = take("add-an-env.md")
     assert check_commands(page) == 2
     assert run_tests("tests/test_my_envs.py") == 1
@@ -109,13 +117,20 @@ def test_the_environment_that_is_added_comes_back(take: Callable[[str], str], mo
     iterate(run, 6)
     run.save()
     assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
-    assert differences(record(Path("straight")), record(Path("forgetful")))  # or the example would show nothing
+    # or the example would show nothing
+    assert differences(record(Path("straight")), record(Path("forgetful")))
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])
-def test_the_job_script_requeues_what_was_stopped_and_saved(code: int, requeued: bool, take: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_job_script_requeues_what_was_stopped_and_saved(
+    code: int, requeued: bool, take: Callable[[str], str], tmp_path: Path
+) -> None:
     take("on-a-cluster.md")
-    commands = {"srun": '"$@"', "python": f'echo "$@" > typed; exit {code}', "scontrol": 'echo "$@" > requeued'}
+    commands = {
+        "srun": '"$@"',
+        "python": f'echo "$@" > typed; exit {code}',
+        "scontrol": 'echo "$@" > requeued',
+    }
     for name, does in commands.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
@@ -141,7 +156,9 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
-_NOT_PROSE = re.compile(r"<!-- table .*?<!-- end -->|```.*?```|`[^`\n]*`|^ {4}[^\n]*$|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
+_NOT_PROSE = re.compile(
+    r"<!-- table .*?<!-- end -->|```.*?```|`[^`\n]*`|^ {4}[^\n]*$|\]\([^)]*\)", re.DOTALL | re.MULTILINE
+)
 _MEASURED = re.compile(r"\d[\d.,]*\s?(?:x|×|%|ms|us|s|seconds?|minutes|hours|times|frames/s|[kMG]B)\b|\d%")
 
 

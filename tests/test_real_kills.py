@@ -13,15 +13,32 @@ from benchmarks.compare import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = (
-    *("env=cartpole", "env.num_envs=2", "algo.rollout_length=16", "algo.network.hidden=[8,8]", "frames=6k", "log_every=500"),
+    *(
+        "env=cartpole",
+        "env.num_envs=2",
+        "algo.rollout_length=16",
+        "algo.network.hidden=[8,8]",
+        "frames=6k",
+        "log_every=500",
+    ),
     *("eval.every=2k", "eval.episodes=2", "ckpt.every=1k", "algo.normalize_obs=true"),
     "algo.lr=[[0, 1e-2], [6k, 1e-3]]",
 )
 MEMORY = ("algo.learning_starts=200", "algo.batch_size=16", "algo.epsilon=[[0, 1], [3k, 0.1]]")
 OWN = {
-    "ppo": ("algo.minibatch_size=16", "algo.epochs=2", "algo.clip_range=[[0, 0.3], [6k, 0.1]]", "algo.normalize_reward=true"),
+    "ppo": (
+        "algo.minibatch_size=16",
+        "algo.epochs=2",
+        "algo.clip_range=[[0, 0.3], [6k, 0.1]]",
+        "algo.normalize_reward=true",
+    ),
     "a2c": ("env.vectorization=async", "algo.normalize_reward=true"),
-    "ppo, compiled": ("algo.minibatch_size=16", "algo.epochs=2", "algo.normalize_reward=true", "compile=true"),
+    "ppo, compiled": (
+        "algo.minibatch_size=16",
+        "algo.epochs=2",
+        "algo.normalize_reward=true",
+        "compile=true",
+    ),
     "recurrent_ppo": ("algo.minibatch_size=32", "algo.epochs=2", "algo.normalize_reward=true"),
     "recurrent_ppo, compiled": ("algo.minibatch_size=32", "algo.sequence_length=4", "compile=true"),
     "sarsa": (),
@@ -36,11 +53,18 @@ OWN = {
 def start(*overrides):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.mark.parametrize(
-    "algo", ["ppo", "ddqn_per", *(pytest.param(algo, marks=pytest.mark.slow) for algo in OWN if algo not in ("ppo", "ddqn_per"))]
+    "algo",
+    [
+        "ppo",
+        "ddqn_per",
+        *(pytest.param(algo, marks=pytest.mark.slow) for algo in OWN if algo not in ("ppo", "ddqn_per")),
+    ],
 )
 def test_a_killed_run_comes_back_bit_for_bit(tmp_path, algo):
     overrides = (f"algo={algo.partition(',')[0]}", *COMMON, *OWN[algo])

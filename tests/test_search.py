@@ -1,4 +1,6 @@
-"""`python -m rl.search`: exactly n_trials over all sessions, however they end, and each a run that comes back."""
+"""`python -m rl.search`: exactly n_trials over all sessions, however they end, and each a run that comes
+back.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,19 @@ from rl.training.run import Run
 optuna = pytest.importorskip("optuna")
 
 PLACE = Path("search")
-SPACE = ["~space.algo.gamma", "space.algo.lr={low: 1e-4, high: 1e-2, log: true}", "space.algo.entropy_coef={choices: [0, 0.01]}"]
+SPACE = [
+    "~space.algo.gamma",
+    "space.algo.lr={low: 1e-4, high: 1e-2, log: true}",
+    "space.algo.entropy_coef={choices: [0, 0.01]}",
+]
 LINE = [*TINY, "frames=256", "eval.every=64", "callbacks=[{_target_: test_search.die}]"]
 WORDS = [*LINE, *SPACE, f"hydra.sweep.dir={PLACE}"]
 
 
 def die(run: Run) -> None:
-    """A callback: kills this process and the search, once, in the middle of the trial that the file `kill` names."""
+    """A callback: kills this process and the search, once, in the middle of the trial that the file `kill`
+    names.
+    """
     kill = Path("kill")
     if run.clock.frames >= 192 and kill.exists() and run.folder.name == kill.read_text():
         kill.unlink()
@@ -63,13 +71,17 @@ def trials(folder: Path = PLACE) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_killed_search_ends_with_exactly_n_trials_each_as_if_it_never_was(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_search_ends_with_exactly_n_trials_each_as_if_it_never_was(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     killed = -signal.SIGKILL
-    assert in_child(lambda: run(*WORDS, "n_trials=3", launcher=Dying(before=1))) == killed  # asked for, never started
+    # asked for, never started
+    assert in_child(lambda: run(*WORDS, "n_trials=3", launcher=Dying(before=1))) == killed
     Path("kill").write_text("trial-1")
     assert in_child(lambda: run("resume=search")) == killed  # in the middle
     assert not Path("kill").exists()
-    assert in_child(lambda: run("resume=search", launcher=Dying(after=2))) == killed  # finished, but the study was not told
+    # finished, but the study was not told
+    assert in_child(lambda: run("resume=search", launcher=Dying(after=2))) == killed
     assert [trial.state.name for trial in trials()] == ["COMPLETE", "COMPLETE", "RUNNING"]
     assert run("resume=search") == 0
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 3
@@ -113,7 +125,10 @@ def test_the_best_trial_becomes_an_experiment(tmp_path: Path) -> None:
     assert planned.run("the test's command") == 0
     (trial,) = trials()
     typed = [*LINE, "algo=a2c", *(f"{key}={value}" for key, value in trial.params.items())]
-    assert compose(["experiment=found"], RunConfig, config_dir=str(conf)).values == compose(typed, RunConfig).values
+    assert (
+        compose(["experiment=found"], RunConfig, config_dir=str(conf)).values
+        == compose(typed, RunConfig).values
+    )
 
 
 class Hopeless(optuna.pruners.BasePruner):
@@ -134,7 +149,13 @@ class Listening:
 @pytest.mark.usefixtures("few_scores")
 def test_a_hopeless_trial_is_stopped_once_and_one_that_was_left_is_not_started_again() -> None:
     planned = search.plan(
-        [*WORDS, "n_trials=2", "pruner={_target_: test_search.Hopeless}", "~pruner.n_startup_trials", "~pruner.n_warmup_steps"]
+        [
+            *WORDS,
+            "n_trials=2",
+            "pruner={_target_: test_search.Hopeless}",
+            "~pruner.n_startup_trials",
+            "~pruner.n_warmup_steps",
+        ]
     )
     planned.sweep.take_folder("the test's command")
     planned.open()
@@ -146,7 +167,8 @@ def test_a_hopeless_trial_is_stopped_once_and_one_that_was_left_is_not_started_a
         planned.look(job, process)  # type: ignore[arg-type]
         assert process.signals == [signal.SIGTERM] * (frames >= 128)
     assert trials()[0].intermediate_values.keys() == {1, 2}
-    again = search.Search(planned.sweep, planned.config, planned.space, planned.record)  # killed before the study was told
+    # killed before the study was told
+    again = search.Search(planned.sweep, planned.config, planned.space, planned.record)
     again.open()
     following = again.take()
     assert following is not None

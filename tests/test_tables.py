@@ -8,5 +8,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_tables_are_what_the_results_say():
-    done = subprocess.run([sys.executable, "-m", "benchmarks.table", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.table", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,9 @@ class Identity(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
-        reward = -abs(float(action[0]) - (2 * self.bit - 1)) if self.continuous else float(int(action) == self.bit)
+        reward = (
+            -abs(float(action[0]) - (2 * self.bit - 1)) if self.continuous else float(int(action) == self.bit)
+        )
         return self._observe(), reward, self.steps >= 10, False, {}
 
 
@@ -65,9 +67,13 @@ class Endless(gym.Env):
 
 
 class Counting(gym.Env):
-    """Observes the step's number; ends after `length` steps, the third time it is made at most `limit` of them."""
+    """Observes the step's number; ends after `length` steps, the third time it is made at most `limit` of
+    them.
+    """
 
-    def __init__(self, render_mode: str | None = None, length: int = 5, truncate: bool = False, in_place: bool = False) -> None:
+    def __init__(
+        self, render_mode: str | None = None, length: int = 5, truncate: bool = False, in_place: bool = False
+    ) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = gym.spaces.Discrete(2)
         self.length, self.truncate, self.in_place = length, truncate, in_place
@@ -168,7 +174,12 @@ class Spaces(gym.Env):
 
     def __init__(self, render_mode: str | None = None, obs: str = "box", action: str = "discrete") -> None:
         box, discrete = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(3)
-        known = {"box": box, "discrete": discrete, "dict": gym.spaces.Dict(a=box, b=discrete), "tuple": gym.spaces.Tuple([box, discrete])}
+        known = {
+            "box": box,
+            "discrete": discrete,
+            "dict": gym.spaces.Dict(a=box, b=discrete),
+            "tuple": gym.spaces.Tuple([box, discrete]),
+        }
         self.observation_space, self.action_space = known[obs], known[action]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -181,7 +192,9 @@ class Spaces(gym.Env):
 
 
 class Centred(gym.ObservationWrapper):
-    """Observations less the mean of all that it has ever seen; `forgetful` names a sum that its state leaves out."""
+    """Observations less the mean of all that it has ever seen; `forgetful` names a sum that its state leaves
+    out.
+    """
 
     def __init__(self, env: gym.Env, forgetful: bool = False) -> None:
         super().__init__(env)
@@ -212,7 +225,11 @@ class NormalizedAndSaved(gym.wrappers.NormalizeObservation):
     """Gymnasium's wrapper, with the state that it lacks."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.obs_rms.mean.tolist(), "var": self.obs_rms.var.tolist(), "count": float(self.obs_rms.count)}
+        return {
+            "mean": self.obs_rms.mean.tolist(),
+            "var": self.obs_rms.var.tolist(),
+            "count": float(self.obs_rms.count),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.obs_rms.mean, self.obs_rms.var = np.array(state["mean"]), np.array(state["var"])
@@ -220,7 +237,9 @@ class NormalizedAndSaved(gym.wrappers.NormalizeObservation):
 
 
 class Dice(gym.Env):
-    """Observes a number drawn at each step, pays the action, and ends when the number is high; the actions' bound is 1."""
+    """Observes a number drawn at each step, pays the action, and ends when the number is high; the actions'
+    bound is 1.
+    """
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = gym.spaces.Box(0, 1, (1,), np.float64)
@@ -249,7 +268,10 @@ class ManyDice(gym.vector.VectorEnv):
     def __init__(self, num_envs: int, autoreset_mode: str = "Disabled") -> None:
         self.num_envs, self.dice = num_envs, [Dice() for _ in range(num_envs)]
         self.metadata = {"autoreset_mode": AutoresetMode(autoreset_mode)}
-        self.single_observation_space, self.single_action_space = self.dice[0].observation_space, self.dice[0].action_space
+        self.single_observation_space, self.single_action_space = (
+            self.dice[0].observation_space,
+            self.dice[0].action_space,
+        )
         self.obs = np.zeros((num_envs, 1))
         self.over = np.ones(num_envs, np.bool_)
 
@@ -276,4 +298,6 @@ for _class in (
 ):
     gym.register(f"{_class.__name__}-v0", _class)
 gym.register("Dice-v0", Dice, vector_entry_point=ManyDice)
-gym.register("DiceOfTheirOwn-v0", Dice, vector_entry_point=functools.partial(ManyDice, autoreset_mode="SameStep"))
+gym.register(
+    "DiceOfTheirOwn-v0", Dice, vector_entry_point=functools.partial(ManyDice, autoreset_mode="SameStep")
+)

@@ -24,8 +24,8 @@ REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy")
 class A2C(Agent):
     """Policy gradient with the advantages of a learned value function, a value loss and an entropy bonus.
 
-    With `gae_lambda` 1 the returns are the paper's n-step returns: the rewards up to the rollout's end and the value
-    of what follows. Below 1 they are the lambda-returns of generalised advantage estimation.
+    With `gae_lambda` 1 the returns are the paper's n-step returns: the rewards up to the rollout's end and
+    the value of what follows. Below 1 they are the lambda-returns of generalised advantage estimation.
     """
 
     columns = ("value_loss", "policy_loss", "explained_variance")
@@ -54,7 +54,9 @@ class A2C(Agent):
                 "algo.rollout_length=1 of one env has no spread to normalise advantages by; type algo.normalize_advantage=false"
             )
         if shared_network and value_lr is not None:
-            raise ValueError("algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null")
+            raise ValueError(
+                "algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null"
+            )
         self.rollout_length = rollout_length
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.lr, self.value_lr, self.entropy_coef = lr, value_lr, entropy_coef
@@ -66,7 +68,14 @@ class A2C(Agent):
         obs_shape = setting.obs_space.shape
         networks = ActorCritic(network, obs_shape, self.distribution, shared=shared_network).to(self.device)
         groups = [networks] if value_lr is None else [*networks.children()]
-        self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=max_grad_norm, compile=setting.compile)
+        self.step = GradientStep(
+            networks,
+            groups,
+            self._loss,
+            optimizer=optimizer,
+            max_grad_norm=max_grad_norm,
+            compile=setting.compile,
+        )
         self.policy_params, self.value = networks.numpy_policy(), networks.numpy_value()
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
         self.reward_normalizer = RewardNormalizer(setting.num_envs, gamma) if normalize_reward else None
@@ -79,7 +88,9 @@ class A2C(Agent):
         if self.reward_normalizer is not None:
             self.parts["reward_normalizer"] = self.reward_normalizer
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
@@ -94,25 +105,37 @@ class A2C(Agent):
         self.clock.updates += 1
         if self.obs_normalizer is not None:
             self.obs_normalizer.update(rollout.obs[:-1])
-        return dict(zip(REPORT, values.tolist(), strict=True)) | explained | {"lr": lr, "entropy_coef": entropy_coef}
+        return (
+            dict(zip(REPORT, values.tolist(), strict=True))
+            | explained
+            | {"lr": lr, "entropy_coef": entropy_coef}
+        )
 
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, float]]:
         """Observations, actions, advantages and value targets, each [B, ...].
 
-        The rewards' statistics take in this rollout first; the observations' only after the update, so that the
-        policy is judged as it acted.
+        The rewards' statistics take in this rollout first; the observations' only after the update, so that
+        the policy is judged as it acted.
         """
         reward, normalize = rollout.reward, self.obs_normalizer
         if self.reward_normalizer is not None:
             self.reward_normalizer.update(reward, rollout.done)
             reward = self.reward_normalizer(reward)
-        value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)))
-        advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
+        value, next_value = rollout.values(
+            self.value if normalize is None else lambda obs: self.value(normalize(obs))
+        )
+        advantage = gae(
+            reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda
+        )
         target = advantage + value
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
-        obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
-        steps = torch.as_tensor(np.stack([advantage, target]).astype(np.float32).reshape(2, -1), device=self.device)
+        obs, action = (
+            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action)
+        )
+        steps = torch.as_tensor(
+            np.stack([advantage, target]).astype(np.float32).reshape(2, -1), device=self.device
+        )
         return obs, action, steps[0], steps[1], explained_variance(advantage, target)
 
     def _loss(

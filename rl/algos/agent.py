@@ -16,12 +16,15 @@ from rl.envs.make import float32_or_uint8
 from rl.learning.replay import Transitions, UniformReplay
 from rl.state import Stateful, Streams
 
-Recurrent = NDArray[np.float32] | None  # [N, H], zero where an episode begins; None while nothing is recurrent
+# [N, H], zero where an episode begins; None while nothing is recurrent
+Recurrent = NDArray[np.float32] | None
 
 
 @dataclass
 class Rollout:
-    """T steps of N environments. The arrays are used again by the next rollout: copy what must outlive `learn`."""
+    """T steps of N environments. The arrays are used again by the next rollout: copy what must outlive
+    `learn`.
+    """
 
     obs: NDArray[Any]  # [T + 1, N, *obs_shape]; the last row is where the next rollout begins
     action: NDArray[Any]  # [T, N, *action_shape], before any clipping to the environment's bounds
@@ -29,7 +32,8 @@ class Rollout:
     terminated: NDArray[np.bool_]  # [T, N]; worth 0 afterwards: the episode's end, or a lost life
     truncated: NDArray[np.bool_]  # [T, N]; the value of next_obs stands for the rest
     state: Recurrent = None  # [N, H] at the start
-    final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)  # (t, n, obs) where an env was reset
+    # (t, n, obs) where an env was reset
+    final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)
 
     @property
     def done(self) -> NDArray[np.bool_]:
@@ -45,12 +49,14 @@ class Rollout:
         return result
 
     def values(
-        self, value_function: Callable[[NDArray[Any]], NDArray[np.float32]], known: NDArray[np.float32] | None = None
+        self,
+        value_function: Callable[[NDArray[Any]], NDArray[np.float32]],
+        known: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """V(s_t) and V(s'_t) of all steps, both [T, N], from a function of observations [B, *obs_shape].
 
-        Every observation is evaluated once, and where an episode was truncated its last one too; those of V(s_t) that
-        are `known` [T, N] are not. V(s'_t) has no meaning where the episode terminated.
+        Every observation is evaluated once, and where an episode was truncated its last one too; those of
+        V(s_t) that are `known` [T, N] are not. V(s'_t) has no meaning where the episode terminated.
         """
         t_plus_1, n = self.obs.shape[:2]
         if known is None:
@@ -83,20 +89,31 @@ class Setting:
         """Steps of a rollout, over all envs. ValueError if minibatches of that size do not fill it."""
         steps = rollout_length * self.num_envs
         if steps % minibatch_size:
-            near = min((d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - minibatch_size))
-            raise ValueError(f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {steps}; try {near}")
+            near = min(
+                (d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - minibatch_size)
+            )
+            raise ValueError(
+                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {steps}; try {near}"
+            )
         return steps
 
     def discrete_actions(self, otherwise: str = "algo=ppo can act in it") -> gym.spaces.Discrete:
         """The action space. ValueError, with what to do `otherwise`, if it is not Discrete."""
         if not isinstance(self.action_space, gym.spaces.Discrete):
-            raise ValueError(f"it needs a Discrete action space, and this one is {self.action_space}; {otherwise}")
+            raise ValueError(
+                f"it needs a Discrete action space, and this one is {self.action_space}; {otherwise}"
+            )
         return self.action_space
 
     def transitions(self, agent: Agent, *, gamma: float, n_step: int, learning_starts: int) -> Transitions:
         """What a replay memory must know of them."""
-        obs, action = (self.obs_space.shape, float32_or_uint8(self.obs_space)), (agent.action_shape, agent.action_dtype)
-        return Transitions(*obs, self.frame_stack, *action, self.num_envs, gamma, n_step, learning_starts, self.zero_padded)
+        obs, action = (
+            (self.obs_space.shape, float32_or_uint8(self.obs_space)),
+            (agent.action_shape, agent.action_dtype),
+        )
+        return Transitions(
+            *obs, self.frame_stack, *action, self.num_envs, gamma, n_step, learning_starts, self.zero_padded
+        )
 
 
 class Agent(ABC):
@@ -111,7 +128,9 @@ class Agent(ABC):
     action_dtype: Any
 
     @abstractmethod
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Actions [N, *action_shape] for observations [N, *obs_shape], and the recurrent state after them.
 
         With `explore` they are drawn with `rng`; without, they are what the policy thinks best.

@@ -23,7 +23,8 @@ from rl.learning.normalize import ObsNormalizer
 from rl.learning.replay import Batch, UniformReplay
 
 CRITIC_REPORT = ("loss", "grad_norm", "q_mean")  # and then the TD errors [B] and the batch's moments
-ACTOR_REPORT = ("policy_loss", "entropy", "alpha")  # after the sum of the losses and the gradient's norm; then the moments
+# after the sum of the losses and the gradient's norm; then the moments
+ACTOR_REPORT = ("policy_loss", "entropy", "alpha")
 
 
 class Policy(nn.Module):
@@ -36,7 +37,8 @@ class Policy(nn.Module):
 
 
 class CrossQ(Agent):
-    """Two critics that see both ends of a transition at once; every `policy_delay`-th update moves the actor too (algorithm 1).
+    """Two critics that see both ends of a transition at once; every `policy_delay`-th update moves the actor
+    too (algorithm 1).
 
     The updates are counted by the frames that earned them, so that the delay needs no counter of its own.
     """
@@ -67,33 +69,49 @@ class CrossQ(Agent):
     ) -> None:
         self.distribution = SquashedGaussian(setting.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        self.rollout_length, self.batch_size, self.learning_starts = rollout_length, batch_size, learning_starts
+        self.rollout_length, self.batch_size, self.learning_starts = (
+            rollout_length,
+            batch_size,
+            learning_starts,
+        )
         self.updates_per_frame = Fraction(str(updates_per_frame))
         self.lr, self.actor_lr, self.alpha_lr = lr, actor_lr or lr, alpha_lr or lr
-        self.target_entropy = -float(self.distribution.num_actions) if target_entropy is None else target_entropy
+        self.target_entropy = (
+            -float(self.distribution.num_actions) if target_entropy is None else target_entropy
+        )
         self.policy_delay = policy_delay
         self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
 
         for key, factory in (("network", network), ("critic_network", critic_network)):
             if not hasattr(getattr(factory, "func", factory), "by_batch"):
-                raise ValueError(f"it needs batch renormalisation: type algo.{key}._target_=rl.networks.BatchRenormMLP")
+                raise ValueError(
+                    f"it needs batch renormalisation: type algo.{key}._target_=rl.networks.BatchRenormMLP"
+                )
         obs_shape = setting.obs_space.shape
         critic_shape = (int(np.prod(obs_shape)) + self.distribution.num_actions,)
         self.critics: Any = critic_network(critic_shape, 1, members=2).to(self.device)
-        self.policy = Policy(network(obs_shape, self.distribution.num_params, members=1), alpha).to(self.device)
+        self.policy = Policy(network(obs_shape, self.distribution.num_params, members=1), alpha).to(
+            self.device
+        )
         optimizing = {"optimizer": optimizer, "max_grad_norm": None, "compile": setting.compile}
         self.critic_step = GradientStep(self.critics, [self.critics], self._critic_loss, **optimizing)
-        self.policy_step = GradientStep(self.policy, [self.policy.actor, self.policy.temperature], self._policy_loss, **optimizing)
+        self.policy_step = GradientStep(
+            self.policy, [self.policy.actor, self.policy.temperature], self._policy_loss, **optimizing
+        )
         self.params = numpy_forward(self.policy.actor)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
+        self.replay: UniformReplay = replay(
+            setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts)
+        )
 
         optimizers = [*self.critic_step.optimizers, *self.policy_step.optimizers]
         self.parts = {
             "critics": self.critics,
             "actor": self.policy.actor,
             "temperature": self.policy.temperature,
-            **dict(zip(("critic_optimizer", "actor_optimizer", "temperature_optimizer"), optimizers, strict=True)),
+            **dict(
+                zip(("critic_optimizer", "actor_optimizer", "temperature_optimizer"), optimizers, strict=True)
+            ),
             "replay": self.replay,
         }
         self.playing = ("actor",)
@@ -101,7 +119,9 @@ class CrossQ(Agent):
             self.parts["obs_normalizer"] = self.obs_normalizer
             self.playing = ("actor", "obs_normalizer")
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
         if explore and self.clock.frames < self.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state
@@ -116,12 +136,16 @@ class CrossQ(Agent):
         self.critic_step.set_lr(lr)
         self.policy_step.set_lr(self.actor_lr(frames), self.alpha_lr(frames))
         due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
-        critics, policy = (torch.zeros(len(names), device=self.device) for names in (CRITIC_REPORT, ACTOR_REPORT))
+        critics, policy = (
+            torch.zeros(len(names), device=self.device) for names in (CRITIC_REPORT, ACTOR_REPORT)
+        )
         delayed = 0
         for update in due:
             batch = replay.sample(self.batch_size, self.streams.replay, frames)
             obs, *others, noise = self._inputs(batch)
-            values, td_error, moments = self.critic_step(obs, *others, noise[1]).tensor_split((len(critics), len(critics) + len(obs)))
+            values, td_error, moments = self.critic_step(obs, *others, noise[1]).tensor_split(
+                (len(critics), len(critics) + len(obs))
+            )
             critics += values
             replay.update_priorities(batch.number, td_error)
             self.critics.follow(moments)
@@ -159,10 +183,14 @@ class CrossQ(Agent):
         weight: Tensor,
         noise: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Squared errors against the critics themselves, at the action that the actor, by its running statistics, draws next."""
+        """Squared errors against the critics themselves, at the action that the actor, by its running
+        statistics, draws next.
+        """
         alpha = self.policy.temperature["log_alpha"].detach().exp()
         with torch.no_grad():
-            next_action, next_log_prob = self.distribution.sample_with_log_prob(self.policy.actor(next_obs)[0], noise)
+            next_action, next_log_prob = self.distribution.sample_with_log_prob(
+                self.policy.actor(next_obs)[0], noise
+            )
         here, there = (torch.cat([x.flatten(1), a], -1) for x, a in ((obs, action), (next_obs, next_action)))
         both, moments = critics.by_batch(torch.cat([here, there]))
         q, next_q = both.squeeze(-1).chunk(2, -1)  # [2, B] each

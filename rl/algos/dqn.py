@@ -1,7 +1,8 @@
 """DQN (Mnih et al. 2015): Q-learning from a replay memory with a target network.
 
-With `double` it is Double DQN (van Hasselt et al. 2016), with `quantiles` QR-DQN (Dabney et al. 2018). Dueling and noisy
-networks, the prioritised memory and n-step returns are parts and values: conf/algo/rainbow.yaml.
+With `double` it is Double DQN (van Hasselt et al. 2016), with `quantiles` QR-DQN (Dabney et al. 2018).
+Dueling and noisy networks, the prioritised memory and n-step returns are parts and values:
+conf/algo/rainbow.yaml.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ REPORT = ("loss", "grad_norm", "q_mean")  # and then the TD errors [B], or of qu
 
 
 class DQN(Agent):
-    """Lowers the TD error of Q(s, a) to r + gamma * max Q'(s', .), where Q' is the target network (algorithm 1).
+    """Lowers the TD error of Q(s, a) to r + gamma * max Q'(s', .), where Q' is the target network (algorithm
+    1).
 
-    With `quantiles` it learns so many values of equal probability for each action's return, whose mean is Q(s, a).
+    With `quantiles` it learns so many values of equal probability for each action's return, whose mean is
+    Q(s, a).
     """
 
     columns = ("q_mean",)
@@ -66,7 +69,9 @@ class DQN(Agent):
         self.rollout_length, self.batch_size = rollout_length, batch_size
         self.updates_per_frame = Fraction(str(updates_per_frame))
         self.lr, self.exploration, self.double = lr, Exploration(epsilon, temperature), double
-        self.td_loss: Callable[..., Tensor] = functools.partial(huber_loss, delta=kappa) if loss == "huber" else mse_loss
+        self.td_loss: Callable[..., Tensor] = (
+            functools.partial(huber_loss, delta=kappa) if loss == "huber" else mse_loss
+        )
         self.target_every, self.target_tau = target_every, target_tau
         self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
@@ -74,26 +79,40 @@ class DQN(Agent):
         obs_shape = setting.obs_space.shape
         if quantiles is not None:
             network = functools.partial(network, quantiles=quantiles)
-        self.q_network, self.target_network = (network(obs_shape, int(space.n)).to(self.device) for _ in range(2))
+        self.q_network, self.target_network = (
+            network(obs_shape, int(space.n)).to(self.device) for _ in range(2)
+        )
         optimizing = {"optimizer": optimizer, "max_grad_norm": max_grad_norm, "compile": setting.compile}
         loss_of = self._loss if quantiles is None else self._quantile_loss
         self.step = GradientStep(self.q_network, [self.q_network], loss_of, **optimizing)
         self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_network)
         self._update_target(1.0)
-        outputs, self.target_values = numpy_forward(self.q_network), numpy_forward(self.target_network)  # [B, A] or [B, A, quantiles]
+        # [B, A] or [B, A, quantiles]
+        outputs, self.target_values = numpy_forward(self.q_network), numpy_forward(self.target_network)
         self.values = outputs if quantiles is None else lambda *inputs: outputs(*inputs).mean(-1)  # [B, A]
         self.noise = noise_for(self.q_network)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
+        self.replay: UniformReplay = replay(
+            setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts)
+        )
 
-        self.parts = {"q_network": self.q_network, "target_network": self.target_network, **self.step.parts, "replay": self.replay}
+        self.parts = {
+            "q_network": self.q_network,
+            "target_network": self.target_network,
+            **self.step.parts,
+            "replay": self.replay,
+        }
         self.playing = ("q_network",)
         if self.obs_normalizer is not None:
             self.parts["obs_normalizer"] = self.obs_normalizer
             self.playing = ("q_network", "obs_normalizer")
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
-        """Epsilon-greedy or Boltzmann actions by values with noise of each env's own, if the network is noisy; or the best."""
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
+        """Epsilon-greedy or Boltzmann actions by values with noise of each env's own, if the network is
+        noisy; or the best.
+        """
         noise = self.noise(len(obs), rng) if explore else ()
         value = self.values(obs if self.obs_normalizer is None else self.obs_normalizer(obs), *noise)
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -121,10 +140,11 @@ class DQN(Agent):
         return report | {"lr": lr, "explore": self.exploration(frames)}
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
-        """Observations, and in columns [B, 1] actions, targets (of quantiles [B, quantiles]) and weights; then noise for a noisy network.
+        """Observations, and in columns [B, 1] actions, targets (of quantiles [B, quantiles]) and weights;
+        then noise for a noisy network.
 
-        The target is r + gamma * max Q'(s', .), or as `double` has it. Every evaluation of a noisy network has noise of its own, one for
-        the batch (Fortunato et al. 2018, section 3.1).
+        The target is r + gamma * max Q'(s', .), or as `double` has it. Every evaluation of a noisy network
+        has noise of its own, one for the batch (Fortunato et al. 2018, section 3.1).
         """
         obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
@@ -159,7 +179,9 @@ class DQN(Agent):
         return (weight.squeeze(-1) * loss).mean(), [quantiles.detach().mean(), loss.detach()]
 
     def _target_is_due(self, update: int) -> bool:
-        """Whether `target_every` frames are full between the frame that earned the update before and this one's."""
+        """Whether `target_every` frames are full between the frame that earned the update before and this
+        one's.
+        """
         if self.target_every is None:
             return True
         updates, frames = self.updates_per_frame.as_integer_ratio()
@@ -176,7 +198,8 @@ class DQN(Agent):
 
 
 def quantile_loss(quantiles: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> Tensor:
-    """sum_i E_j[|tau_i - 1{u < 0}| L(u)] of u = target_j - quantile_i, tau_i = (i + 1/2) / N (Dabney et al. 2018, eq. 10).
+    """sum_i E_j[|tau_i - 1{u < 0}| L(u)] of u = target_j - quantile_i, tau_i = (i + 1/2) / N (Dabney et al.
+    2018, eq. 10).
 
     From quantiles [B, N] and samples of the target [B, M], all equally likely, to [B].
     """

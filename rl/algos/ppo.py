@@ -1,4 +1,6 @@
-"""PPO (Schulman et al. 2017): several epochs on each rollout, with an objective that stops paying beyond the clip range."""
+"""PPO (Schulman et al. 2017): several epochs on each rollout, with an objective that stops paying beyond the
+clip range.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy", "approx_k
 
 
 class PPO(Agent):
-    """Clipped surrogate objective (eq. 7) with generalised advantages, a value loss and an entropy bonus (eq. 9)."""
+    """Clipped surrogate objective (eq. 7) with generalised advantages, a value loss and an entropy bonus (eq.
+    9).
+    """
 
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
@@ -55,9 +59,13 @@ class PPO(Agent):
     ) -> None:
         self.batch_size = setting.batch_size(rollout_length, minibatch_size)
         if normalize_advantage and minibatch_size == 1:
-            raise ValueError("algo.minibatch_size=1 has no spread to normalise advantages by; type algo.normalize_advantage=false")
+            raise ValueError(
+                "algo.minibatch_size=1 has no spread to normalise advantages by; type algo.normalize_advantage=false"
+            )
         if shared_network and value_lr is not None:
-            raise ValueError("algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null")
+            raise ValueError(
+                "algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null"
+            )
         self.rollout_length, self.minibatch_size, self.epochs = rollout_length, minibatch_size, epochs
         self.gamma, self.gae_lambda = gamma, gae_lambda
         self.lr, self.value_lr, self.entropy_coef = lr, value_lr, entropy_coef
@@ -71,10 +79,18 @@ class PPO(Agent):
         networks = ActorCritic(network, obs_shape, self.distribution, shared=shared_network).to(self.device)
         groups = [networks] if value_lr is None else [*networks.children()]
         self.networks = networks
-        self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=max_grad_norm, compile=setting.compile)
+        self.step = GradientStep(
+            networks,
+            groups,
+            self._loss,
+            optimizer=optimizer,
+            max_grad_norm=max_grad_norm,
+            compile=setting.compile,
+        )
         self.policy_params, self.value = networks.numpy_policy(), networks.numpy_value()
         self.both = networks.numpy_forward() if shared_network else None
-        self.acted: deque[tuple[NDArray[np.float32], NDArray[np.float32]]] = deque(maxlen=rollout_length)  # what a shared network gave
+        # what a shared network gave
+        self.acted: deque[tuple[NDArray[np.float32], NDArray[np.float32]]] = deque(maxlen=rollout_length)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
         self.reward_normalizer = RewardNormalizer(setting.num_envs, gamma) if normalize_reward else None
 
@@ -86,7 +102,9 @@ class PPO(Agent):
         if self.reward_normalizer is not None:
             self.parts["reward_normalizer"] = self.reward_normalizer
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, or the policy's mode."""
         inputs = obs if self.obs_normalizer is None else self.obs_normalizer(obs)
         if explore and self.both is not None:
@@ -97,7 +115,9 @@ class PPO(Agent):
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        """`epochs` passes over the rollout in shuffled minibatches, fewer if the policy moves beyond `target_kl`."""
+        """`epochs` passes over the rollout in shuffled minibatches, fewer if the policy moves beyond
+        `target_kl`.
+        """
         obs, action, numbers, explained = self._batch(rollout)
         frames, step = self.clock.frames, self.step
         lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
@@ -122,10 +142,11 @@ class PPO(Agent):
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-        """Observations [B, ...], actions [B, ...] and what the loss knows of each step [4, B], all of the policy as it is.
+        """Observations [B, ...], actions [B, ...] and what the loss knows of each step [4, B], all of the
+        policy as it is.
 
-        The rewards' statistics take in this rollout first; the observations' only after the updates, so that the
-        policy is judged as it acted.
+        The rewards' statistics take in this rollout first; the observations' only after the updates, so that
+        the policy is judged as it acted.
         """
         reward, normalize = rollout.reward, self.obs_normalizer
         if self.reward_normalizer is not None:
@@ -134,14 +155,22 @@ class PPO(Agent):
         acted = list(self.acted)[-len(reward) :]
         self.acted.clear()
         known = np.stack([value for _, value in acted]) if acted else None  # [T, N]
-        value, next_value = rollout.values(self.value if normalize is None else lambda obs: self.value(normalize(obs)), known)
-        advantage = gae(reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda)
+        value, next_value = rollout.values(
+            self.value if normalize is None else lambda obs: self.value(normalize(obs)), known
+        )
+        advantage = gae(
+            reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda
+        )
         target = advantage + value
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
-        obs, action = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action))
+        obs, action = (
+            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action)
+        )
         params = (
-            torch.as_tensor(np.concatenate([params for params, _ in acted]), device=self.device) if acted else self.networks.policy(obs)
+            torch.as_tensor(np.concatenate([params for params, _ in acted]), device=self.device)
+            if acted
+            else self.networks.policy(obs)
         )
         log_prob = self.distribution.log_prob(params, action)
         steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
@@ -159,14 +188,18 @@ class PPO(Agent):
         value_clip_range: Any,
         entropy_coef: Any,
     ) -> tuple[Tensor, list[Tensor]]:
-        """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of REPORT."""
+        """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of
+        REPORT.
+        """
         advantage, target, old_value, old_log_prob = numbers.index_select(1, index).unbind()
         params, value = networks(select(obs, index))
         log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.index_select(0, index))
         entropy = entropy.mean()
         if self.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        policy_loss, approx_kl, clip_fraction = clipped_policy_loss(log_prob, old_log_prob, advantage, clip_range)
+        policy_loss, approx_kl, clip_fraction = clipped_policy_loss(
+            log_prob, old_log_prob, advantage, clip_range
+        )
         value_loss = clipped_value_loss(value, old_value, target, value_clip_range)
         loss = policy_loss + self.value_coef * value_loss - entropy_coef * entropy
         return loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction]

@@ -1,4 +1,5 @@
-"""PQN (Gallici et al. 2024): Q-learning from many environments at once, with neither a replay memory nor a target network.
+"""PQN (Gallici et al. 2024): Q-learning from many environments at once, with neither a replay memory nor a
+target network.
 
 What makes them dispensable is a network with layer normalisation: conf/algo/pqn.yaml.
 """
@@ -26,9 +27,11 @@ REPORT = ("loss", "grad_norm", "q_mean")
 
 
 class PQN(Agent):
-    """Several epochs on each rollout towards its Q(lambda) returns (Peng & Williams 1996), of steps t = 0 ... T - 1:
+    """Several epochs on each rollout towards its Q(lambda) returns (Peng & Williams 1996), of steps t = 0 ...
+    T - 1:
 
-    R_t = r_t + gamma * (lambda * R_{t+1} + (1 - lambda) * max Q(s'_t, .)), where r_t + gamma * max Q(s'_t, .) stands for the last.
+    R_t = r_t + gamma * (lambda * R_{t+1} + (1 - lambda) * max Q(s'_t, .)), where r_t + gamma * max Q(s'_t, .)
+    stands for the last.
     """
 
     columns = ("q_mean",)
@@ -73,7 +76,9 @@ class PQN(Agent):
             self.parts["obs_normalizer"] = self.obs_normalizer
             self.playing = ("q_network", "obs_normalizer")
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -106,12 +111,24 @@ class PQN(Agent):
         """
         normalize = (lambda obs: obs) if self.obs_normalizer is None else self.obs_normalizer
         value, next_value = rollout.values(lambda obs: self.values(normalize(obs)).max(-1))
-        advantage = gae(rollout.reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.td_lambda)
-        batch = normalize(rollout.obs[:-1]), rollout.action - self.first_action, (advantage + value).astype(np.float32)
-        obs, action, target = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in batch)
+        advantage = gae(
+            rollout.reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.td_lambda
+        )
+        batch = (
+            normalize(rollout.obs[:-1]),
+            rollout.action - self.first_action,
+            (advantage + value).astype(np.float32),
+        )
+        obs, action, target = (
+            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in batch
+        )
         return channels_last(obs), action, target
 
-    def _loss(self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, index: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of REPORT."""
+    def _loss(
+        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, index: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The minibatch `index` [M] of the batch; what is reported besides the loss stands in the order of
+        REPORT.
+        """
         q = q_network(select(obs, index)).gather(-1, action.index_select(0, index).unsqueeze(-1)).squeeze(-1)
         return self.td_loss(q, target.index_select(0, index)), [q.detach().mean()]

@@ -22,11 +22,15 @@ class Random(Agent):
         elif isinstance(space, gym.spaces.Box) and space.is_bounded():
             self.bounds = space.low, space.high
         else:
-            raise ValueError(f"no uniform draw from the action space {space}: a Discrete space and a bounded Box have one")
+            raise ValueError(
+                f"no uniform draw from the action space {space}: a Discrete space and a bounded Box have one"
+            )
         self.action_shape, self.action_dtype = space.shape or (), space.dtype
         self.parts = {}
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Random actions, with or without `explore`."""
         draw = rng.integers if np.issubdtype(self.action_dtype, np.integer) else rng.uniform
         return draw(*self.bounds, size=(len(obs), *self.action_shape)).astype(self.action_dtype), state

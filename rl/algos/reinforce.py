@@ -21,10 +21,10 @@ from rl.learning.returns import ends_within, returns_to_go
 class Reinforce(Agent):
     """One update from each rollout: the gradient of sum_t log pi(a_t | s_t) * G_t, averaged over the steps.
 
-    A rollout stops in the middle of episodes. The steps of an episode that goes on are never counted as if it had
-    ended: without a baseline their return is not known and they get weight 0; with one, the baseline's value of the
-    last observation stands for the rest. The same holds for an episode cut off by a time limit, except that without a
-    baseline the return up to the limit is taken as it is.
+    A rollout stops in the middle of episodes. The steps of an episode that goes on are never counted as if it
+    had ended: without a baseline their return is not known and they get weight 0; with one, the baseline's
+    value of the last observation stands for the rest. The same holds for an episode cut off by a time limit,
+    except that without a baseline the return up to the limit is taken as it is.
     """
 
     columns = ("policy_loss", "value_loss")
@@ -57,7 +57,9 @@ class Reinforce(Agent):
         obs_shape = setting.obs_space.shape
         self.policy = Policy(network, obs_shape, self.distribution)
         self.value = network(obs_shape, 1, out_gain=1.0) if baseline else None
-        networks = nn.ModuleList([self.policy] if self.value is None else [self.policy, self.value]).to(self.device)
+        networks = nn.ModuleList([self.policy] if self.value is None else [self.policy, self.value]).to(
+            self.device
+        )
         self.flat = flatten_parameters(networks)
         self.optimizer: torch.optim.Optimizer = optimizer([self.flat], lr=lr(0))
         self.policy_params = self.policy.numpy_forward()
@@ -67,7 +69,9 @@ class Reinforce(Agent):
         if self.value is not None:
             self.parts["value"] = self.value
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
@@ -76,20 +80,32 @@ class Reinforce(Agent):
         """One gradient step on the whole rollout."""
         returns, weight = self._returns(rollout)
         tensors = (rollout.obs[:-1], rollout.action, returns, weight)
-        obs, action, target, mask = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in tensors)
+        obs, action, target, mask = (
+            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in tensors
+        )
         lr, entropy_coef = self.lr(self.clock.frames), self.entropy_coef(self.clock.frames)
         assert self.flat.grad is not None
         self.flat.grad.zero_()
-        loss, policy_loss, value_loss, entropy = self.loss(obs, action, target, mask, torch.tensor(entropy_coef))
+        loss, policy_loss, value_loss, entropy = self.loss(
+            obs, action, target, mask, torch.tensor(entropy_coef)
+        )
         loss.backward()
         grad_norm = clip_gradient(self.flat, self.max_grad_norm)
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
         self.clock.updates += 1
-        report = {"loss": loss.detach(), "policy_loss": policy_loss.detach(), "entropy": entropy.detach(), "grad_norm": grad_norm}
+        report = {
+            "loss": loss.detach(),
+            "policy_loss": policy_loss.detach(),
+            "entropy": entropy.detach(),
+            "grad_norm": grad_norm,
+        }
         if self.value is not None:
             report["value_loss"] = value_loss.detach()
-        return {name: float(value) for name, value in report.items()} | {"lr": lr, "entropy_coef": entropy_coef}
+        return {name: float(value) for name, value in report.items()} | {
+            "lr": lr,
+            "entropy_coef": entropy_coef,
+        }
 
     @torch.no_grad()
     def _returns(self, rollout: Rollout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -97,7 +113,9 @@ class Reinforce(Agent):
         done = rollout.done
         successor = np.zeros(done.shape, np.float32)
         if self.value is None:
-            return returns_to_go(rollout.reward, done, successor, self.gamma).astype(np.float32), ends_within(done).astype(np.float32)
+            return returns_to_go(rollout.reward, done, successor, self.gamma).astype(np.float32), ends_within(
+                done
+            ).astype(np.float32)
         goes_on = rollout.truncated & ~rollout.terminated
         goes_on[-1] |= ~rollout.terminated[-1]  # the rollout stops here, the episode does not
         if goes_on.any():
@@ -127,4 +145,9 @@ class Reinforce(Agent):
         log_prob = self.distribution.log_prob(params, action)
         entropy = self.distribution.entropy(params).mean()
         policy_loss = -(log_prob * advantage * weight).sum() / total
-        return policy_loss + self.value_coef * value_loss - entropy_coef * entropy, policy_loss, value_loss, entropy
+        return (
+            policy_loss + self.value_coef * value_loss - entropy_coef * entropy,
+            policy_loss,
+            value_loss,
+            entropy,
+        )

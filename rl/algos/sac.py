@@ -1,7 +1,8 @@
-"""SAC (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications"): maximum entropy, off-policy, continuous.
+"""SAC (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications"): maximum entropy, off-policy,
+continuous.
 
-Every update makes one step for the critics, the actor and the temperature, all three from the weights before it
-(algorithm 1 with its gradients taken at once): one loss, one backward pass, and compiled one graph.
+Every update makes one step for the critics, the actor and the temperature, all three from the weights before
+it (algorithm 1 with its gradients taken at once): one loss, one backward pass, and compiled one graph.
 """
 
 from __future__ import annotations
@@ -23,13 +24,20 @@ from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
 from rl.learning.normalize import ObsNormalizer
 from rl.learning.replay import Batch, UniformReplay
 
-REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")  # between the sum of the losses and the TD errors [B]
+# between the sum of the losses and the TD errors [B]
+REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")
 
 
 class Networks(nn.Module):
     """All that is learned by gradients."""
 
-    def __init__(self, network: NetworkFactory, obs_shape: tuple[int, ...], distribution: SquashedGaussian, alpha: float) -> None:
+    def __init__(
+        self,
+        network: NetworkFactory,
+        obs_shape: tuple[int, ...],
+        distribution: SquashedGaussian,
+        alpha: float,
+    ) -> None:
         super().__init__()
         obs_size, num_actions = int(np.prod(obs_shape)), distribution.num_actions
         self.critics = ensemble(network, 2, (obs_size + num_actions,), 1)
@@ -38,7 +46,9 @@ class Networks(nn.Module):
 
 
 class SAC(Agent):
-    """Soft Q-learning with two critics, and an actor that follows the lower of them and is paid for its entropy."""
+    """Soft Q-learning with two critics, and an actor that follows the lower of them and is paid for its
+    entropy.
+    """
 
     columns = ("policy_loss", "q_mean", "alpha")
 
@@ -65,25 +75,43 @@ class SAC(Agent):
     ) -> None:
         self.distribution = SquashedGaussian(setting.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        self.rollout_length, self.batch_size, self.learning_starts = rollout_length, batch_size, learning_starts
+        self.rollout_length, self.batch_size, self.learning_starts = (
+            rollout_length,
+            batch_size,
+            learning_starts,
+        )
         self.updates_per_frame = Fraction(str(updates_per_frame))
         self.lr, self.actor_lr, self.alpha_lr = lr, actor_lr or lr, alpha_lr or lr
-        self.target_entropy = -float(self.distribution.num_actions) if target_entropy is None else target_entropy
+        self.target_entropy = (
+            -float(self.distribution.num_actions) if target_entropy is None else target_entropy
+        )
         self.target_tau = target_tau
         self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
 
         obs_shape = setting.obs_space.shape
-        networks, targets = (Networks(network, obs_shape, self.distribution, alpha).to(self.device) for _ in range(2))
+        networks, targets = (
+            Networks(network, obs_shape, self.distribution, alpha).to(self.device) for _ in range(2)
+        )
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
-        self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=None, compile=setting.compile)
+        self.step = GradientStep(
+            networks, groups, self._loss, optimizer=optimizer, max_grad_norm=None, compile=setting.compile
+        )
         self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_critics)
         self._update_targets(1.0)
         self.params = numpy_forward(networks.actor)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
+        self.replay: UniformReplay = replay(
+            setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts)
+        )
 
-        optimizers = dict(zip(("critic_optimizer", "actor_optimizer", "temperature_optimizer"), self.step.optimizers, strict=True))
+        optimizers = dict(
+            zip(
+                ("critic_optimizer", "actor_optimizer", "temperature_optimizer"),
+                self.step.optimizers,
+                strict=True,
+            )
+        )
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
         self.parts = {**learned, "target_critics": self.target_critics, **optimizers, "replay": self.replay}
         self.playing = ("actor",)
@@ -91,7 +119,9 @@ class SAC(Agent):
             self.parts["obs_normalizer"] = self.obs_normalizer
             self.playing = ("actor", "obs_normalizer")
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
         if explore and self.clock.frames < self.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state
@@ -139,7 +169,8 @@ class SAC(Agent):
         weight: Tensor,
         noise: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Of critics (eq. 5), actor (eq. 7) and temperature (eq. 17, by its logarithm), none of which moves another's weights.
+        """Of critics (eq. 5), actor (eq. 7) and temperature (eq. 17, by its logarithm), none of which moves
+        another's weights.
 
         What is reported besides the sum stands in the order of REPORT.
         """
@@ -148,8 +179,11 @@ class SAC(Agent):
         flat_obs = obs.flatten(1)
 
         with torch.no_grad():
-            next_action, next_log_prob = self.distribution.sample_with_log_prob(networks.actor(next_obs), noise[1])
-            next_q = self.target_critics(torch.cat([next_obs.flatten(1), next_action], -1)).squeeze(-1)  # [2, B]
+            next_action, next_log_prob = self.distribution.sample_with_log_prob(
+                networks.actor(next_obs), noise[1]
+            )
+            # [2, B]
+            next_q = self.target_critics(torch.cat([next_obs.flatten(1), next_action], -1)).squeeze(-1)
             target = reward + discount * (next_q.amin(0) - alpha * next_log_prob)
         error = networks.critics(torch.cat([flat_obs, action], -1)).squeeze(-1) - target
         critic_loss = 0.5 * (weight * error.square()).mean(-1).sum()

@@ -1,6 +1,7 @@
 """SAC for discrete actions (Christodoulou 2019): what SAC draws, this sums over all actions.
 
-Every update makes one step for the critics, the actor and the temperature, all three from the weights before it.
+Every update makes one step for the critics, the actor and the temperature, all three from the weights before
+it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
 from rl.learning.normalize import ObsNormalizer
 from rl.learning.replay import Batch, UniformReplay
 
-REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")  # between the sum of the losses and the TD errors [B]
+# between the sum of the losses and the TD errors [B]
+REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")
 
 
 class Networks(nn.Module):
     """All that is learned by gradients."""
 
-    def __init__(self, network: NetworkFactory, obs_shape: tuple[int, ...], num_actions: int, alpha: float) -> None:
+    def __init__(
+        self, network: NetworkFactory, obs_shape: tuple[int, ...], num_actions: int, alpha: float
+    ) -> None:
         super().__init__()
         self.critics = ensemble(network, 2, obs_shape, num_actions)
         self.actor = network(obs_shape, num_actions)
@@ -66,7 +70,11 @@ class DiscreteSAC(Agent):
         self.num_actions = int(space.n)
         self.distribution = Categorical(self.num_actions, int(space.start))
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        self.rollout_length, self.batch_size, self.learning_starts = rollout_length, batch_size, learning_starts
+        self.rollout_length, self.batch_size, self.learning_starts = (
+            rollout_length,
+            batch_size,
+            learning_starts,
+        )
         self.updates_per_frame = Fraction(str(updates_per_frame))
         self.lr, self.actor_lr, self.alpha_lr = lr, actor_lr or lr, alpha_lr or lr
         self.target_entropy = target_entropy_ratio * math.log(self.num_actions)
@@ -74,17 +82,29 @@ class DiscreteSAC(Agent):
         self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
 
         obs_shape = setting.obs_space.shape
-        networks, targets = (Networks(network, obs_shape, self.num_actions, alpha).to(self.device) for _ in range(2))
+        networks, targets = (
+            Networks(network, obs_shape, self.num_actions, alpha).to(self.device) for _ in range(2)
+        )
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
-        self.step = GradientStep(networks, groups, self._loss, optimizer=optimizer, max_grad_norm=None, compile=setting.compile)
+        self.step = GradientStep(
+            networks, groups, self._loss, optimizer=optimizer, max_grad_norm=None, compile=setting.compile
+        )
         self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_critics)
         self._update_targets(1.0)
         self.params = numpy_forward(networks.actor)
         self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.replay: UniformReplay = replay(setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts))
+        self.replay: UniformReplay = replay(
+            setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts)
+        )
 
-        optimizers = dict(zip(("critic_optimizer", "actor_optimizer", "temperature_optimizer"), self.step.optimizers, strict=True))
+        optimizers = dict(
+            zip(
+                ("critic_optimizer", "actor_optimizer", "temperature_optimizer"),
+                self.step.optimizers,
+                strict=True,
+            )
+        )
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
         self.parts = {**learned, "target_critics": self.target_critics, **optimizers, "replay": self.replay}
         self.playing = ("actor",)
@@ -92,7 +112,9 @@ class DiscreteSAC(Agent):
             self.parts["obs_normalizer"] = self.obs_normalizer
             self.playing = ("actor", "obs_normalizer")
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, uniform ones before learning starts, or the most likely."""
         if explore and self.clock.frames < self.learning_starts:
             return rng.integers(self.num_actions, size=len(obs)) + self.distribution.start, state
@@ -124,13 +146,28 @@ class DiscreteSAC(Agent):
         obs, next_obs = batch.obs, batch.next_obs
         if self.obs_normalizer is not None:
             obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
-        arrays = (obs, batch.action - self.distribution.start, batch.reward, batch.discount, next_obs, batch.weight)
+        arrays = (
+            obs,
+            batch.action - self.distribution.start,
+            batch.reward,
+            batch.discount,
+            next_obs,
+            batch.weight,
+        )
         return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     def _loss(
-        self, networks: Any, obs: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_obs: Tensor, weight: Tensor
+        self,
+        networks: Any,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        next_obs: Tensor,
+        weight: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Of critics (eq. 3), actor (eq. 12) and temperature (eq. 11, by its logarithm), none of which moves another's weights.
+        """Of critics (eq. 3), actor (eq. 12) and temperature (eq. 11, by its logarithm), none of which moves
+        another's weights.
 
         What is reported besides the sum stands in the order of REPORT.
         """
@@ -140,7 +177,8 @@ class DiscreteSAC(Agent):
         with torch.no_grad():
             next_log_prob = networks.actor(next_obs).log_softmax(-1)
             next_q = self.target_critics(next_obs).amin(0)
-            target = reward + discount * (next_log_prob.exp() * (next_q - alpha * next_log_prob)).sum(-1)  # eq. 10
+            # eq. 10
+            target = reward + discount * (next_log_prob.exp() * (next_q - alpha * next_log_prob)).sum(-1)
         q = networks.critics(obs)  # [2, B, A]
         error = q.gather(-1, action.expand(2, -1).unsqueeze(-1)).squeeze(-1) - target
         critic_loss = 0.5 * (weight * error.square()).mean(-1).sum()

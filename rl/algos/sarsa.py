@@ -1,4 +1,6 @@
-"""Sarsa (Rummery & Niranjan 1994) with a network: on-policy learning of the values of the policy that explores."""
+"""Sarsa (Rummery & Niranjan 1994) with a network: on-policy learning of the values of the policy that
+explores.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,9 @@ REPORT = ("loss", "grad_norm", "q_mean")
 class Sarsa(Agent):
     """Lowers the TD error of Q(s, a) to r + gamma * Q(s', a') (Sutton & Barto 2018, eq. 6.7).
 
-    a' is what the policy does in s': the action of the next step, or one drawn for it where the rollout stops or a time
-    limit cut the episode. With `td_lambda` above 0 the targets are lambda-returns (eq. 12.18 with action values).
+    a' is what the policy does in s': the action of the next step, or one drawn for it where the rollout stops
+    or a time limit cut the episode. With `td_lambda` above 0 the targets are lambda-returns (eq. 12.18 with
+    action values).
     """
 
     columns = ("q_mean",)
@@ -66,7 +69,9 @@ class Sarsa(Agent):
             self.parts["obs_normalizer"] = self.obs_normalizer
             self.playing = ("q_network", "obs_normalizer")
 
-    def act(self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True) -> tuple[NDArray[Any], Recurrent]:
+    def act(
+        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
+    ) -> tuple[NDArray[Any], Recurrent]:
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -88,21 +93,38 @@ class Sarsa(Agent):
         rows, n = rollout.reward.shape
         obs = rollout.obs if self.obs_normalizer is None else self.obs_normalizer(rollout.obs)
         values = self.values(obs.reshape(-1, *obs.shape[2:])).reshape(rows + 1, n, -1)
-        action = np.concatenate([rollout.action - self.first_action, self.exploration.choose(values[-1], explore, self.rng)[None]])
+        action = np.concatenate(
+            [rollout.action - self.first_action, self.exploration.choose(values[-1], explore, self.rng)[None]]
+        )
         value = np.take_along_axis(values, action[..., None], -1)[..., 0]  # [T + 1, N]: Q(s, a)
         next_value = value[1:].copy()
         cut = [(t, n, last) for t, n, last in rollout.final_obs if not rollout.terminated[t, n]]
         if cut:
             row, env, last = zip(*cut, strict=True)
             last_obs = np.stack(last).astype(rollout.obs.dtype)
-            last_values = self.values(last_obs if self.obs_normalizer is None else self.obs_normalizer(last_obs))
+            last_values = self.values(
+                last_obs if self.obs_normalizer is None else self.obs_normalizer(last_obs)
+            )
             last_action = self.exploration.choose(last_values, explore, self.rng)
             next_value[list(row), list(env)] = np.take_along_axis(last_values, last_action[:, None], -1)[:, 0]
-        advantage = gae(rollout.reward, value[:-1], next_value, rollout.terminated, rollout.done, self.gamma, self.td_lambda)
+        advantage = gae(
+            rollout.reward,
+            value[:-1],
+            next_value,
+            rollout.terminated,
+            rollout.done,
+            self.gamma,
+            self.td_lambda,
+        )
         target = (advantage + value[:-1]).astype(np.float32)
-        return [torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (obs[:-1], action[:-1], target)]
+        return [
+            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device)
+            for a in (obs[:-1], action[:-1], target)
+        ]
 
-    def _loss(self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _loss(
+        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         """What is reported besides the loss stands in the order of REPORT."""
         q = q_network(obs).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         return self.td_loss(q, target), [q.detach().mean()]

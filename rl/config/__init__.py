@@ -1,7 +1,20 @@
-"""Configuration: its schema, reading it, and comparing two. Nothing here imports torch: a mistyped option is refused at once."""
+"""Configuration: its schema, reading it, and comparing two. Nothing here imports torch: a mistyped option is
+refused at once.
+"""
 
 from rl.config.compare import MISSING, Change, compare, leaves, same
-from rl.config.keys import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, ConfigError, Key, fields, install_line
+from rl.config.keys import (
+    FREE,
+    FROZEN,
+    HORIZON,
+    NUMERICS,
+    ONE_WAY,
+    SCHEDULE,
+    ConfigError,
+    Key,
+    fields,
+    install_line,
+)
 from rl.config.read import did_you_mean, fill_in, read_config, typed
 from rl.config.schema import TARGETS, EnjoyConfig, EnvConfig, ReportConfig, RunConfig, SearchConfig
 

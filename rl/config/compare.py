@@ -26,9 +26,11 @@ class Leaf:
     open: bool  # whether it is in an open section, whose names no schema knows
 
 
-def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = "", section: Key | None = None) -> dict[str, Leaf]:
-    """Every leaf of a configuration by its dotted name. What is in an open section has that section's policy; what
-    nobody classified is frozen."""
+def leaves(
+    values: dict[str, Any], schema: type | None = RunConfig, path: str = "", section: Key | None = None
+) -> dict[str, Leaf]:
+    """Every leaf of a configuration by its dotted name. What is in an open section has that section's policy;
+    what nobody classified is frozen."""
     known = fields(schema) if schema else {}
     result: dict[str, Leaf] = {}
     for name, value in values.items():
@@ -39,7 +41,14 @@ def leaves(values: dict[str, Any], schema: type | None = RunConfig, path: str = 
             result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
         else:
             policy, choices = (key.policy, key.choices or ()) if key else (FROZEN, ())
-            result[full] = Leaf(value, _meaning(kind, value), policy, choices, key is not None, name not in known and key is not None)
+            result[full] = Leaf(
+                value,
+                _meaning(kind, value),
+                policy,
+                choices,
+                key is not None,
+                name not in known and key is not None,
+            )
     return result
 
 
@@ -56,7 +65,9 @@ def _meaning(kind: Any, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Change:
-    """A key that differs between a run and what is asked of it now; `refused` says why it cannot be, if it cannot."""
+    """A key that differs between a run and what is asked of it now; `refused` says why it cannot be, if it
+    cannot.
+    """
 
     key: str
     was: Any
@@ -81,23 +92,32 @@ def compare(
     named: Collection[str] = (),
     defaults: Callable[[], dict[str, Any]] = dict,
 ) -> list[Change]:
-    """The keys in which a run's configuration and today's differ, at a clock of `frames`, each judged by its policy.
+    """The keys in which a run's configuration and today's differ, at a clock of `frames`, each judged by its
+    policy.
 
-    A key of a schema that only one side knows counts as having always been at its default. New today, it must be at the
-    default that `defaults()` holds; gone today, nobody must have typed it (`named`: the keys that the whole command line
-    names). In an open section, such as env.kwargs, there are no defaults.
+    A key of a schema that only one side knows counts as having always been at its default. New today, it must
+    be at the default that `defaults()` holds; gone today, nobody must have typed it (`named`: the keys that
+    the whole command line names). In an open section, such as env.kwargs, there are no defaults.
     """
     before, after = leaves(old), leaves(new)
     changes = []
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
-        if key.partition(".")[0] in COMMANDS or (was and now and _same(was.meaning, now.meaning, frames=None)):
+        if key.partition(".")[0] in COMMANDS or (
+            was and now and _same(was.meaning, now.meaning, frames=None)
+        ):
             continue
         if was is None and now is not None:
             default = leaves(defaults()).get(key)
-            at_default = not now.open and default is not None and _same(default.meaning, now.meaning, frames=None)
+            at_default = (
+                not now.open and default is not None and _same(default.meaning, now.meaning, frames=None)
+            )
         else:
-            at_default = was is not None and not was.open and not any(key == name or key.startswith(f"{name}.") for name in named)
+            at_default = (
+                was is not None
+                and not was.open
+                and not any(key == name or key.startswith(f"{name}.") for name in named)
+            )
         changes.append(_judge(key, was, now, frames, at_default))
     return changes
 
@@ -114,7 +134,12 @@ def _same(one: Any, other: Any, frames: int | None) -> bool:
     if isinstance(one, Schedule) and isinstance(other, Schedule):
         far = max(one.frames[-1], other.frames[-1]) if frames is None else frames
         return one.first_difference(other, far) is None
-    return type(one) is type(other) and one == other or _number(one) is not None and _number(one) == _number(other)
+    return (
+        type(one) is type(other)
+        and one == other
+        or _number(one) is not None
+        and _number(one) == _number(other)
+    )
 
 
 def _number(value: Any) -> int | float | None:
@@ -134,7 +159,9 @@ def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default
         refused, note = False, "results may differ in the last bits from here on"
     elif policy == HORIZON:
         refused = now.meaning < frames
-        note = f"the run has already seen {format_count(frames)} frames" if refused else "trains to another end"
+        note = (
+            f"the run has already seen {format_count(frames)} frames" if refused else "trains to another end"
+        )
     elif policy == ONE_WAY:
         refused = now.choices.index(now.value) < now.choices.index(was.value)
         note = f"what {now.value} needs was not kept" if refused else "not exact from here on"

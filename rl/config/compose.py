@@ -1,4 +1,5 @@
-"""The command line through Hydra: overrides in, plain values out, and one clear message when they make no sense.
+"""The command line through Hydra: overrides in, plain values out, and one clear message when they make no
+sense.
 
 Nothing here touches a run's folder or imports torch; composing takes 50 ms.
 """
@@ -39,9 +40,15 @@ class Composed:
     sweep_dir: str  # and a new sweep
 
 
-def compose(overrides: Sequence[str], schema: type, config_name: str = "config", config_dir: str | None = None) -> Composed:
-    """Today's conf/ under these overrides. ConfigError names what is wrong, what is allowed and the nearest name."""
-    search = [f"hydra.searchpath=[{quote('file://' + str(Path(config_dir).absolute()))}]"] if config_dir else []
+def compose(
+    overrides: Sequence[str], schema: type, config_name: str = "config", config_dir: str | None = None
+) -> Composed:
+    """Today's conf/ under these overrides. ConfigError names what is wrong, what is allowed and the nearest
+    name.
+    """
+    search = (
+        [f"hydra.searchpath=[{quote('file://' + str(Path(config_dir).absolute()))}]"] if config_dir else []
+    )
     parsed = parse(overrides)
     check_single(parsed)
     GlobalHydra.instance().clear()
@@ -51,7 +58,9 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
             composed = hydra.compose(config_name, [*search, *for_hydra(overrides)], return_hydra_config=True)
         except ConfigError:
             raise
-        except Exception as error:  # Hydra and the loaders under it have a dozen kinds for a file that cannot be read
+        except (
+            Exception
+        ) as error:  # Hydra and the loaders under it have a dozen kinds for a file that cannot be read
             raise ConfigError(_explain(error, parsed, search, config_name)) from error
         try:
             choices = OmegaConf.to_container(composed.hydra.runtime.choices)
@@ -63,7 +72,9 @@ def compose(overrides: Sequence[str], schema: type, config_name: str = "config",
         except OmegaConfBaseException as error:
             key = error.full_key or "the configuration"
             missing = isinstance(error, MissingMandatoryValue)
-            raise ConfigError(f"{key}: missing; type {key}=..." if missing else f"{key}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(
+                f"{key}: missing; type {key}=..." if missing else f"{key}: {str(error).splitlines()[0]}"
+            ) from error
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     typed = {str(name): value for name, value in values.items()}
@@ -78,7 +89,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         try:
             result += parser.parse_overrides([text])
         except HydraException as error:
-            raise ConfigError(f"{text}: not an override; write key=value ({str(error).splitlines()[0]})") from error
+            raise ConfigError(
+                f"{text}: not an override; write key=value ({str(error).splitlines()[0]})"
+            ) from error
         if not result[-1].key_or_group:
             raise ConfigError(f"{text}: not an override; write key=value")
     return result
@@ -88,26 +101,48 @@ def check_single(overrides: Iterable[Override]) -> None:
     """ConfigError for a key with several values: that is a sweep."""
     for override in overrides:
         if override.is_sweep_override():
-            raise ConfigError(f"{override.input_line}: several values; type -m for one run with each, or brackets for a list")
+            raise ConfigError(
+                f"{override.input_line}: several values; type -m for one run with each, or brackets for a list"
+            )
 
 
-_PLACES = re.compile(r"(resume|fork|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)")
+_PLACES = re.compile(
+    r"(resume|fork|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)"
+)
 
 
 def quote_places(overrides: Iterable[str]) -> list[str]:
-    """The overrides as typed, but folders quoted: the names of a sweep's jobs have signs that mean something to Hydra."""
-    return [f"{found[1]}={quote(found[2])}" if (found := _PLACES.fullmatch(text)) else text for text in overrides]
+    """The overrides as typed, but folders quoted: the names of a sweep's jobs have signs that mean something
+    to Hydra.
+    """
+    return [
+        f"{found[1]}={quote(found[2])}" if (found := _PLACES.fullmatch(text)) else text for text in overrides
+    ]
 
 
 def for_hydra(overrides: Iterable[str]) -> list[str]:
-    """The same overrides, such that a schedule replaces what is there: Hydra puts neither keys where a list is nor the
-    other way round, but either where null is."""
+    """The same overrides, such that a schedule replaces what is there: Hydra puts neither keys where a list
+    is nor the other way round, but either where null is."""
     result = []
     for override in parse(list(overrides)):
         line, value = override.input_line or "", override.value()
-        schedule = isinstance(value, dict) and "kind" in value or isinstance(value, list) and value and isinstance(value[0], list)
-        plain = not (override.is_add() or override.is_force_add() or override.is_delete() or override.is_sweep_override())
-        if override.key_or_group.startswith(("env.kwargs.", "space.", "launcher.parameters.")) and not override.is_delete():
+        schedule = (
+            isinstance(value, dict)
+            and "kind" in value
+            or isinstance(value, list)
+            and value
+            and isinstance(value[0], list)
+        )
+        plain = not (
+            override.is_add()
+            or override.is_force_add()
+            or override.is_delete()
+            or override.is_sweep_override()
+        )
+        if (
+            override.key_or_group.startswith(("env.kwargs.", "space.", "launcher.parameters."))
+            and not override.is_delete()
+        ):
             line = "++" + line.lstrip("+")  # open sections: a name needs no + to be new
         if override.key_or_group == "logger" and value is None:  # Hydra takes no null for a group
             line = "logger=[]"
@@ -127,7 +162,11 @@ def merge(*lines: Iterable[str]) -> list[str]:
                 for deeper in [old for old in merged if old.startswith(f"{override.key_or_group}.")]:
                     del merged[deeper]
             if override.key_or_group == "logger":  # its trackers keep their options, the others are gone
-                for deeper in [old for old in merged if old.startswith("logger.") and old.split(".")[1] not in trackers(override.value())]:
+                for deeper in [
+                    old
+                    for old in merged
+                    if old.startswith("logger.") and old.split(".")[1] not in trackers(override.value())
+                ]:
                     del merged[deeper]
             merged.pop(name, None)
             merged[name] = override.input_line or ""
@@ -137,13 +176,21 @@ def merge(*lines: Iterable[str]) -> list[str]:
 def drop(overrides: Iterable[str], *names: str) -> list[str]:
     """The overrides but for these keys; a name that ends in a dot stands for all below it."""
     below = tuple(name for name in names if name.endswith("."))
-    kept = [o for o in parse(list(overrides)) if o.key_or_group not in names and not o.key_or_group.startswith(below)]
+    kept = [
+        o
+        for o in parse(list(overrides))
+        if o.key_or_group not in names and not o.key_or_group.startswith(below)
+    ]
     return [override.input_line or "" for override in kept]
 
 
 def hydra_only(overrides: Iterable[str]) -> list[str]:
     """The overrides of Hydra's own keys."""
-    return [override.input_line or "" for override in parse(list(overrides)) if override.key_or_group.startswith("hydra.")]
+    return [
+        override.input_line or ""
+        for override in parse(list(overrides))
+        if override.key_or_group.startswith("hydra.")
+    ]
 
 
 def value_of(overrides: Iterable[str], name: str) -> Any:
@@ -181,7 +228,11 @@ def trackers(given: Any) -> list[Any]:
 
 def _explain(error: Exception, overrides: Sequence[Override], search: list[str], config_name: str) -> str:
     """The one message for a composition that failed: mostly, a key that does not exist."""
-    chosen = [o.input_line or "" for o in overrides if o.key_or_group in GROUPS or o.key_or_group.startswith("hydra")]
+    chosen = [
+        o.input_line or ""
+        for o in overrides
+        if o.key_or_group in GROUPS or o.key_or_group.startswith("hydra")
+    ]
     with contextlib.suppress(Exception):
         base = hydra.compose(config_name, [*search, *chosen])
         known = _names(OmegaConf.to_container(base, resolve=False))

@@ -63,7 +63,12 @@ def show_help(script: str, config_dir: str | None = None) -> str:
             choices = options(group, config_dir)
             if choices:
                 lines += ["", f"{group}=", *_table(choices)]
-    schema = {"train.py": RunConfig, "enjoy.py": EnjoyConfig, "rl.search": SearchConfig, "rl.report": ReportConfig}[script]
+    schema = {
+        "train.py": RunConfig,
+        "enjoy.py": EnjoyConfig,
+        "rl.search": SearchConfig,
+        "rl.report": ReportConfig,
+    }[script]
     lines += ["", "keys (counts may be written 20M, 500k, 1e6):", *_table(_keys(schema))]
     if script == "train.py":
         for target, part in TARGETS.items():
@@ -74,7 +79,9 @@ def show_help(script: str, config_dir: str | None = None) -> str:
 def _keys(schema: type) -> dict[str, str]:
     """Dotted name -> what it means, and what a resume may do to it."""
     of_a_run = schema not in (EnjoyConfig, SearchConfig, ReportConfig)
-    return {name: f"{key.help} [{key.policy}]" if of_a_run else key.help for name, key in _leaves(schema).items()}
+    return {
+        name: f"{key.help} [{key.policy}]" if of_a_run else key.help for name, key in _leaves(schema).items()
+    }
 
 
 def _leaves(schema: type, path: str = "") -> dict[str, Key]:
@@ -105,9 +112,19 @@ def what_may_change() -> str:
     """docs/what-may-change.md: every key by what a resume may do to it."""
     sections = {"": RunConfig, **{f"{target}: ": part for target, part in TARGETS.items()}}
     lines = ["# What a resumed run may change", ""]
-    lines += ["Made by `python -m rl.help` from the policies in `rl/config.py`. Keys that are not listed are frozen.", ""]
+    lines += [
+        "Made by `python -m rl.help` from the policies in `rl/config.py`. Keys that are not listed are frozen.",
+        "",
+    ]
     for policy, meaning in _POLICIES.items():
-        lines += [f"## {policy}", "", f"A key like this {meaning}.", "", "| key | what it is |", "| --- | --- |"]
+        lines += [
+            f"## {policy}",
+            "",
+            f"A key like this {meaning}.",
+            "",
+            "| key | what it is |",
+            "| --- | --- |",
+        ]
         for prefix, schema in sections.items():
             for name, key in _leaves(schema).items():
                 if key.policy == policy:

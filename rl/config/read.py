@@ -17,13 +17,21 @@ from rl.config.schema import TARGETS, RunConfig
 
 
 def fill_in(values: dict[str, Any], defaults: dict[str, Any], schema: Any = RunConfig) -> dict[str, Any]:
-    """`values`, and from `defaults` what a schema names and they lack: the configuration of a run made before a key was."""
+    """`values`, and from `defaults` what a schema names and they lack: the configuration of a run made before
+    a key was.
+    """
     schema = TARGETS.get(values.get("_target_", ""), schema)
     filled = dict(values)
-    for name, (kind, key) in (fields(schema) if isinstance(schema, type) and dataclasses.is_dataclass(schema) else {}).items():
+    for name, (kind, key) in (
+        fields(schema) if isinstance(schema, type) and dataclasses.is_dataclass(schema) else {}
+    ).items():
         if name not in values and name in defaults:
             filled[name] = defaults[name]
-        elif isinstance(values.get(name), dict) and isinstance(defaults.get(name), dict) and (key is None or kind is Target):
+        elif (
+            isinstance(values.get(name), dict)
+            and isinstance(defaults.get(name), dict)
+            and (key is None or kind is Target)
+        ):
             same = values[name].get("_target_") == defaults[name].get("_target_")
             filled[name] = fill_in(values[name], defaults[name], kind) if same else values[name]
     return filled
@@ -61,7 +69,9 @@ def _read(kind: Any, key: Key | None, value: Any, path: str, errors: list[str]) 
     except ValueError as error:
         reason = str(error) if kind is Schedule and str(error) else f"expected {_allowed(kind, key)}"
         near = difflib.get_close_matches(str(value), [str(c) for c in key.choices or ()], 1) if key else []
-        errors.append(f"{path}={typed(value)}: {reason}" + (f"; did you mean {path}={near[0]}?" if near else ""))
+        errors.append(
+            f"{path}={typed(value)}: {reason}" + (f"; did you mean {path}={near[0]}?" if near else "")
+        )
         return None
 
 
@@ -73,10 +83,14 @@ def _read_section(schema: type, value: Any, path: str, errors: list[str]) -> Any
     prefix = f"{path}." if path else ""
     for name in value:
         if name not in known:
-            errors.append(f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}")
+            errors.append(
+                f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}"
+            )
     read = {}
     optional = {
-        f.name for f in dataclasses.fields(schema) if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+        f.name
+        for f in dataclasses.fields(schema)
+        if f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
     }
     for name, (kind, key) in known.items():
         if name in value:
@@ -93,7 +107,9 @@ def _read_target(value: Any, path: str, errors: list[str]) -> Any:
         return None
     schema = TARGETS.get(value["_target_"])
     if schema is None and value["_target_"].startswith("rl."):
-        errors.append(f"{path}._target_={value['_target_']}: no such part{did_you_mean(value['_target_'], list(TARGETS))}")
+        errors.append(
+            f"{path}._target_={value['_target_']}: no such part{did_you_mean(value['_target_'], list(TARGETS))}"
+        )
     return Target(value) if schema is None else _read_section(schema, value, path, errors)
 
 
@@ -133,12 +149,25 @@ def _allowed(kind: Any, key: Key | None) -> str:
     """In words, what a key takes."""
     if key is not None and key.choices is not None:
         return "one of " + ", ".join("null" if choice is None else str(choice) for choice in key.choices)
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Count: COUNT_FORMS}
-    words = names.get(kind, "a list in brackets, of numbers or words" if typing.get_origin(kind) is list else "keys and values")
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a word",
+        Count: COUNT_FORMS,
+    }
+    words = names.get(
+        kind,
+        "a list in brackets, of numbers or words" if typing.get_origin(kind) is list else "keys and values",
+    )
     if key is not None and typing.get_origin(kind) is not list:
         bounds = [
             f"{phrase} {bound:g}" if abs(bound) < 1e15 else ""
-            for phrase, bound in (("from", key.low), ("above", key.above), ("to" if key.low is not None else "at most", key.high))
+            for phrase, bound in (
+                ("from", key.low),
+                ("above", key.above),
+                ("to" if key.low is not None else "at most", key.high),
+            )
             if bound is not None
         ]
         words = " ".join([words, *filter(None, bounds)])
@@ -158,5 +187,7 @@ def typed(value: Any) -> str:
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """The nearest known name as the end of a message, or all of them."""
-    near = difflib.get_close_matches(name, known, 1, 0.6) or [k for k in known if k.rsplit(".", 1)[-1] == name]
+    near = difflib.get_close_matches(name, known, 1, 0.6) or [
+        k for k in known if k.rsplit(".", 1)[-1] == name
+    ]
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"

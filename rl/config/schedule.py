@@ -1,7 +1,8 @@
 """Schedules: values that are functions of the clock, such as a learning rate. They have no state.
 
-A schedule is written as a number, as knots `[[0, 2e-3], [10M, 0]]` (straight lines between them, constant outside;
-two knots at one frame make a jump), or as `{kind: linear|cosine|exponential, from: a, to: b, frames: n}`.
+A schedule is written as a number, as knots `[[0, 2e-3], [10M, 0]]` (straight lines between them, constant
+outside; two knots at one frame make a jump), or as `{kind: linear|cosine|exponential, from: a, to: b, frames:
+n}`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ FORMS = "a number, knots such as [[0, 2e-3], [10M, 0]], or {kind: linear|cosine|
 class Schedule:
     """A value over frames, called with the clock's frames.
 
-    Knots are evaluated in exact fractions and rounded once. So the same line gives the same bits however it is
-    written, and a run whose schedule gains a knot in the future stays the run it was.
+    Knots are evaluated in exact fractions and rounded once. So the same line gives the same bits however it
+    is written, and a run whose schedule gains a knot in the future stays the run it was.
     """
 
     def __init__(self, value: Any) -> None:
@@ -95,8 +96,9 @@ class Schedule:
     def first_difference(self, other: Schedule, until: int) -> int | None:
         """The first frame of 0 ... `until` at which the two differ, or None.
 
-        Between neighbouring breakpoints two straight lines that agree at two frames agree at all. Curves are compared
-        frame by frame at the start of each such piece and at its end: two that are not the same part there.
+        Between neighbouring breakpoints two straight lines that agree at two frames agree at all. Curves are
+        compared frame by frame at the start of each such piece and at its end: two that are not the same part
+        there.
         """
         breaks = sorted({0, until, *(frame for s in (self, other) for frame in s.frames if frame <= until)})
         straight = self.curve is None and other.curve is None

@@ -13,7 +13,9 @@ from rl.config.counts import format_count
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """A line for each row, its cells under those of the first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
 
 
 def last_row(path: Path) -> dict[str, str] | None:

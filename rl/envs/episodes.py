@@ -16,10 +16,11 @@ from rl.state import Stateful, derive_seed
 
 
 class Episodes(gym.Wrapper):
-    """The outermost wrapper: the n-th episode is seeded from (seed, env index, n), whatever happened in those before.
+    """The outermost wrapper: the n-th episode is seeded from (seed, env index, n), whatever happened in those
+    before.
 
-    So an env in the middle of an episode is brought back by playing the episode's actions again. Actions in a Box are
-    clipped to its bounds here, so that what is recorded is what the agent gave.
+    So an env in the middle of an episode is brought back by playing the episode's actions again. Actions in a
+    Box are clipped to its bounds here, so that what is recorded is what the agent gave.
     """
 
     def __init__(self, env: gym.Env, seed: int, index: int) -> None:
@@ -35,12 +36,17 @@ class Episodes(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """The env's step, with the action clipped to the bounds of its Box.
 
-        In a worker, an episode's last observation is copied: some envs write the next episode's first one over it.
+        In a worker, an episode's last observation is copied: some envs write the next episode's first one
+        over it.
         """
-        obs, reward, terminated, truncated, info = self.env.step(np.clip(action, *self._bounds) if self._bounds else action)
+        obs, reward, terminated, truncated, info = self.env.step(
+            np.clip(action, *self._bounds) if self._bounds else action
+        )
         return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin the next episode, with the seed that belongs to it (`seed` is not used)."""
         self.episode += 1
         episode_seed = derive_seed(self.seed, self.index, self.episode)
@@ -64,8 +70,11 @@ class Episodes(gym.Wrapper):
         self.episode = episode - 1
         return self.reset()[0]
 
-    def play_tape(self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[bytes | None]) -> tuple[Any, float, str]:
-        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went wrong or ''.
+    def play_tape(
+        self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[bytes | None]
+    ) -> tuple[Any, float, str]:
+        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went
+        wrong or ''.
 
         What its layers learn in the episode they learn again, from `carried[index]` on.
         """

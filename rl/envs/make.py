@@ -8,7 +8,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import FrameStackObservation, NormalizeObservation, NormalizeReward, OrderEnforcing, TimeLimit
+from gymnasium.wrappers import (
+    FrameStackObservation,
+    NormalizeObservation,
+    NormalizeReward,
+    OrderEnforcing,
+    TimeLimit,
+)
 
 from rl.envs.episodes import layers
 from rl.serialize import load, serialize
@@ -18,7 +24,9 @@ EnvFactory = Callable[..., gym.Env]  # called with render_mode=...; gives the en
 _FORGETFUL = (NormalizeObservation, NormalizeReward)  # learn across episodes and cannot be saved
 
 
-def make_factory(env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callable[[gym.Env], gym.Env]]) -> EnvFactory:
+def make_factory(
+    env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callable[[gym.Env], gym.Env]]
+) -> EnvFactory:
     """What makes one env of the entry. `wrappers` are applied in order, innermost first."""
 
     def make(render_mode: str | None = None) -> gym.Env:
@@ -48,7 +56,9 @@ def check_env(env: gym.Env) -> None:
                 load(serialize(layer.state_dict()), "cpu")
             except (pickle.PickleError, AttributeError, TypeError) as error:
                 allowed = "tensors, numbers, strings, lists, tuples and dicts"
-                raise ValueError(f"the state_dict of {name} must be made of {allowed}, or a checkpoint cannot hold it") from error
+                raise ValueError(
+                    f"the state_dict of {name} must be made of {allowed}, or a checkpoint cannot hold it"
+                ) from error
         elif isinstance(layer, _FORGETFUL):
             raise ValueError(
                 f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume;"
@@ -57,8 +67,8 @@ def check_env(env: gym.Env) -> None:
 
 
 def frame_stack(env: gym.Env) -> tuple[int, bool]:
-    """How many frames an observation is made of, if they are stacked last of all and so that `rl.replay` can undo it; else 1.
-    And whether those before an episode's first are zeros, or that one again.
+    """How many frames an observation is made of, if they are stacked last of all and so that `rl.replay` can
+    undo it; else 1. And whether those before an episode's first are zeros, or that one again.
 
     An env that stacks frames itself says so by `frame_stack` and `zero_padded`.
     """
@@ -66,7 +76,11 @@ def frame_stack(env: gym.Env) -> tuple[int, bool]:
         env = env.env
     if isinstance(env, FrameStackObservation) and env.padding_type in ("reset", "zero"):
         return env.stack_size, env.padding_type == "zero"
-    return (1, False) if isinstance(env, gym.Wrapper) else (getattr(env, "frame_stack", 1), getattr(env, "zero_padded", False))
+    return (
+        (1, False)
+        if isinstance(env, gym.Wrapper)
+        else (getattr(env, "frame_stack", 1), getattr(env, "zero_padded", False))
+    )
 
 
 def float32_or_uint8(space: gym.Space) -> np.dtype[Any]:

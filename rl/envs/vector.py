@@ -21,11 +21,13 @@ from rl.state import derive_seed
 class SyncEnvs(SyncVectorEnv):
     """Gymnasium's, with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
 
-    Observations must be in a Box. Of the infos there are `final_obs` and `_final_obs` alone, on a step with an end, and
-    `life_lost` on a step on which an env says so.
+    Observations must be in a Box. Of the infos there are `final_obs` and `_final_obs` alone, on a step with
+    an end, and `life_lost` on a step on which an env says so.
     """
 
-    def step(self, actions: Any) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(
+        self, actions: Any
+    ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Step every env; one whose episode ends is reset. The observations are overwritten by the next step."""
         batch, reward = self._observations, np.empty(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
@@ -37,8 +39,12 @@ class SyncEnvs(SyncVectorEnv):
             if ends or cut:
                 terminated[n], truncated[n] = ends, cut
                 if "final_obs" not in infos:
-                    infos |= {"final_obs": np.full(self.num_envs, None, object), "_final_obs": np.zeros(self.num_envs, np.bool_)}
-                infos["final_obs"][n], infos["_final_obs"][n] = np.array(obs), True  # some envs reset in the same memory
+                    infos |= {
+                        "final_obs": np.full(self.num_envs, None, object),
+                        "_final_obs": np.zeros(self.num_envs, np.bool_),
+                    }
+                # some envs reset in the same memory
+                infos["final_obs"][n], infos["_final_obs"][n] = np.array(obs), True
                 obs, _ = env.reset()
             batch[n] = obs
         return batch, reward, terminated, truncated, infos
@@ -47,11 +53,14 @@ class SyncEnvs(SyncVectorEnv):
 class NativeEnvs(VectorWrapper):
     """A vector env of another maker, which resets those of its envs that a mask names, with a seed each.
 
-    It does for all what `Episodes` does for one: the n-th episode of env i is seeded from (seed, i, n), and tapes are played.
+    It does for all what `Episodes` does for one: the n-th episode of env i is seeded from (seed, i, n), and
+    tapes are played.
     """
 
     def __init__(self, env: gym.vector.VectorEnv, seed: int) -> None:
-        """ValueError if it cannot begin an episode on the step on which the one before ends, or not by a seed."""
+        """ValueError if it cannot begin an episode on the step on which the one before ends, or not by a
+        seed.
+        """
         super().__init__(env)
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.DISABLED:
@@ -70,7 +79,9 @@ class NativeEnvs(VectorWrapper):
     def _begin(self, mask: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Any:
         """Begin these episodes [N] of the envs in `mask`; the observations of all."""
         self.episode[mask] = episodes[mask]
-        seeds = [derive_seed(self.seed, n, int(self.episode[n])) if mask[n] else None for n in range(self.num_envs)]
+        seeds = [
+            derive_seed(self.seed, n, int(self.episode[n])) if mask[n] else None for n in range(self.num_envs)
+        ]
         return self.env.reset(seed=seeds, options={"reset_mask": mask.copy()})[0]  # type: ignore[arg-type]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -97,10 +108,14 @@ class NativeEnvs(VectorWrapper):
         """Begin this episode of the env of that index; the observations of all."""
         return self._begin(np.arange(self.num_envs) == index, np.full(self.num_envs, episode))
 
-    def play_tape(self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[None]) -> list[tuple[Any, float, str]]:
-        """Be where every env's tape leads in its episode: observation, return so far, what went wrong or '', of each.
+    def play_tape(
+        self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[None]
+    ) -> list[tuple[Any, float, str]]:
+        """Be where every env's tape leads in its episode: observation, return so far, what went wrong or '',
+        of each.
 
-        All envs step together, so those with shorter tapes begin later; until then they do what the one with the longest does.
+        All envs step together, so those with shorter tapes begin later; until then they do what the one with
+        the longest does.
         """
         longest = max(tapes, key=len)
         begins = np.array([len(longest) - len(tape) for tape in tapes])
@@ -108,7 +123,9 @@ class NativeEnvs(VectorWrapper):
         obs = self._begin(np.ones(self.num_envs, np.bool_), np.array(episodes))
         for t, action in enumerate(longest):
             playing = begins <= t
-            actions = np.stack([tape[t - begin] if begin <= t else action for tape, begin in zip(tapes, begins, strict=True)])
+            actions = np.stack(
+                [tape[t - begin] if begin <= t else action for tape, begin in zip(tapes, begins, strict=True)]
+            )
             obs, reward, terminated, truncated, _ = self._step(actions)
             totals[playing] += reward[playing]
             done = terminated | truncated
@@ -124,15 +141,17 @@ VectorEnv = SyncVectorEnv | AsyncVectorEnv | NativeEnvs
 
 
 def make_native(env_id: str, kwargs: dict[str, Any], num_envs: int, seed: int) -> NativeEnvs:
-    """The vector env that the maker of this entry offers. ValueError or gymnasium's own error if it offers none that can be used."""
+    """The vector env that the maker of this entry offers. ValueError or gymnasium's own error if it offers
+    none that can be used.
+    """
     return NativeEnvs(gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **kwargs), seed)
 
 
 def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> VectorEnv:
     """N envs whose every step gives N real transitions: an ended episode's env is reset in the same step.
 
-    `final_obs` in the infos holds the true successors of ended episodes, `_final_obs` says of which envs. `life_lost`, if it
-    is there, says in which envs what is learned from ends, though the episode goes on.
+    `final_obs` in the infos holds the true successors of ended episodes, `_final_obs` says of which envs.
+    `life_lost`, if it is there, says in which envs what is learned from ends, though the episode goes on.
     """
 
     def maker(index: int) -> Callable[[], gym.Env]:

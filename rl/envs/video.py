@@ -15,10 +15,14 @@ DEFAULT_FPS = 30
 
 
 class Video:
-    """A context in which frames become a file, by its suffix a GIF or H.264; it appears under its name only when it is whole."""
+    """A context in which frames become a file, by its suffix a GIF or H.264; it appears under its name only
+    when it is whole.
+    """
 
     def __init__(self, path: Path, *, caption: bool = False, tiles: int = 1) -> None:
-        """`caption`: the return and the step in every tile; `tiles`: how many environments are shown side by side."""
+        """`caption`: the return and the step in every tile; `tiles`: how many environments are shown side by
+        side.
+        """
         self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
         self.caption, self.tiles = caption, tiles
         self.container: Any = None
@@ -35,7 +39,9 @@ class Video:
         return self
 
     def add_frame_of(self, env: gym.Env, total: float = 0.0, step: int = 0) -> None:
-        """Add what the env shows now, at this return and step of its episode. A frame is made once every env has moved."""
+        """Add what the env shows now, at this return and step of its episode. A frame is made once every env
+        has moved.
+        """
         if env in self._new:
             self._write(env)
         image = np.asarray(env.render())
@@ -47,7 +53,8 @@ class Video:
 
         self._new.clear()
         image = tiled(list(self._shown.values()), self.tiles)
-        image = np.pad(image, [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)], mode="edge")  # H.264 wants even sizes
+        # H.264 wants even sizes
+        image = np.pad(image, [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)], mode="edge")
         if self.stream is None:
             self._open_stream(env, *image.shape[:2])
         frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -69,7 +76,9 @@ class Video:
         for packet in self.stream.encode(frame):
             self.container.mux(packet)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is None and self._new:
             self._write(next(iter(self._new)))
             self._mux(None)
@@ -115,7 +124,11 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
 
 
 def tiled(images: list[np.ndarray], tiles: int) -> np.ndarray:
-    """Images of one size in rows that make about a square, with black where `tiles` are more than there are images."""
+    """Images of one size in rows that make about a square, with black where `tiles` are more than there are
+    images.
+    """
     columns = math.ceil(math.sqrt(tiles))
     images = [*images, *[np.zeros_like(images[0])] * (columns * math.ceil(tiles / columns) - len(images))]
-    return np.concatenate([np.concatenate(images[n : n + columns], axis=1) for n in range(0, len(images), columns)])
+    return np.concatenate(
+        [np.concatenate(images[n : n + columns], axis=1) for n in range(0, len(images), columns)]
+    )

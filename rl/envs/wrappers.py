@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 class FreshWorld(gym.Wrapper):
     """A Box2D env whose every episode takes place in a new world.
 
-    BipedalWalker keeps one world for all its episodes. What is left in it of those before decides in which order
-    contacts are solved, so that an episode cannot be played again.
+    BipedalWalker keeps one world for all its episodes. What is left in it of those before decides in which
+    order contacts are solved, so that an episode cannot be played again.
     """
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode in a world that has seen none."""
         env: Any = self.unwrapped
         env._destroy()
@@ -25,15 +27,25 @@ class FreshWorld(gym.Wrapper):
 
 
 class Keep(gym.ObservationWrapper):
-    """Shows only the components `indices` of flat observations: what the others would tell must be remembered."""
+    """Shows only the components `indices` of flat observations: what the others would tell must be
+    remembered.
+    """
 
     def __init__(self, env: gym.Env, indices: Sequence[int]) -> None:
         super().__init__(env)
         space = env.observation_space
-        if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and all(0 <= i < space.shape[0] for i in indices)):
-            raise ValueError(f"rl.wrappers.Keep: indices={list(indices)} are not components of flat observations in {space}")
+        if not (
+            isinstance(space, gym.spaces.Box)
+            and len(space.shape) == 1
+            and all(0 <= i < space.shape[0] for i in indices)
+        ):
+            raise ValueError(
+                f"rl.wrappers.Keep: indices={list(indices)} are not components of flat observations in {space}"
+            )
         self.indices = list(indices)
-        self.observation_space = gym.spaces.Box(space.low[self.indices], space.high[self.indices], dtype=space.dtype.type)
+        self.observation_space = gym.spaces.Box(
+            space.low[self.indices], space.high[self.indices], dtype=space.dtype.type
+        )
 
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
         """The components in the order of `indices`."""

@@ -1,6 +1,7 @@
 """Action distributions: sampled in NumPy where the agent acts, evaluated in torch where it learns.
 
-`params` are what a policy network puts out: [..., num_params]. Random numbers come from the generator passed in.
+`params` are what a policy network puts out: [..., num_params]. Random numbers come from the generator passed
+in.
 """
 
 from __future__ import annotations
@@ -79,13 +80,17 @@ class Categorical:
 
 
 class MultiCategorical:
-    """Independent choices, the i-th among `choices[i]` actions; params are their log-probabilities side by side."""
+    """Independent choices, the i-th among `choices[i]` actions; params are their log-probabilities side by
+    side.
+    """
 
     action_dtype = np.int64
 
     def __init__(self, choices: NDArray[np.integer], start: NDArray[np.integer]) -> None:
         self.action_shape = choices.shape
-        self.parts = [Categorical(int(n), int(first)) for n, first in zip(choices.ravel(), start.ravel(), strict=True)]
+        self.parts = [
+            Categorical(int(n), int(first)) for n, first in zip(choices.ravel(), start.ravel(), strict=True)
+        ]
         self.sizes = [part.num_params for part in self.parts]
         self.num_params = self.num_means = sum(self.sizes)
 
@@ -105,12 +110,16 @@ class MultiCategorical:
 
     def entropy(self, params: Tensor) -> Tensor:
         """Entropy in nats [B], summed over the choices."""
-        return torch.stack([part.entropy(own) for part, own in zip(self.parts, params.split(self.sizes, -1), strict=True)]).sum(0)
+        return torch.stack(
+            [part.entropy(own) for part, own in zip(self.parts, params.split(self.sizes, -1), strict=True)]
+        ).sum(0)
 
     def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability [B] and entropy [B], summed over the choices."""
         triples = zip(self.parts, params.split(self.sizes, -1), action.flatten(1).unbind(-1), strict=True)
-        log_prob, entropy = zip(*(part.log_prob_and_entropy(own, taken) for part, own, taken in triples), strict=True)
+        log_prob, entropy = zip(
+            *(part.log_prob_and_entropy(own, taken) for part, own, taken in triples), strict=True
+        )
         return torch.stack(log_prob).sum(0), torch.stack(entropy).sum(0)
 
 
@@ -155,8 +164,8 @@ class DiagonalGaussian:
 class SquashedGaussian:
     """tanh of independent normals, stretched over the bounds of a Box (Haarnoja et al. 2018, appendix C).
 
-    Params are the means [A] and then the log standard deviations [A], both before the tanh. Where it learns, actions are
-    in [-1, 1]^A, and densities are those of such actions; the environment's are in [low, high].
+    Params are the means [A] and then the log standard deviations [A], both before the tanh. Where it learns,
+    actions are in [-1, 1]^A, and densities are those of such actions; the environment's are in [low, high].
     """
 
     action_dtype = np.float32
@@ -173,14 +182,17 @@ class SquashedGaussian:
         """Actions [N, *action_shape] drawn from params [N, num_params]."""
         mean, log_std = params[:, : self.num_actions], params[:, self.num_actions :]
         noise = rng.standard_normal(mean.shape, np.float32)
-        return self.box.stretch(np.tanh(mean + np.exp(log_std.clip(self.log_std_low, self.log_std_high)) * noise))
+        return self.box.stretch(
+            np.tanh(mean + np.exp(log_std.clip(self.log_std_low, self.log_std_high)) * noise)
+        )
 
     def mode(self, params: Array) -> Array:
         """Where the normals are densest, [N, *action_shape]."""
         return self.box.stretch(np.tanh(params[:, : self.num_actions]))
 
     def sample_with_log_prob(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [B, A] in [-1, 1] as a function of params and of normal noise [B, A], and their log-density [B].
+        """Actions [B, A] in [-1, 1] as a function of params and of normal noise [B, A], and their log-density
+        [B].
 
         log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact where tanh(u) rounds to 1.
         """
@@ -198,9 +210,13 @@ class ActionBox:
     def __init__(self, space: gym.Space) -> None:
         """ValueError for a space that is no such box."""
         if not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
-            raise ValueError(f"it needs a continuous action space (Box), and this one is {space}; {_FOR_OTHER_SPACES}")
+            raise ValueError(
+                f"it needs a continuous action space (Box), and this one is {space}; {_FOR_OTHER_SPACES}"
+            )
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-            raise ValueError(f"it needs a bounded action space, and this one is {space}; algo=ppo can act in it")
+            raise ValueError(
+                f"it needs a bounded action space, and this one is {space}; algo=ppo can act in it"
+            )
         self.shape, self.size = space.shape, math.prod(space.shape)
         low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
         self.low, self.high = low, high
@@ -225,13 +241,21 @@ _FOR_OTHER_SPACES = "algo=sac_discrete, dqn or ppo can act in a Discrete one"
 
 
 def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
-    """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
+    """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018,
+    section 2.2).
+    """
     action, random = value.argmax(-1), rng.random(len(value)) < epsilon
-    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action) if np.count_nonzero(random) else action
+    return (
+        np.where(random, rng.integers(value.shape[-1], size=len(value)), action)
+        if np.count_nonzero(random)
+        else action
+    )
 
 
 def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:
-    """Actions [N] for action values [N, A], drawn with P(a) ~ exp(value / temperature) (Sutton & Barto 2018, eq. 2.11)."""
+    """Actions [N] for action values [N, A], drawn with P(a) ~ exp(value / temperature) (Sutton & Barto 2018,
+    eq. 2.11).
+    """
     return (value + temperature * rng.gumbel(size=value.shape)).argmax(-1)
 
 
@@ -241,7 +265,9 @@ class Exploration:
     def __init__(self, epsilon: Schedule | None, temperature: Schedule | None) -> None:
         """ValueError unless exactly one is given."""
         if (epsilon is None) == (temperature is None):
-            raise ValueError("explore by algo.epsilon or by algo.temperature: give one, and set the other to null")
+            raise ValueError(
+                "explore by algo.epsilon or by algo.temperature: give one, and set the other to null"
+            )
         self.schedule = epsilon if epsilon is not None else temperature
         self.choose = boltzmann if epsilon is None else epsilon_greedy
 
@@ -263,4 +289,6 @@ def distribution_for(space: gym.Space) -> Distribution:
         return MultiCategorical(space.nvec, space.start)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space.shape)
-    raise ValueError(f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces have one")
+    raise ValueError(
+        f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces have one"
+    )

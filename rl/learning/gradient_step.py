@@ -1,7 +1,9 @@
-"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector; compiled, in one graph.
+"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector; compiled, in
+one graph.
 
-The optimizers here are those of torch.optim for one flat vector, written so that torch.compile can fuse them with the
-rest: plain operations on tensors, nothing that depends on a value. The others of torch.optim work too, outside the graph.
+The optimizers here are those of torch.optim for one flat vector, written so that torch.compile can fuse them
+with the rest: plain operations on tensors, nothing that depends on a value. The others of torch.optim work
+too, outside the graph.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch.func import functional_call
 
 from rl.learning.optimizers import TorchOptimizer
 
-Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]  # (networks, *inputs) -> the loss [] and what to report, each [] or [B]
+# (networks, *inputs) -> the loss [] and what to report, each [] or [B]
+Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]
 
 
 class _Evaluate(nn.Module):
@@ -33,8 +36,9 @@ class _Evaluate(nn.Module):
 def _graph(function: Any) -> Callable[..., Any]:
     """One graph of a function of tensors whose surroundings never change; all else would be a constant in it.
 
-    So only the guards on tensors stay, which saves 50 us a call. torch keeps graphs by code object, and without the
-    other guards would take one step's graph for another's: each function gets a code object of its own.
+    So only the guards on tensors stay, which saves 50 us a call. torch keeps graphs by code object, and
+    without the other guards would take one step's graph for another's: each function gets a code object of
+    its own.
     """
     function.__code__ = function.__code__.replace()
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
@@ -60,18 +64,23 @@ class GradientStep:
     ) -> None:
         self.networks, self.loss, self.max_grad_norm = networks, loss, max_grad_norm
         names = {id(parameter): name for name, parameter in networks.named_parameters()}
-        self.layouts = [[(names.pop(id(p)), p.shape, p.numel()) for p in group.parameters()] for group in groups]
+        self.layouts = [
+            [(names.pop(id(p)), p.shape, p.numel()) for p in group.parameters()] for group in groups
+        ]
         assert not names, f"in no group: {sorted(names.values())}"
         self.flats = [flatten_parameters(group) for group in groups]
         made = [optimizer([flat], lr=0.0) for flat in self.flats]
         self.optimizers = [
-            TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one for one, flat in zip(made, self.flats, strict=True)
+            TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one
+            for one, flat in zip(made, self.flats, strict=True)
         ]
         self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Tensor] = self._compile() if compile else self._eager
 
     def _compile(self) -> Callable[..., Tensor]:
-        """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks graphs."""
+        """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks
+        graphs.
+        """
 
         def whole(*inputs: Any) -> Tensor:
             return self._apply(*self._gradients(*inputs))
@@ -87,7 +96,11 @@ class GradientStep:
     @property
     def parts(self) -> dict[str, Any]:
         """What a checkpoint must hold of it: an optimizer, or one for each group."""
-        names = ["optimizer"] if len(self.optimizers) == 1 else [f"optimizer_{n}" for n in range(len(self.optimizers))]
+        names = (
+            ["optimizer"]
+            if len(self.optimizers) == 1
+            else [f"optimizer_{n}" for n in range(len(self.optimizers))]
+        )
         return dict(zip(names, self.optimizers, strict=True))
 
     def set_lr(self, *lrs: float) -> None:
@@ -96,11 +109,15 @@ class GradientStep:
             optimizer.lr.fill_(lr)
 
     def scalar(self, value: float) -> Any:
-        """A number that changes from call to call, as an input: in a compiled graph a number would be a constant."""
+        """A number that changes from call to call, as an input: in a compiled graph a number would be a
+        constant.
+        """
         return torch.tensor(value, device=self.flats[0].device) if self.compiled else value
 
     def __call__(self, *inputs: Any) -> Tensor:
-        """One step; the loss, the gradient's norm before clipping, and what the loss function reports, as one vector."""
+        """One step; the loss, the gradient's norm before clipping, and what the loss function reports, as one
+        vector.
+        """
         for optimizer in self.optimizers:
             optimizer.advance()
         return self._run(*inputs)
@@ -119,7 +136,9 @@ class GradientStep:
         def loss_of(*flats: Tensor) -> tuple[Tensor, list[Tensor]]:
             weights = {}
             for flat, layout in zip(flats, self.layouts, strict=True):
-                for (name, shape, _), part in zip(layout, flat.split([size for *_, size in layout]), strict=True):
+                for (name, shape, _), part in zip(
+                    layout, flat.split([size for *_, size in layout]), strict=True
+                ):
                     weights[f"networks.{name}"] = part.view(shape)
             loss, report = functional_call(evaluate, weights, (self.loss, *inputs))
             return loss, [loss, *report]
@@ -153,10 +172,11 @@ def shuffled_epochs(
     report: Sequence[str],
     target_kl: float | None = None,
 ) -> tuple[dict[str, float], int]:
-    """Passes over a batch of `count` in shuffled minibatches, none after one whose mean approx_kl is above `target_kl`.
+    """Passes over a batch of `count` in shuffled minibatches, none after one whose mean approx_kl is above
+    `target_kl`.
 
-    A step takes the batch's tensors, the indices [minibatch] and the `coefs`. The mean of what it reports, by the names in
-    `report`, and how many steps were made.
+    A step takes the batch's tensors, the indices [minibatch] and the `coefs`. The mean of what it reports, by
+    the names in `report`, and how many steps were made.
     """
     device = batch[0].device
     total, updates = torch.zeros(len(report), device=device), 0
@@ -165,7 +185,10 @@ def shuffled_epochs(
         for index in torch.from_numpy(rng.permutation(count)).to(device).split(minibatch):
             total += step(*batch, index, *coefs)
             updates += 1
-        if target_kl is not None and float((total - before)[report.index("approx_kl")] * minibatch / count) > target_kl:
+        if (
+            target_kl is not None
+            and float((total - before)[report.index("approx_kl")] * minibatch / count) > target_kl
+        ):
             break
     return dict(zip(report, (total / updates).tolist(), strict=True)), updates
 
@@ -173,13 +196,15 @@ def shuffled_epochs(
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
     """Lay a module's parameters and their gradients out in one vector [P], and return it.
 
-    The module's parameters become views of it, so one fused optimizer step on the vector updates them all: 24 us where
-    twelve separate tensors take 59 (fused) to 357. Call it once, after the module is on its device.
+    The module's parameters become views of it, so one fused optimizer step on the vector updates them all: 24
+    us where twelve separate tensors take 59 (fused) to 357. Call it once, after the module is on its device.
     """
     parameters = list(module.parameters())
     flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
     flat.grad = torch.zeros_like(flat)
-    for parameter, data, grad in zip(parameters, _split_like(flat.detach(), parameters), _split_like(flat.grad, parameters), strict=True):
+    for parameter, data, grad in zip(
+        parameters, _split_like(flat.detach(), parameters), _split_like(flat.grad, parameters), strict=True
+    ):
         parameter.data = data
         parameter.grad = grad
     return flat

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 
-def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Minus PPO's clipped surrogate objective (Schulman et al. 2017, eq. 7), the policy's divergence and the share of clipped ratios.
+def clipped_policy_loss(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip_range: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Minus PPO's clipped surrogate objective (Schulman et al. 2017, eq. 7), the policy's divergence and the
+    share of clipped ratios.
 
-    With the ratio of the new probability to the old: -mean min(ratio * A, clip(ratio, 1 - clip_range, 1 + clip_range) * A).
+    With the ratio of the new probability to the old: -mean min(ratio * A, clip(ratio, 1 - clip_range, 1 +
+    clip_range) * A).
     """
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
@@ -24,7 +28,9 @@ def clipped_policy_loss(log_prob: Tensor, old_log_prob: Tensor, advantage: Tenso
 
 
 def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip_range: Any) -> Tensor:
-    """The mean squared error; with a `clip_range` of the worse of the value and the value held so near to the old one."""
+    """The mean squared error; with a `clip_range` of the worse of the value and the value held so near to the
+    old one.
+    """
     error = (value - target).square()
     if clip_range is not None:
         near = old_value + (value - old_value).clamp(-clip_range, clip_range)

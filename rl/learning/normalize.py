@@ -1,7 +1,8 @@
-"""Normalisation by running statistics: part of what is trained, so saved with the weights, and still outside `learn`.
+"""Normalisation by running statistics: part of what is trained, so saved with the weights, and still outside
+`learn`.
 
-The statistics are in float64. They stand still while a rollout is collected and change in `update` alone, which an
-algorithm calls once in `learn`; evaluation and enjoy never call it.
+The statistics are in float64. They stand still while a rollout is collected and change in `update` alone,
+which an algorithm calls once in `learn`; evaluation and enjoy never call it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ class Moments:
 
     def state_dict(self) -> dict[str, Any]:
         """Count, mean and variance."""
-        return {"count": self.count, "mean": torch.from_numpy(self.mean.copy()), "var": torch.from_numpy(self.var.copy())}
+        return {
+            "count": self.count,
+            "mean": torch.from_numpy(self.mean.copy()),
+            "var": torch.from_numpy(self.var.copy()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set them."""
@@ -80,10 +85,11 @@ class ObsNormalizer:
 
 
 class RewardNormalizer:
-    """Rewards divided by the standard deviation of the discounted return, clipped to +-`clip`; their sign stays.
+    """Rewards divided by the standard deviation of the discounted return, clipped to +-`clip`; their sign
+    stays.
 
-    The return G = gamma * G + r goes on over rollouts in each env, and begins anew with each episode (Engstrom et al.
-    2020, section 3, who found it in OpenAI's PPO).
+    The return G = gamma * G + r goes on over rollouts in each env, and begins anew with each episode
+    (Engstrom et al. 2020, section 3, who found it in OpenAI's PPO).
     """
 
     def __init__(self, num_envs: int, gamma: float, *, clip: float = 10.0) -> None:

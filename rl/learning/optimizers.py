@@ -1,4 +1,6 @@
-"""Optimizers for one flat vector of parameters, written so that torch.compile can fuse them with the gradient."""
+"""Optimizers for one flat vector of parameters, written so that torch.compile can fuse them with the
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 
 
 class Adam:
-    """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm 2)."""
+    """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm
+    2).
+    """
 
     def __init__(
         self,
@@ -24,12 +28,19 @@ class Adam:
         (self.flat,) = params
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
-        self.mean, self.mean_square = torch.zeros_like(self.flat.detach()), torch.zeros_like(self.flat.detach())
-        self.steps, self.count = 0, torch.zeros_like(self.lr)  # the same number twice: the kernel wants a tensor
-        self.unbias, self.unbias_square = torch.zeros_like(self.lr), torch.zeros_like(self.lr)  # 1 - beta^steps
+        self.mean, self.mean_square = (
+            torch.zeros_like(self.flat.detach()),
+            torch.zeros_like(self.flat.detach()),
+        )
+        # the same number twice: the kernel wants a tensor
+        self.steps, self.count = 0, torch.zeros_like(self.lr)
+        # 1 - beta^steps
+        self.unbias, self.unbias_square = torch.zeros_like(self.lr), torch.zeros_like(self.lr)
 
     def advance(self) -> None:
-        """Count a step. A compiled graph would raise the betas to their powers anew for every eight parameters."""
+        """Count a step. A compiled graph would raise the betas to their powers anew for every eight
+        parameters.
+        """
         self._set_steps(self.steps + 1)
 
     def _set_steps(self, steps: int) -> None:
@@ -39,7 +50,8 @@ class Adam:
         self.unbias_square.fill_(1 - self.betas[1] ** steps)
 
     def update(self, grad: Tensor) -> None:
-        """One step along `grad` [P]: by plain operations in a graph, where they are fused; else by the kernel that torch has for it.
+        """One step along `grad` [P]: by plain operations in a graph, where they are fused; else by the kernel
+        that torch has for it.
 
         The kernel takes 20 us for 12,000 parameters, the plain operations one by one 130.
         """
@@ -87,7 +99,9 @@ class Adam:
 class RMSprop:
     """RMSprop (Hinton 2012), as A3C uses it: without momentum."""
 
-    def __init__(self, params: Sequence[nn.Parameter], lr: float, *, alpha: float = 0.99, eps: float = 1e-8) -> None:
+    def __init__(
+        self, params: Sequence[nn.Parameter], lr: float, *, alpha: float = 0.99, eps: float = 1e-8
+    ) -> None:
         (self.flat,) = params
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.alpha, self.eps = alpha, eps

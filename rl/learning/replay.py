@@ -1,9 +1,10 @@
-"""The replay memory: what all environments lived through, sampled uniformly or by priority, on disk in chunks.
+"""The replay memory: what all environments lived through, sampled uniformly or by priority, on disk in
+chunks.
 
-A row is one step of all N environments; rows are numbered from the start of training, and the transition of row r in
-env n has the number k = r * N + n. The last R rows stand in a ring. An observation is stored once: what follows a
-transition is the observation of the next row, but where its episode ended, whose last observations stand apart. Of
-stacked frames only the newest is stored.
+A row is one step of all N environments; rows are numbered from the start of training, and the transition of
+row r in env n has the number k = r * N + n. The last R rows stand in a ring. An observation is stored once:
+what follows a transition is the observation of the next row, but where its episode ended, whose last
+observations stand apart. Of stacked frames only the newest is stored.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Batch:
     obs: Array  # [B, *obs_shape]
     action: Array  # [B, *action_shape]
     reward: NDArray[np.float32]  # [B], the discounted sum over the steps
-    discount: NDArray[np.float32]  # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
+    # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
+    discount: NDArray[np.float32]
     next_obs: Array  # [B, *obs_shape], the true successor
     weight: NDArray[np.float32]  # [B], of the transition in the loss
 
@@ -125,7 +127,8 @@ class UniformReplay:
         self.num_envs, self.n_step, self.frame_stack = told.num_envs, told.n_step, told.frame_stack
         self.learning_starts, self.zero_padded = told.learning_starts, told.zero_padded
         self.capacity = -(-capacity // told.num_envs)  # from here on in rows
-        self.rows = self.capacity + told.n_step + told.frame_stack - 1  # R: all that drawing from `capacity` rows reads
+        # R: all that drawing from `capacity` rows reads
+        self.rows = self.capacity + told.n_step + told.frame_stack - 1
         frame_shape = tuple(told.obs_shape[1:] if stacked else told.obs_shape)
         self.layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
             "frames": (frame_shape, np.dtype(told.obs_dtype)),
@@ -133,21 +136,28 @@ class UniformReplay:
             "reward": ((), np.dtype(np.float32)),
             "terminated": ((), np.dtype(np.bool_)),
             "done": ((), np.dtype(np.bool_)),
-            **({"age": ((), np.dtype(np.uint8))} if stacked else {}),  # steps since the episode began, at most frame_stack - 1
+            # steps since the episode began, at most frame_stack - 1
+            **({"age": ((), np.dtype(np.uint8))} if stacked else {}),
         }
         self.begin = self.end = 0  # the first row that came in, and the one that comes next
         self.written = 0  # the first row that is in no chunk
         self.ends = Ends(*self.layout["frames"])
-        self._discounts = np.float32(told.gamma) ** np.arange(told.n_step + 1, dtype=np.float32)  # [n + 1], gamma^k
+        # [n + 1], gamma^k
+        self._discounts = np.float32(told.gamma) ** np.arange(told.n_step + 1, dtype=np.float32)
         self._rings: dict[str, Array] = {}  # [R, N, ...]
         self._flat: dict[str, Array] = {}  # the same, [R * N, ...]
 
-    # -------------------------------------------------------------------------------------------------- in memory
+    # -------------------------------------------------------------------------------------------------- in
+    # memory
 
     @property
     def bytes(self) -> int:
         """What the memory takes when it is full, but for the ends of episodes."""
-        return self.rows * self.num_envs * sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.layout.values())
+        return (
+            self.rows
+            * self.num_envs
+            * sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.layout.values())
+        )
 
     def allocate(self, limit: int) -> None:
         """Take the memory. ValueError if that is more than `limit` bytes."""
@@ -183,7 +193,8 @@ class UniformReplay:
         row = np.arange(self.end, self.end + steps + 1) % self.rows
         done = rollout.terminated | rollout.truncated
         rings, stacked = self._rings, self.frame_stack > 1
-        rings["frames"][row] = rollout.obs[:, :, -1] if stacked else rollout.obs  # the last belongs to the row that comes next
+        # the last belongs to the row that comes next
+        rings["frames"][row] = rollout.obs[:, :, -1] if stacked else rollout.obs
         row = row[:-1]
         rings["action"][row] = rollout.action
         rings["reward"][row] = rollout.reward
@@ -201,16 +212,20 @@ class UniformReplay:
         for t, n, _ in rollout.final_obs:
             reset[t, n] = True
         for row, ended in enumerate(reset, self.end):
-            age[(row + 1) % self.rows] = np.where(ended, 0, np.minimum(age[row % self.rows] + 1, self.frame_stack - 1))
+            age[(row + 1) % self.rows] = np.where(
+                ended, 0, np.minimum(age[row % self.rows] + 1, self.frame_stack - 1)
+            )
 
     def updates_due(self, frames: int, added: int, per_frame: Fraction) -> range:
         """The numbers of the updates that the last `added` transitions earned, at a clock of `frames`.
 
-        Every 1 / `per_frame` frames one is due; none for frames from before the memory held `learning_starts`.
+        Every 1 / `per_frame` frames one is due; none for frames from before the memory held
+        `learning_starts`.
         """
         since_start = (self.end - self.begin) * self.num_envs - self.learning_starts
         first = frames - max(0, min(added, since_start))
-        before, now = (per_frame.numerator * number // per_frame.denominator for number in (first, frames))  # Fractions are slow
+        # Fractions are slow
+        before, now = (per_frame.numerator * number // per_frame.denominator for number in (first, frames))
         return range(before + 1, now + 1)
 
     def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
@@ -268,21 +283,37 @@ class UniformReplay:
                 result[ended, :-1], result[ended, -1] = self._obs(slot[ended])[:, 1:], finals
         return result
 
-    # ---------------------------------------------------------------------------------------------------- on disk
+    # ---------------------------------------------------------------------------------------------------- on
+    # disk
 
     def take_chunk(self) -> Chunk | None:
         """The rows that are in no chunk yet, to be written now; None if nothing is to be written."""
         first, self.written = max(self.written, self.oldest), self.end
-        return None if self.refill or first == self.end else Chunk(first, self.end, self._buffers(first, self.end))
+        return (
+            None
+            if self.refill or first == self.end
+            else Chunk(first, self.end, self._buffers(first, self.end))
+        )
 
     def _buffers(self, first: int, end: int) -> list[Array]:
         numbers, obs = self.ends.between(first * self.num_envs, end * self.num_envs)
         arrays = [part for name in self.layout for part in self._parts(name, first, end)]
-        head = json.dumps({"first": first, "end": end, "ends": len(numbers), "layout": self._layout_as_json()}).encode() + b"\n"
-        return [np.frombuffer(head, np.uint8), *(array.reshape(-1).view(np.uint8) for array in (*arrays, numbers, obs))]
+        head = (
+            json.dumps(
+                {"first": first, "end": end, "ends": len(numbers), "layout": self._layout_as_json()}
+            ).encode()
+            + b"\n"
+        )
+        return [
+            np.frombuffer(head, np.uint8),
+            *(array.reshape(-1).view(np.uint8) for array in (*arrays, numbers, obs)),
+        ]
 
     def _layout_as_json(self) -> list[Any]:
-        return [self.num_envs, [[name, list(shape), dtype.str] for name, (shape, dtype) in self.layout.items()]]
+        return [
+            self.num_envs,
+            [[name, list(shape), dtype.str] for name, (shape, dtype) in self.layout.items()],
+        ]
 
     def _parts(self, name: str, first: int, end: int) -> list[Array]:
         """The memory of rows `first` ... `end` - 1: one piece, or two where the ring begins again."""
@@ -290,8 +321,8 @@ class UniformReplay:
         return [ring[start:stop]] if start < stop else [ring[start:], ring[:stop]]
 
     def load_chunk(self, path: Path) -> None:
-        """Read a chunk's rows, of those that are needed, into their places. After `load_state_dict`; in the order in which they
-        were written. ValueError for the chunk of another memory."""
+        """Read a chunk's rows, of those that are needed, into their places. After `load_state_dict`; in the
+        order in which they were written. ValueError for the chunk of another memory."""
         with path.open("rb") as file:
             head = json.loads(file.readline())
             if head["layout"] != self._layout_as_json():
@@ -311,7 +342,9 @@ class UniformReplay:
     def state_dict(self) -> dict[str, Any]:
         """What is in no chunk: how far the rows go, and the beginning of the next."""
         following: dict[str, Any] = {
-            name: torch.from_numpy(self._rings[name][self.end % self.rows].copy()) for name in ("frames", "age") if name in self.layout
+            name: torch.from_numpy(self._rings[name][self.end % self.rows].copy())
+            for name in ("frames", "age")
+            if name in self.layout
         }
         return {"begin": self.begin, "end": self.end, **({} if self.refill else following)}
 
@@ -336,11 +369,21 @@ class UniformReplay:
 class PrioritizedReplay(UniformReplay):
     """Proportional prioritisation (Schaul et al. 2016, algorithm 1).
 
-    A transition is drawn with P(i) ~ p_i^alpha (eq. 1), p_i = |TD error| + epsilon, one from each of B equal shares of the
-    total; a new one has the highest priority so far. Its weight is (count * P(i))^-beta / the batch's highest.
+    A transition is drawn with P(i) ~ p_i^alpha (eq. 1), p_i = |TD error| + epsilon, one from each of B equal
+    shares of the total; a new one has the highest priority so far. Its weight is (count * P(i))^-beta / the
+    batch's highest.
     """
 
-    def __init__(self, told: Transitions, *, capacity: int, on_resume: str, alpha: float, beta: Schedule, epsilon: float) -> None:
+    def __init__(
+        self,
+        told: Transitions,
+        *,
+        capacity: int,
+        on_resume: str,
+        alpha: float,
+        beta: Schedule,
+        epsilon: float,
+    ) -> None:
         super().__init__(told, capacity=capacity, on_resume=on_resume)
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.max_priority = 1.0
@@ -361,7 +404,10 @@ class PrioritizedReplay(UniformReplay):
         low, high = self._low, self._high
         super().add(rollout)
         self._set(np.arange(low * self.num_envs, min(self._low, high) * self.num_envs), 0.0)
-        self._set(np.arange(max(high, self._low) * self.num_envs, self._high * self.num_envs), self.max_priority**self.alpha)
+        self._set(
+            np.arange(max(high, self._low) * self.num_envs, self._high * self.num_envs),
+            self.max_priority**self.alpha,
+        )
 
     def _set(self, number: NDArray[np.int64], leaf: Any) -> None:
         """What transitions [B] count in the tree, in 32 bits: so a checkpoint has it."""
@@ -385,7 +431,13 @@ class PrioritizedReplay(UniformReplay):
 
     def state_dict(self) -> dict[str, Any]:
         """With all priorities: they change everywhere."""
-        leaves = {} if self.refill else {"leaves": torch.from_numpy(self.tree.leaves[: self.rows * self.num_envs].astype(np.float32))}
+        leaves = (
+            {}
+            if self.refill
+            else {
+                "leaves": torch.from_numpy(self.tree.leaves[: self.rows * self.num_envs].astype(np.float32))
+            }
+        )
         return {**super().state_dict(), "max_priority": self.max_priority, **leaves}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -398,9 +450,11 @@ class PrioritizedReplay(UniformReplay):
 
 
 class SumTree:
-    """Numbers from 0 on, their sum, and which of them a part of the sum falls on, each in O(log n), many at a time.
+    """Numbers from 0 on, their sum, and which of them a part of the sum falls on, each in O(log n), many at a
+    time.
 
-    A node is always the sum of its two children as they are: no sum drifts, and a rebuilt tree is the same, bit for bit.
+    A node is always the sum of its two children as they are: no sum drifts, and a rebuilt tree is the same,
+    bit for bit.
     """
 
     def __init__(self, size: int) -> None:
@@ -439,7 +493,9 @@ class SumTree:
             nodes[node] = nodes[left] + nodes[left + 1]
 
     def find(self, mass: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Where the running sum passes `mass` [B], from 0 to below the total: index [B], and the numbers there, above 0."""
+        """Where the running sum passes `mass` [B], from 0 to below the total: index [B], and the numbers
+        there, above 0.
+        """
         nodes, node, mass = self.nodes, np.ones(len(mass), np.int64), mass.copy()
         for _ in range(self.depth):
             node <<= 1

@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 def returns_to_go(
     reward: NDArray[np.floating], done: NDArray[np.bool_], successor_value: NDArray[np.floating], gamma: float
 ) -> NDArray[np.float64]:
-    """G_t = r_t + gamma * G_{t+1} within an episode; where it ends or the rollout stops, successor_value_t stands for G_{t+1}.
+    """G_t = r_t + gamma * G_{t+1} within an episode; where it ends or the rollout stops, successor_value_t
+    stands for G_{t+1}.
 
-    (Sutton & Barto 2018, eq. 3.9.) All arrays are [T, N]; successor_value is read only where `done` and in the last
-    row: 0 for a terminated episode, V(next_obs) for a truncated one or one that goes on, 0 where no value is known.
+    (Sutton & Barto 2018, eq. 3.9.) All arrays are [T, N]; successor_value is read only where `done` and in
+    the last row: 0 for a terminated episode, V(next_obs) for a truncated one or one that goes on, 0 where no
+    value is known.
     """
     stops = done.copy()
     stops[-1] = True
-    result = reward + gamma * np.where(stops, successor_value, 0.0).astype(np.float64)  # [T, N]; what follows is added below
+    # [T, N]; what follows is added below
+    result = reward + gamma * np.where(stops, successor_value, 0.0).astype(np.float64)
     discount = np.where(stops, 0.0, gamma)
     for t in reversed(range(len(reward) - 1)):
         result[t] += discount[t] * result[t + 1]
@@ -32,15 +35,16 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> NDArray[np.float64]:
-    """Generalised advantage estimates A_t [T, N] (Schulman et al. 2016, eq. 11 and 16), of steps t = 0 ... T - 1:
+    """Generalised advantage estimates A_t [T, N] (Schulman et al. 2016, eq. 11 and 16), of steps t = 0 ... T
+    - 1:
 
     delta_t = r_t + gamma * V(s'_t) - V(s_t),    A_t = delta_t + gamma * lambda * A_{t+1}.
 
-    V(s'_t) counts as 0 where the episode is `terminated`; A_{t+1} where it is `done` (terminated or truncated) and
-    after the last row. `next_value` [T, N] is the value of the true successors: where an episode is truncated, of its
-    last observation, not of the one after the reset.
-    With lambda = 1, A_t + V(s_t) is the return to the rollout's end, bootstrapped there: the n-step return of A3C
-    (Mnih et al. 2016). With lambda = 0 it is the one-step target.
+    V(s'_t) counts as 0 where the episode is `terminated`; A_{t+1} where it is `done` (terminated or
+    truncated) and after the last row. `next_value` [T, N] is the value of the true successors: where an
+    episode is truncated, of its last observation, not of the one after the reset. With lambda = 1, A_t +
+    V(s_t) is the return to the rollout's end, bootstrapped there: the n-step return of A3C (Mnih et al.
+    2016). With lambda = 0 it is the one-step target.
     """
     delta = reward + gamma * np.where(terminated, 0.0, next_value).astype(np.float64) - value
     carry = np.where(done, 0.0, gamma * gae_lambda)
@@ -55,6 +59,8 @@ def ends_within(done: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def explained_variance(advantage: NDArray[np.floating], target: NDArray[np.floating]) -> dict[str, float]:
-    """The share of the targets' variance that the values target - advantage explain, as a report; {} where they do not vary."""
+    """The share of the targets' variance that the values target - advantage explain, as a report; {} where
+    they do not vary.
+    """
     spread = float(target.var())
     return {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}

@@ -1,7 +1,8 @@
 """`python -m rl.report <runs or sweeps>`: one page that opens from disk, and its charts as PNG files.
 
-Runs that differ in nothing but their seed are one result; every environment has a section. The page is report.html filled
-in; the same runs give the same bytes. Nothing here writes to a run, or waits for one that trains.
+Runs that differ in nothing but their seed are one result; every environment has a section. The page is
+report.html filled in; the same runs give the same bytes. Nothing here writes to a run, or waits for one that
+trains.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def report(words: Sequence[str]) -> Path:
     options = [word for word in words if word not in named]
     config: ReportConfig = compose(quote_places(options), ReportConfig, "report").config
     if not named:
-        raise Refused("what to report? type latest, or the folders of runs and sweeps; python -m rl.runs lists the runs")
+        raise Refused(
+            "what to report? type latest, or the folders of runs and sweeps; python -m rl.runs lists the runs"
+        )
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401

@@ -44,9 +44,12 @@ def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve
 
     grid = curves[0]["frames"].to_numpy(float)
     if len(grid) > POINTS or not all(np.array_equal(curve["frames"], grid) for curve in curves):
-        grid = np.linspace(min(c["frames"].iloc[0] for c in curves), max(c["frames"].iloc[-1] for c in curves), POINTS)
+        grid = np.linspace(
+            min(c["frames"].iloc[0] for c in curves), max(c["frames"].iloc[-1] for c in curves), POINTS
+        )
     times, scores = (
-        np.array([np.interp(grid, c["frames"], c[column], left=np.nan, right=np.nan) for c in curves])  # [S, T]
+        # [S, T]
+        np.array([np.interp(grid, c["frames"], c[column], left=np.nan, right=np.nan) for c in curves])
         for column in ("wall_s", "score")
     )
     there = ~np.isnan(scores)
@@ -62,15 +65,21 @@ def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve
 
 
 def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Figure:
-    """One chart: the curves of all results of a section, over frames or wall_s; `means` by the results' labels."""
+    """One chart: the curves of all results of a section, over frames or wall_s; `means` by the results'
+    labels.
+    """
     import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     figure = Figure(figsize=(4.6, 3.3), layout="constrained")
     axes = figure.subplots()
-    longest = max(run.curves[name]["wall_s"].iloc[-1] for result in section.results for run in result.with_curve(name))
-    unit, seconds = next(pair for pair in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * pair[1] or pair[1] == 1)
+    longest = max(
+        run.curves[name]["wall_s"].iloc[-1] for result in section.results for run in result.with_curve(name)
+    )
+    unit, seconds = next(
+        pair for pair in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * pair[1] or pair[1] == 1
+    )
     scale = seconds if over == "wall_s" else 1
     for result in section.results:
         colour, runs = COLOURS[result.colour], result.with_curve(name)
@@ -80,13 +89,28 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
             frames = [line["frames"] for line in run.resumes]
             at = np.interp(frames, run.curves[name]["frames"], x)
             axes.plot(
-                at, np.interp(at, x, y), linestyle="", marker="v", markersize=5, color=colour, markeredgecolor=INK, markeredgewidth=0.5
+                at,
+                np.interp(at, x, y),
+                linestyle="",
+                marker="v",
+                markersize=5,
+                color=colour,
+                markeredgecolor=INK,
+                markeredgewidth=0.5,
             )
         if not runs or not len(means[result.label].frames):
             continue
         curve = means[result.label]
         x = getattr(curve, over) / scale
-        axes.plot(x, curve.middle, color=colour, linewidth=1.6, dashes=result.dashes, label=result.label, marker="." if len(x) == 1 else "")
+        axes.plot(
+            x,
+            curve.middle,
+            color=colour,
+            linewidth=1.6,
+            dashes=result.dashes,
+            label=result.label,
+            marker="." if len(x) == 1 else "",
+        )
         axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     if any(run.resumes for result in section.results for run in result.with_curve(name)):
         axes.plot([], [], linestyle="", marker="v", markersize=5, color=INK, label="resumed")
@@ -101,7 +125,8 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     longest_label = max(len(result.label) for result in section.results)
-    columns = 3 if longest_label <= 8 else 2 if longest_label <= 20 else 1  # what the figure's width has room for
+    # what the figure's width has room for
+    columns = 3 if longest_label <= 8 else 2 if longest_label <= 20 else 1
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     return figure
 
@@ -121,10 +146,21 @@ STYLE: dict[Any, Any] = {
 def as_svg(figure: Figure, name: str, title: str) -> str:
     """A figure as part of a page: with the page's colours, and ids that no other figure has."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer,
+        format="svg",
+        transparent=True,
+        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+    )
     svg = buffer.getvalue()
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL), count=2)  # the page's own
-    for colour, variable in [(INK, "currentColor"), (GRID, "var(--grid)"), *((c, f"var(--c{n})") for n, c in enumerate(COLOURS))]:
+    svg = re.sub(
+        r' (width|height)="[\d.]+pt"', "", re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL), count=2
+    )  # the page's own
+    for colour, variable in [
+        (INK, "currentColor"),
+        (GRID, "var(--grid)"),
+        *((c, f"var(--c{n})") for n, c in enumerate(COLOURS)),
+    ]:
         svg = svg.replace(colour, variable)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -9,8 +9,10 @@ from typing import Any
 from rl.config import leaves, same, typed
 from rl.report.runs import Run
 
-IGNORED = ("seed", "outputs", "resume", "base", "progress")  # what does not make another configuration; nor do launcher and logger
-# Okabe and Ito's colours, which colour-blind people tell apart; the page has brighter ones of the same order for the dark
+# what does not make another configuration; nor do launcher and logger
+IGNORED = ("seed", "outputs", "resume", "base", "progress")
+# Okabe and Ito's colours, which colour-blind people tell apart; the page has brighter ones of the same order
+# for the dark
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b38000", "#2b91cf", "#6b6b6b")
 DASHES = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
 
@@ -44,7 +46,11 @@ class Section:
 
 
 def _compared(run: Run) -> dict[str, Any]:
-    return {name: leaf for name, leaf in leaves(run.values).items() if name not in IGNORED and not name.startswith(("launcher.", "logger"))}
+    return {
+        name: leaf
+        for name, leaf in leaves(run.values).items()
+        if name not in IGNORED and not name.startswith(("launcher.", "logger"))
+    }
 
 
 def group(runs: Sequence[Run]) -> list[Section]:
@@ -68,7 +74,9 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _section(env: str, pairs: list[tuple[dict[str, Any], Result]]) -> Section:
-    """One environment's results, labelled by their algorithm and by what differs between those of the same algorithm."""
+    """One environment's results, labelled by their algorithm and by what differs between those of the same
+    algorithm.
+    """
     results = [result for _, result in pairs]
     taken: dict[str, int] = {}
     for number, (_, result) in enumerate(pairs):
@@ -81,7 +89,9 @@ def _section(env: str, pairs: list[tuple[dict[str, Any], Result]]) -> Section:
         result.label = label if taken[label] == 1 else f"{label} ({taken[label]})"
         result.colour, result.dashes = number % len(COLOURS), DASHES[number % len(DASHES)]
     all_keys = [keys for keys, _ in pairs]
-    return Section(env, results, [(key, [_shown(keys, key) for keys in all_keys]) for key in _differing(all_keys)])
+    return Section(
+        env, results, [(key, [_shown(keys, key) for keys in all_keys]) for key in _differing(all_keys)]
+    )
 
 
 def _differing(configurations: list[dict[str, Any]]) -> list[str]:
@@ -91,7 +101,10 @@ def _differing(configurations: list[dict[str, Any]]) -> list[str]:
     return [
         n
         for n in names
-        if any((n in keys) != (n in first) or (n in first and not _same({n: first[n]}, {n: keys[n]})) for keys in configurations)
+        if any(
+            (n in keys) != (n in first) or (n in first and not _same({n: first[n]}, {n: keys[n]}))
+            for keys in configurations
+        )
     ]
 
 

@@ -1,8 +1,10 @@
-"""Statistics of learning curves and of scores over seeds: pure functions, each with its equation and its source.
+"""Statistics of learning curves and of scores over seeds: pure functions, each with its equation and its
+source.
 
-[Keng] W. L. Keng, L. Graesser, M. Cvitkovic: SLM Lab: A Comprehensive Benchmark and Modular Software Framework for
-Reproducible Deep Reinforcement Learning, arXiv:1912.12482, 2019, and the docstrings of SLM Lab's analysis module.
-[Agarwal] R. Agarwal et al.: Deep Reinforcement Learning at the Edge of the Statistical Precipice, NeurIPS 2021 (rliable).
+[Keng] W. L. Keng, L. Graesser, M. Cvitkovic: SLM Lab: A Comprehensive Benchmark and Modular Software
+Framework for Reproducible Deep Reinforcement Learning, arXiv:1912.12482, 2019, and the docstrings of SLM
+Lab's analysis module. [Agarwal] R. Agarwal et al.: Deep Reinforcement Learning at the Edge of the Statistical
+Precipice, NeurIPS 2021 (rliable).
 
 A local strength str_i is what evaluation i scored above random actions: R_i - R_random.
 """
@@ -25,17 +27,19 @@ def strength(strengths: Floats) -> float:
 
 
 def efficiency(strengths: Floats, frames: Floats) -> float | None:
-    """[Keng] e = (sum_i str_i / t_i) / (sum_i 1 / t_i), with t_i the frames of evaluation i: strength with early evaluations
-    weighing more. None where no t_i is above 0.
+    """[Keng] e = (sum_i str_i / t_i) / (sum_i 1 / t_i), with t_i the frames of evaluation i: strength with
+    early evaluations weighing more. None where no t_i is above 0.
 
-    This is the documented formula, in units of return. SLM Lab's code divides by sum_i str_i in place of sum_i 1 / t_i.
+    This is the documented formula, in units of return. SLM Lab's code divides by sum_i str_i in place of
+    sum_i 1 / t_i.
     """
     later = frames > 0
     return float(np.average(strengths[later], weights=1 / frames[later])) if later.any() else None
 
 
 def stability(strengths: Floats) -> float | None:
-    """[Keng] sta = 1 - |sum_i min(str_{i+1} - str_i, 0) / sum_i str_i|, i = 0 .. N-2: 1 for a curve that never falls.
+    """[Keng] sta = 1 - |sum_i min(str_{i+1} - str_i, 0) / sum_i str_i|, i = 0 .. N-2: 1 for a curve that
+    never falls.
 
     None where it means nothing: with fewer than two evaluations, or where the denominator is not above 0.
     """
@@ -44,10 +48,11 @@ def stability(strengths: Floats) -> float | None:
 
 
 def consistency(strengths: Floats) -> float | None:
-    """[Keng] con = 1 - (sum_i 2 stdev_j str_{i,j}) / (sum_i avg_j str_{i,j}), j over seeds: 1 for seeds that agree.
+    """[Keng] con = 1 - (sum_i 2 stdev_j str_{i,j}) / (sum_i avg_j str_{i,j}), j over seeds: 1 for seeds that
+    agree.
 
-    `strengths`: [S, N]; the deviation is that of a sample (S - 1). None where it means nothing: with one seed, or where the
-    denominator is not above 0.
+    `strengths`: [S, N]; the deviation is that of a sample (S - 1). None where it means nothing: with one
+    seed, or where the denominator is not above 0.
     """
     total = strengths.mean(axis=0).sum() if len(strengths) > 1 else 0.0
     return float(1 - 2 * strengths.std(axis=0, ddof=1).sum() / total) if total > 0 else None
@@ -59,7 +64,8 @@ def mean(scores: Floats) -> Floats:
 
 
 def iqm(scores: Floats) -> Floats:
-    """[Agarwal] The interquartile mean over the first axis: the mean of what floor(S / 4) cut from either end leave.
+    """[Agarwal] The interquartile mean over the first axis: the mean of what floor(S / 4) cut from either end
+    leave.
 
     Of fewer than four it is the mean.
     """
@@ -68,18 +74,24 @@ def iqm(scores: Floats) -> Floats:
 
 
 def bootstrap_interval(
-    strata: Sequence[NDArray[Any]], center: Center, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    strata: Sequence[NDArray[Any]],
+    center: Center,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[Floats, Floats]:
     """[Agarwal] The stratified percentile bootstrap of a center over runs: its lower and upper end, each [T].
 
-    `strata`: for each environment the scores of its runs, [S, T]; every resample draws S runs of each environment with
-    replacement, whole curves. The draws come from `seed` alone. Not a number where an environment has one run: one run says
-    nothing of the spread.
+    `strata`: for each environment the scores of its runs, [S, T]; every resample draws S runs of each
+    environment with replacement, whole curves. The draws come from `seed` alone. Not a number where an
+    environment has one run: one run says nothing of the spread.
     """
     if any(len(runs) < 2 for runs in strata):
         return (np.full(strata[0].shape[1:], np.nan),) * 2
     rng = np.random.default_rng(seed)
-    drawn = [runs[rng.integers(len(runs), size=(len(runs), resamples))] for runs in strata]  # each [S, resamples, T]
+    # each [S, resamples, T]
+    drawn = [runs[rng.integers(len(runs), size=(len(runs), resamples))] for runs in strata]
     centers = center(np.concatenate(drawn))
     low, high = np.quantile(centers, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

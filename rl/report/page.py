@@ -35,11 +35,14 @@ def number(value: float | None) -> str:
 def final_scores(result: Result) -> tuple[str, list[float | None], list[float | None]]:
     """Where a result's scores come from, and the final and the best of each of its runs.
 
-    Once all runs are finished: their last and best weights on fresh episodes. Before: the last and the best row.
+    Once all runs are finished: their last and best weights on fresh episodes. Before: the last and the best
+    row.
     """
     if all(run.result for run in result.runs):
         episodes = result.runs[0].result["last"]["episodes"]
-        both = [[run.result.get(name, {}).get("total_reward") for run in result.runs] for name in ("last", "best")]
+        both = [
+            [run.result.get(name, {}).get("total_reward") for run in result.runs] for name in ("last", "best")
+        ]
         return f"{episodes} fresh episodes", both[0], both[1]
     name = measured_curve(result)
     scores = [run.curves[name]["score"] if name in run.curves else None for run in result.runs]
@@ -75,7 +78,9 @@ def four_measures(result: Result) -> tuple[list[str], str]:
         return [""] * 4, "unknown: no random baseline is recorded for this environment"
     if not runs:
         return [""] * 4, "no rows yet"
-    curves = [(run.curves[name]["score"].to_numpy() - score, run.curves[name]["frames"].to_numpy()) for run in runs]
+    curves = [
+        (run.curves[name]["score"].to_numpy() - score, run.curves[name]["frames"].to_numpy()) for run in runs
+    ]
     common = functools.reduce(np.intersect1d, [frames for _, frames in curves])
     aligned = np.array([strengths[np.isin(frames, common)] for strengths, frames in curves])
     con = measures.consistency(aligned) if len(common) else None
@@ -85,7 +90,11 @@ def four_measures(result: Result) -> tuple[list[str], str]:
     cells += ["" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in (sta, con)]
     notes = [f"from {name} rows"]
     notes += ["stability needs two rows, and a mean above random"] if sta is None else []
-    notes += ["consistency needs two seeds with rows at the same frames, and a mean above random"] if con is None else []
+    notes += (
+        ["consistency needs two seeds with rows at the same frames, and a mean above random"]
+        if con is None
+        else []
+    )
     return cells, "; ".join(notes)
 
 
@@ -95,7 +104,9 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def result_cells(result: Result, center: measures.Center, videos: Videos, out: Path, root: Path) -> dict[str, Any]:
+def result_cells(
+    result: Result, center: measures.Center, videos: Videos, out: Path, root: Path
+) -> dict[str, Any]:
     """A result as the page shows it."""
     source, last, best = final_scores(result)
     cells, note = four_measures(result)
@@ -111,7 +122,9 @@ def result_cells(result: Result, center: measures.Center, videos: Videos, out: P
         "each": " ".join(number(score) or "–" for score in last),
         "measures": cells,
         "note": note,
-        "config": to_yaml({name: value for name, value in result.runs[0].values.items() if name not in IGNORED}),
+        "config": to_yaml(
+            {name: value for name, value in result.runs[0].values.items() if name not in IGNORED}
+        ),
         "seeds": f"{len(result.runs)} runs of {seeds}" if len(result.runs) > seeds else str(seeds),
         "runs": [run_cells(run, out, root) for run in result.runs],
         "videos": [
@@ -127,7 +140,11 @@ def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
     metrics = run.metrics
     rows = metrics is not None and len(metrics) > 0
     log = run.folder / "train.log"
-    last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200] if run.state == "stopped" and log.exists() else ""
+    last_line = (
+        log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200]
+        if run.state == "stopped" and log.exists()
+        else ""
+    )
     return {
         "name": os.path.relpath(run.folder, root) if run.folder.absolute() != root else root.name,
         "link": _link(run.folder, out) + "/",
@@ -137,13 +154,17 @@ def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
         "frames": f"{format_count(int(metrics['frames'].iloc[-1])) if rows else '0'} of {format_count(run.asked) if run.asked else '?'}",  # type: ignore[index]
         "minutes": f"{metrics['wall_s'].iloc[-1] / 60:.1f}" if rows else "",  # type: ignore[index]
         "fps": f"{metrics['fps'].median():,.0f}" if rows else "",  # type: ignore[index]
-        "evaluation": number(run.curves["evaluation"]["score"].iloc[-1]) if "evaluation" in run.curves else "",
+        "evaluation": number(run.curves["evaluation"]["score"].iloc[-1])
+        if "evaluation" in run.curves
+        else "",
         "training": number(run.curves["training"]["score"].iloc[-1]) if "training" in run.curves else "",
         "resumes": [
             {
                 "frames": format_count(line["frames"]),
                 "time": line["time"],
-                "changes": ", ".join(f"{c['key']}: {typed(c['was'])} → {typed(c['now'])}" for c in line["changes"]),
+                "changes": ", ".join(
+                    f"{c['key']}: {typed(c['was'])} → {typed(c['now'])}" for c in line["changes"]
+                ),
             }
             for line in run.resumes
         ],
@@ -184,9 +205,13 @@ def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name:
         for index, section in enumerate(group([run for run in runs if not run.problem]), 1):
             charts = draw_section(section, index, center, made)
             results = [result_cells(result, center, videos, out, root) for result in section.results]
-            sections.append({"env": section.env, "charts": charts, "differences": section.differences, "results": results})
+            sections.append(
+                {"env": section.env, "charts": charts, "differences": section.differences, "results": results}
+            )
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     page = environment.get_template("report.html").render(
         title=root.name,
         words=" ".join(words),
@@ -200,20 +225,30 @@ def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name:
     return {**made, PAGE: page.encode()}  # the page comes last: what it shows is there
 
 
-def draw_section(section: Section, index: int, center: measures.Center, made: dict[str, bytes]) -> list[dict[str, str]]:
+def draw_section(
+    section: Section, index: int, center: measures.Center, made: dict[str, bytes]
+) -> list[dict[str, str]]:
     """The charts of a section; their PNG files are added to `made`."""
     charts = []
     for name in CURVES:
         runs = {result.label: found for result in section.results if (found := result.with_curve(name))}
-        means = {label: over_seeds([run.curves[name] for run in found], center) for label, found in runs.items()}
+        means = {
+            label: over_seeds([run.curves[name] for run in found], center) for label, found in runs.items()
+        }
         for over, words in (("frames", "frames"), ("wall_s", "training time")) if means else ():
             figure, title = draw(section, name, over, means), f"{section.env}: {name} return over {words}"
             stem = re.sub(r"\W+", "-", f"{index} {section.env} {name} over {words}", flags=re.ASCII).lower()
             png = io.BytesIO()
             figure.savefig(png, dpi=200)
             made[f"{stem}.png"] = png.getvalue()
-            ends = "; ".join(f"{label} ends at {number(curve.middle[-1])}" for label, curve in means.items() if len(curve.middle))
-            charts.append({"title": title, "png": f"{stem}.png", "svg": as_svg(figure, stem, f"{title}: {ends}")})
+            ends = "; ".join(
+                f"{label} ends at {number(curve.middle[-1])}"
+                for label, curve in means.items()
+                if len(curve.middle)
+            )
+            charts.append(
+                {"title": title, "png": f"{stem}.png", "svg": as_svg(figure, stem, f"{title}: {ends}")}
+            )
     return charts
 
 

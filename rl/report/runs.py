@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 GENERATOR = "rl.report"
 MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 BASELINES = Path(__file__).with_name("random_baselines.csv")
-CURVES = {"evaluation": ("eval.csv", "total_reward"), "training": ("metrics.csv", "total_reward_ma")}  # table and column of each
+# table and column of each
+CURVES = {"evaluation": ("eval.csv", "total_reward"), "training": ("metrics.csv", "total_reward_ma")}
 
 
 @dataclass
@@ -44,7 +45,8 @@ class Run:
     values: dict[str, Any] = field(default_factory=dict)  # the configuration
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: pd.DataFrame | None = None
-    curves: dict[str, pd.DataFrame] = field(default_factory=dict)  # frames, wall_s and score of each that has rows
+    # frames, wall_s and score of each that has rows
+    curves: dict[str, pd.DataFrame] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)  # once it is finished
     problem: str = ""  # why it can be no part of a result
 
@@ -63,14 +65,18 @@ def find_runs(word: str, outputs: Path) -> list[Path]:
     """The runs that a word of the command line means. Refused if there are none."""
     folder = latest_run(outputs) if word == "latest" else Path(word)
     if not folder.is_dir():
-        raise Refused(f"{word}: no such folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
+        raise Refused(
+            f"{word}: no such folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs"
+        )
     found = dict.fromkeys(run_folders(folder))
     with contextlib.suppress(DamagedError):  # it is no sweep
         found |= dict.fromkeys(folder / name for name in Record.read(folder).jobs)
     if not found and is_run(folder):
         return [folder]
     if not found:
-        raise Refused(f"{word}: no run is in this folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs")
+        raise Refused(
+            f"{word}: no run is in this folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs"
+        )
     return list(found)
 
 
@@ -86,7 +92,11 @@ def read_run(folder: Path) -> Run:
             leaves(run.values)
             run.metrics = _read_table(folder / "metrics.csv", ["frames", "wall_s", "fps", "total_reward_ma"])
             for name, (table, column) in CURVES.items():
-                rows = run.metrics if table == "metrics.csv" else _read_table(folder / table, ["frames", "wall_s", column])
+                rows = (
+                    run.metrics
+                    if table == "metrics.csv"
+                    else _read_table(folder / table, ["frames", "wall_s", column])
+                )
                 curve = rows[["frames", "wall_s", column]].rename(columns={column: "score"}).dropna()
                 run.curves |= {name: curve} if len(curve) else {}
             run.result = read_result(folder) or {}
@@ -118,7 +128,8 @@ def _baselines() -> dict[tuple[str, ...], float]:
     import pandas as pd
 
     return {
-        tuple(map(str, row[:3])): float(row[3]) for row in pd.read_csv(BASELINES)[["id", "kwargs", "wrappers", "total_reward"]].to_numpy()
+        tuple(map(str, row[:3])): float(row[3])
+        for row in pd.read_csv(BASELINES)[["id", "kwargs", "wrappers", "total_reward"]].to_numpy()
     }
 
 

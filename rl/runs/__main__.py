@@ -1,4 +1,6 @@
-"""`python -m rl.runs [outputs=DIR] [--json]`: every run, how far it is, and which one `resume=latest` would take."""
+"""`python -m rl.runs [outputs=DIR] [--json]`: every run, how far it is, and which one `resume=latest` would
+take.
+"""
 
 from __future__ import annotations
 
@@ -68,10 +70,18 @@ def table(runs: list[dict[str, Any]], latest: str | None) -> str:
     head = ["", "run", "seed", "frames", "last", "best", "state", "age"]
     rows = [head]
     for run in runs:
-        frames = "-" if run["frames"] is None else f"{format_count(run['frames'])} of {format_count(run['asked'])}" if run["asked"] else "?"
+        frames = (
+            "-"
+            if run["frames"] is None
+            else f"{format_count(run['frames'])} of {format_count(run['asked'])}"
+            if run["asked"]
+            else "?"
+        )
         mark = "->" if run["run"] == latest else ""
         scores = (_score(run["last"]), _score(run["best"]))
-        rows.append([mark, run["run"], _text(run["seed"]), frames, *scores, run["state"], _age(run["saved_at"])])
+        rows.append(
+            [mark, run["run"], _text(run["seed"]), frames, *scores, run["state"], _age(run["saved_at"])]
+        )
     return "\n".join(aligned(rows))
 
 

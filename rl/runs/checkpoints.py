@@ -1,8 +1,9 @@
 """Checkpoints on disk: written so that a kill at any moment leaves a whole one, read so that damage is found.
 
-A checkpoint is a data file `ckpt-<frames>.pt` and a manifest `ckpt-<frames>.json`, which is renamed into place last:
-that commits it. The manifest names every file that the checkpoint needs, with its hash. Nothing committed is ever
-overwritten, and a file is deleted only after a commit whose kept manifests no longer name it.
+A checkpoint is a data file `ckpt-<frames>.pt` and a manifest `ckpt-<frames>.json`, which is renamed into
+place last: that commits it. The manifest names every file that the checkpoint needs, with its hash. Nothing
+committed is ever overwritten, and a file is deleted only after a commit whose kept manifests no longer name
+it.
 
 Reading manifests does not import torch, so that finding a run stays fast.
 """
@@ -17,7 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.runs import files
-from rl.runs.manifest import _OURS, REPLAY, SET_ASIDE, Best, DamagedError, Manifest, describe, list_manifests, listdir
+from rl.runs.manifest import (
+    _OURS,
+    REPLAY,
+    SET_ASIDE,
+    Best,
+    DamagedError,
+    Manifest,
+    describe,
+    list_manifests,
+    listdir,
+)
 from rl.serialize import load, serialize
 
 if TYPE_CHECKING:
@@ -39,7 +50,9 @@ class Checkpoints:
         self._best_description: dict[str, Any] = {}
 
     def resume_from(self, manifest: Manifest) -> None:
-        """Go on after this checkpoint: whatever is newer or damaged is moved away, to be deleted after the next commit."""
+        """Go on after this checkpoint: whatever is newer or damaged is moved away, to be deleted after the
+        next commit.
+        """
         whole, _ = list_manifests(self.folder)
         self.kept = [manifest, *(m for m in whole if m.frames < manifest.frames)]
         self.best = manifest.best
@@ -79,8 +92,18 @@ class Checkpoints:
             os.unlink(self.folder / self.best.file)  # was never committed, and is no longer the best
         self.best, self._best_description = Best(name, frames, score), describe(data)
 
-    def save(self, state: dict[str, Any], *, frames: int, wall_s: float, tables: list[Path], memory: UniformReplay | None = None) -> None:
-        """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last one stands."""
+    def save(
+        self,
+        state: dict[str, Any],
+        *,
+        frames: int,
+        wall_s: float,
+        tables: list[Path],
+        memory: UniformReplay | None = None,
+    ) -> None:
+        """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last
+        one stands.
+        """
         rows = {table.name: describe(table.read_bytes()) for table in tables}
         offsets = {name: described["size"] for name, described in rows.items()}
         for table in tables:  # what the last manifest counts on is safe already
@@ -111,7 +134,9 @@ class Checkpoints:
     def _write_chunk(self, memory: UniformReplay, frames: int) -> dict[str, Any]:
         """Write what came into a replay memory since the last checkpoint; all chunks that hold what it needs."""
         before = self.kept[0].replay if self.kept else {}
-        chunks = {name: description for name, description in before.items() if description["end"] > memory.oldest}
+        chunks = {
+            name: description for name, description in before.items() if description["end"] > memory.oldest
+        }
         chunk = memory.take_chunk()
         if chunk is None:
             return chunks
@@ -124,8 +149,8 @@ class Checkpoints:
         return {**chunks, name: {**describe(*chunk.buffers), "end": chunk.end}}
 
     def prune(self) -> None:
-        """Delete all that the newest `keep` checkpoints do not need. After a commit alone; a run that ends looks again for
-        what a kill in here left.
+        """Delete all that the newest `keep` checkpoints do not need. After a commit alone; a run that ends
+        looks again for what a kill in here left.
         """
         self.kept = self.kept[: self.keep]
         self._link_best()

@@ -1,6 +1,7 @@
 """Durable files: once a function here returns, what it wrote survives a kill and a power loss.
 
-Everything raises OSError where the disk does; a partly written new file is removed first where that is possible.
+Everything raises OSError where the disk does; a partly written new file is removed first where that is
+possible.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def cut(path: Path, size: int) -> None:
     """Drop what lies beyond `size` bytes. ValueError if the file is shorter than that."""
     with _opened(path, os.O_WRONLY) as descriptor:
         if os.fstat(descriptor).st_size < size:
-            raise ValueError(f"{path} holds {os.fstat(descriptor).st_size} bytes; its checkpoint counts on {size}")
+            raise ValueError(
+                f"{path} holds {os.fstat(descriptor).st_size} bytes; its checkpoint counts on {size}"
+            )
         os.ftruncate(descriptor, size)
         os.fsync(descriptor)
 

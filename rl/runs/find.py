@@ -34,11 +34,17 @@ def find_run(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
     if resumed == "latest":
         outputs = outputs_folder(overrides)
         folder = latest_run(outputs, overrides)
-        others = [f for f in run_folders(outputs) if f.name > folder.name and not list_manifests(f / "ckpt", replay=False)[0]]
+        others = [
+            f
+            for f in run_folders(outputs)
+            if f.name > folder.name and not list_manifests(f / "ckpt", replay=False)[0]
+        ]
         return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
     if not is_run(folder):
-        raise Refused(f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/")
+        raise Refused(
+            f"resume={resumed}: no run is there; type resume=latest, or a run's folder under outputs/"
+        )
     return folder, []
 
 
@@ -48,8 +54,14 @@ def outputs_folder(overrides: Sequence[str]) -> Path:
 
 
 def latest_run(outputs: Path, overrides: Sequence[str] = ()) -> Path:
-    """The run under `outputs` that saved last, of those that the choices on the command line allow. Refused if there is none."""
-    wanted = {name: value for name in ("algo", "env", "experiment", "seed") if (value := value_of(overrides, name)) is not None}
+    """The run under `outputs` that saved last, of those that the choices on the command line allow. Refused
+    if there is none.
+    """
+    wanted = {
+        name: value
+        for name in ("algo", "env", "experiment", "seed")
+        if (value := value_of(overrides, name)) is not None
+    }
     candidates = []
     for folder in run_folders(outputs):
         whole, _ = list_manifests(folder / "ckpt", replay=False)
@@ -57,7 +69,9 @@ def latest_run(outputs: Path, overrides: Sequence[str] = ()) -> Path:
             candidates.append((whole[0].saved_at, str(folder), folder))
     if not candidates:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
-        raise Refused(f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py")
+        raise Refused(
+            f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py"
+        )
     return max(candidates)[2]
 
 
@@ -72,7 +86,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         result: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
-        numbers = [result["stopped_at"], *(result[name]["total_reward"] for name in ("last", "best") if name in result)]
+        numbers = [
+            result["stopped_at"],
+            *(result[name]["total_reward"] for name in ("last", "best") if name in result),
+        ]
         if any(number is not None and not isinstance(number, int | float) for number in numbers):
             raise ValueError("a score in it is no number")
     except (ValueError, KeyError, TypeError) as error:

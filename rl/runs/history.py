@@ -1,4 +1,6 @@
-"""history.jsonl: a line for every start and resume of a run, with the world it happened in; and the run's configuration."""
+"""history.jsonl: a line for every start and resume of a run, with the world it happened in; and the run's
+configuration.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,15 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None:
-    """Add a start or resume, and make `values` the run's configuration. The line comes first: a kill between the two
-    leaves a run that makes the same changes again.
+    """Add a start or resume, and make `values` the run's configuration. The line comes first: a kill between
+    the two leaves a run that makes the same changes again.
     """
     path = folder / HISTORY
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         files.cut(path, path.read_bytes().rfind(b"\n") + 1)
-    files.append(path, (json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **session}) + "\n").encode())
+    files.append(
+        path, (json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **session}) + "\n").encode()
+    )
     files.sync(path)
     files.write_atomic(folder / CONFIG, to_yaml(values).encode())
 
@@ -63,7 +67,13 @@ def world(config: RunConfig) -> dict[str, Any]:
     """What bit-exactness depends on besides the run itself."""
     sha = None
     with contextlib.suppress(OSError):  # a machine without git
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         sha = done.stdout.strip() or None
     settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
     return {**versions(), "git": sha, "host": platform.node(), **settings}
@@ -71,11 +81,19 @@ def world(config: RunConfig) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The machine's type and the versions of what computes."""
-    return {"machine": platform.machine(), "python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    return {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in _PACKAGES},
+    }
 
 
 def other_world(history: list[dict[str, Any]]) -> list[str]:
     """A warning if machine type or versions are not what they were in the session before."""
     before, now = history[-1]["world"] if history else {}, versions()
-    what = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in now if before.get(name, now[name]) != now[name])
+    what = ", ".join(
+        f"{name} was {before[name]} and is {now[name]}"
+        for name in now
+        if before.get(name, now[name]) != now[name]
+    )
     return [f"{what}: results may differ in the last bits from here on"] if what else []

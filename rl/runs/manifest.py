@@ -42,7 +42,8 @@ class Manifest:
     files: dict[str, dict[str, Any]]  # name -> {size, sha256} of every file it needs in ckpt/
     offsets: dict[str, int]  # bytes of each CSV file
     best: Best | None
-    replay: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> {size, sha256, end} of every chunk it needs, oldest first
+    # name -> {size, sha256, end} of every chunk it needs, oldest first
+    replay: dict[str, dict[str, Any]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)  # sha256 of each CSV file's bytes
 
     def to_bytes(self) -> bytes:
@@ -65,7 +66,11 @@ class Manifest:
 
     def needs(self, folder: Path, *, replay: bool = True) -> dict[Path, dict[str, Any]]:
         """Every file that it names, with its description; `folder` is the ckpt/ that it lies in."""
-        chunks = {folder.parent / REPLAY / name: description for name, description in self.replay.items()} if replay else {}
+        chunks = (
+            {folder.parent / REPLAY / name: description for name, description in self.replay.items()}
+            if replay
+            else {}
+        )
         return {folder / name: description for name, description in self.files.items()} | chunks
 
 
@@ -104,8 +109,8 @@ def verify(path: Path, description: dict[str, Any]) -> None:
 
 
 def list_manifests(folder: Path, *, replay: bool = True) -> tuple[list[Manifest], dict[int, str]]:
-    """The manifests in `folder` that are whole and whose files have their sizes, newest first; and of the others, by their
-    frames, what is wrong. Without `replay` the chunks of the replay memory do not count."""
+    """The manifests in `folder` that are whole and whose files have their sizes, newest first; and of the
+    others, by their frames, what is wrong. Without `replay` the chunks of the replay memory do not count."""
     whole, problems = [], {}
     names = os.listdir(folder) if folder.is_dir() else []
     for name in names:
@@ -123,11 +128,14 @@ def list_manifests(folder: Path, *, replay: bool = True) -> tuple[list[Manifest]
     return sorted(whole, key=lambda m: m.frames, reverse=True), problems
 
 
-def newest_manifest(folder: Path, tables: Path | None = None, *, replay: bool = True) -> tuple[Manifest | None, list[str]]:
-    """The newest checkpoint all of whose files are verified, and what is wrong with newer ones; None if there is none.
+def newest_manifest(
+    folder: Path, tables: Path | None = None, *, replay: bool = True
+) -> tuple[Manifest | None, list[str]]:
+    """The newest checkpoint all of whose files are verified, and what is wrong with newer ones; None if there
+    is none.
 
-    With `tables`, the rows that it counts on must be in the CSV files there. Without `replay` the chunks of the replay
-    memory do not count.
+    With `tables`, the rows that it counts on must be in the CSV files there. Without `replay` the chunks of
+    the replay memory do not count.
     """
     whole, problems = list_manifests(folder, replay=replay)
     for manifest in whole:
@@ -137,8 +145,12 @@ def newest_manifest(folder: Path, tables: Path | None = None, *, replay: bool = 
             for name, size in manifest.offsets.items() if tables else ():
                 there = (tables / name).stat().st_size if tables and (tables / name).is_file() else 0
                 if there < size:
-                    raise DamagedError(f"ckpt-{manifest.frames}.json: {name} has {there} bytes, and should have {size} or more")
-            return manifest, [problem for frames, problem in sorted(problems.items()) if frames > manifest.frames]
+                    raise DamagedError(
+                        f"ckpt-{manifest.frames}.json: {name} has {there} bytes, and should have {size} or more"
+                    )
+            return manifest, [
+                problem for frames, problem in sorted(problems.items()) if frames > manifest.frames
+            ]
         except DamagedError as error:
             problems[manifest.frames] = str(error)
     return None, [problem for _, problem in sorted(problems.items())]
@@ -147,14 +159,22 @@ def newest_manifest(folder: Path, tables: Path | None = None, *, replay: bool = 
 def changed_tables(manifest: Manifest, run: Path) -> list[Path]:
     """The CSV files whose rows up to a checkpoint are not what was written."""
     paths = {run / name: digest for name, digest in manifest.hashes.items()}
-    return [path for path, digest in paths.items() if describe(path.read_bytes()[: manifest.offsets[path.name]])["sha256"] != digest]
+    return [
+        path
+        for path, digest in paths.items()
+        if describe(path.read_bytes()[: manifest.offsets[path.name]])["sha256"] != digest
+    ]
 
 
 def was_committed(run: Path) -> bool:
     """Whether a checkpoint was ever committed in a run's folder, be it damaged or gone by now."""
     names = [*listdir(run / "ckpt"), *listdir(run / "ckpt" / SET_ASIDE)]
     later = any(_OURS.fullmatch(name) and name not in ("ckpt-0.pt", "ckpt-0.json") for name in names)
-    rows = [path for path in (run / "metrics.csv", run / "eval.csv") if path.is_file() and path.read_bytes().count(b"\n") > 1]
+    rows = [
+        path
+        for path in (run / "metrics.csv", run / "eval.csv")
+        if path.is_file() and path.read_bytes().count(b"\n") > 1
+    ]
     return later or "ckpt-0.json" in names or bool(rows) or (run / "result.json").exists()
 
 

@@ -24,7 +24,9 @@ class Finished(Exception):
     """There is nothing left to do in a run's folder; the message says what to type for more."""
 
     def __init__(self, folder: Path, why: str, more: str) -> None:
-        super().__init__(f"{folder} is finished: {why}.\nto train it on:  python train.py {shlex.join([f'resume={folder}', more])}")
+        super().__init__(
+            f"{folder} is finished: {why}.\nto train it on:  python train.py {shlex.join([f'resume={folder}', more])}"
+        )
         self.folder = folder
 
 

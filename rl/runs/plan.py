@@ -1,7 +1,8 @@
-"""Which run a command line means, and whether it may go on like that: all of it before anything on disk changes.
+"""Which run a command line means, and whether it may go on like that: all of it before anything on disk
+changes.
 
-The command line of a resumed run is the run's own plus the new one. It is composed on today's conf/ and compared, key by
-key, with the configuration that the run has; `rl.config.compare` judges the differences.
+The command line of a resumed run is the run's own plus the new one. It is composed on today's conf/ and
+compared, key by key, with the configuration that the run has; `rl.config.compare` judges the differences.
 """
 
 from __future__ import annotations
@@ -19,7 +20,19 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, fill_in, read_config
-from rl.config.compose import GROUPS, Composed, check_single, compose, drop, from_yaml, hydra_only, merge, parse, quote, value_of
+from rl.config.compose import (
+    GROUPS,
+    Composed,
+    check_single,
+    compose,
+    drop,
+    from_yaml,
+    hydra_only,
+    merge,
+    parse,
+    quote,
+    value_of,
+)
 from rl.config.counts import format_count
 from rl.config.schedule import Schedule
 from rl.config.text import aligned
@@ -58,7 +71,9 @@ class Plan:
         typed = {override.key_or_group for override in parse(self.overrides)}
         return bool(typed & {"algo", "env"}) and "experiment" not in typed
 
-    def write_history(self, *, frames: int, command: str, not_exact: list[str], not_replayable: str = "") -> None:
+    def write_history(
+        self, *, frames: int, command: str, not_exact: list[str], not_replayable: str = ""
+    ) -> None:
         """Add this session to the run's history, and make its configuration the run's."""
         session = {
             "event": "resume" if self.manifest else "start",
@@ -67,7 +82,10 @@ class Plan:
             "overrides": self.overrides,
             "choices": self.composed.choices | {"seed": self.config.seed},
             "fork": self.weights and {"run": str(self.weights.run), "weights": self.weights.name},
-            "changes": [{"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note} for c in self.changes],
+            "changes": [
+                {"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note}
+                for c in self.changes
+            ],
             "world": history.world(self.config),
             "exactness": history.exactness(frames, not_exact, not_replayable),
         }
@@ -81,21 +99,29 @@ class Plan:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
             if was_committed(self.folder):  # by a run that began and ended since we looked
-                raise Refused(f"{self.folder}: another process has just trained here; type resume={self.folder} to go on with its run")
+                raise Refused(
+                    f"{self.folder}: another process has just trained here; type resume={self.folder} to go on with its run"
+                )
         self.lock.announce()
 
 
 def make_plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
-    """What this command line comes to, for a single run. Refused, Finished, ConfigError or LockedError if to nothing."""
+    """What this command line comes to, for a single run. Refused, Finished, ConfigError or LockedError if to
+    nothing.
+    """
     check_single(parse(overrides))
     resumed, given_dir, fork = (value_of(overrides, name) for name in ("resume", "hydra.run.dir", "fork"))
     new = drop(overrides, "resume")
     if resumed is not None and (fork is not None or given_dir is not None):
-        raise ConfigError("resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir=")
+        raise ConfigError(
+            "resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir="
+        )
     if resumed is not None:
         folder, warnings = find_run(resumed, new)
         if not (was_committed(folder) or history.read(folder)) and _first_overrides(folder) is None:
-            raise Refused(f"{folder}: it was killed before its command line was written down; delete it, and type that line again")
+            raise Refused(
+                f"{folder}: it was killed before its command line was written down; delete it, and type that line again"
+            )
         result = _plan_existing(folder, new, config_dir)
         result.warnings[:0] = warnings
         return result
@@ -104,7 +130,11 @@ def make_plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
         return _plan_existing(Path(given_dir), own, config_dir)
     result = _plan_new(new, config_dir)
     result.unnamed = given_dir is None
-    return _plan_existing(result.folder, own, config_dir) if given_dir is not None and _holds_run(result.folder) else result
+    return (
+        _plan_existing(result.folder, own, config_dir)
+        if given_dir is not None and _holds_run(result.folder)
+        else result
+    )
 
 
 def _holds_run(folder: Path) -> bool:
@@ -145,7 +175,11 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     past, committed = history.read(folder), was_committed(folder)
     saved = past[-1]["overrides"] if past else _first_overrides(folder) or []
     choices = past[0]["choices"] if past else {}
-    other = [_other_group(group, choices[group], value_of(new, group)) for group in ("algo", "env") if group in choices]
+    other = [
+        _other_group(group, choices[group], value_of(new, group))
+        for group in ("algo", "env")
+        if group in choices
+    ]
     if any(other) and committed:
         raise Refused(_refusal(folder, None, [change for change in other if change], new))
     overrides = drop(merge(saved, new), "hydra.", "base")
@@ -157,14 +191,24 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
     if not committed:
         warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
-        return Plan(folder, composed, overrides, warnings=[warning], weights=fork_weights(fork, overrides)[0] if fork else None)
+        return Plan(
+            folder,
+            composed,
+            overrides,
+            warnings=[warning],
+            weights=fork_weights(fork, overrides)[0] if fork else None,
+        )
     restore = getattr(getattr(composed.config.algo, "replay", None), "on_resume", None) != REFILL
     manifest, problems = newest_manifest(folder / "ckpt", tables=folder, replay=restore)
     if manifest is None:
         damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
         without = restore and newest_manifest(folder / "ckpt", tables=folder, replay=False)[0]
         ways = (
-            [f"to go on with an empty replay memory:\n  python train.py resume={folder} algo.replay.on_resume={REFILL}"] if without else []
+            [
+                f"to go on with an empty replay memory:\n  python train.py resume={folder} algo.replay.on_resume={REFILL}"
+            ]
+            if without
+            else []
         )
         raise Refused(
             f"{folder}: no checkpoint is whole, and the run is not started from scratch in silence:\n{damage}\n"
@@ -175,13 +219,18 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
         warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
     typed = [override.key_or_group for override in parse(overrides)]
     try:
-        changes = compare(_read_config(folder), composed.values, manifest.frames, typed, lambda: _defaults(choices))
+        changes = compare(
+            _read_config(folder), composed.values, manifest.frames, typed, lambda: _defaults(choices)
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # values that no configuration has
         raise DamagedError(f"{folder / CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
     if refused:
         raise Refused(_refusal(folder, manifest, refused, new))
-    warnings += [f"DAMAGED: {path}: its rows are not what was written; they stay" for path in changed_tables(manifest, folder)]
+    warnings += [
+        f"DAMAGED: {path}: its rows are not what was written; they stay"
+        for path in changed_tables(manifest, folder)
+    ]
     warnings += _refuse_if_finished(folder, composed.config, manifest)
     warnings += history.other_world(past) + _learns_no_more(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)
@@ -189,7 +238,11 @@ def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
 
 def _other_group(group: str, was: Any, now: str | None) -> Change | None:
     """Another algorithm or environment is refused before it is composed with overrides that are not its own."""
-    return None if now in (None, was) else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
+    return (
+        None
+        if now in (None, was)
+        else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
+    )
 
 
 def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]) -> Composed:
@@ -200,7 +253,9 @@ def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]
         if name.startswith("hydra.") or name in ("algo", "env"):  # these were compared already
             continue
         if name in GROUPS:
-            raise ConfigError(f"{name}={override.value()}: base=run takes the run's own configuration; type single keys with it")
+            raise ConfigError(
+                f"{name}={override.value()}: base=run takes the run's own configuration; type single keys with it"
+            )
         OmegaConf.update(values, name, override.value(), merge=False)
     plain = OmegaConf.to_container(values, resolve=True)
     assert isinstance(plain, dict)
@@ -209,8 +264,8 @@ def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The configuration that the run has; keys that are newer than the run are at their defaults. DamagedError if it
-    cannot be read."""
+    """The configuration that the run has; keys that are newer than the run are at their defaults.
+    DamagedError if it cannot be read."""
     values = _read_config(folder)
     past = history.read(folder)
     return fill_in(values, _defaults(past[0]["choices"])) if past else values
@@ -227,7 +282,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _defaults(choices: dict[str, Any]) -> dict[str, Any]:
-    """What conf/ says today of a run's algorithm and environment, without experiments; {} if it knows them no more."""
+    """What conf/ says today of a run's algorithm and environment, without experiments; {} if it knows them no
+    more.
+    """
     try:
         return compose([f"algo={choices['algo']}", f"env={choices['env']}", "++env.id=x"], RunConfig).values
     except ConfigError:
@@ -235,13 +292,21 @@ def _defaults(choices: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_overrides(folder: Path) -> list[str] | None:
-    """The command line of a run that was killed before its first line of history, from what Hydra wrote; None if nothing yet."""
+    """The command line of a run that was killed before its first line of history, from what Hydra wrote; None
+    if nothing yet.
+    """
     path = folder / ".hydra" / "overrides.yaml"
-    return [str(override) for override in OmegaConf.load(path)] if path.is_file() and path.stat().st_size else None
+    return (
+        [str(override) for override in OmegaConf.load(path)]
+        if path.is_file() and path.stat().st_size
+        else None
+    )
 
 
 def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> list[str]:
-    """Finished if nothing is left to do; a warning if the result is damaged, for then the weights are scored again."""
+    """Finished if nothing is left to do; a warning if the result is damaged, for then the weights are scored
+    again.
+    """
     try:
         result = read_result(folder)
     except DamagedError as error:
@@ -269,11 +334,18 @@ def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new
     in_conf = [change for change in refused if not any(types(o, change.key) for o in typed)]
     where = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
     lines = [f"{folder}{where} cannot go on with this:", "", change_table(refused), ""]
-    ways = [("go on as it was", [f"resume={folder}", *others, *(change.keep for change in refused if change.was is not MISSING)])]
+    ways = [
+        (
+            "go on as it was",
+            [f"resume={folder}", *others, *(change.keep for change in refused if change.was is not MISSING)],
+        )
+    ]
     if in_conf and not any(override.key_or_group in GROUPS for override in typed):
         ways.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
     ways.append(("start a new run from its weights", [f"fork={folder}", *new]))
-    return "\n".join([*lines, *(f"to {what}:\n  python train.py {shlex.join(words)}" for what, words in ways)])
+    return "\n".join(
+        [*lines, *(f"to {what}:\n  python train.py {shlex.join(words)}" for what, words in ways)]
+    )
 
 
 def _learns_no_more(folder: Path, config: RunConfig, frames: int) -> list[str]:

@@ -45,7 +45,9 @@ def fork_weights(fork: str, overrides: Sequence[str]) -> tuple[Weights, str]:
     if run == "latest":
         run = str(latest_run(outputs_folder(overrides)))
     if not (Path(run) / "ckpt").is_dir():
-        raise Refused(f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like")
+        raise Refused(
+            f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like"
+        )
     weights = read_weights(Path(run), which, "fork")
     return weights, f"{Path(run).absolute()}@{weights.frames if weights.prefix else 'best'}"
 
@@ -57,7 +59,9 @@ def pin_fork(overrides: Sequence[str]) -> str:
 
 
 def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
-    """The best or last weights of a run, or those of a kept checkpoint (`which` is its frames). Refused if there are none."""
+    """The best or last weights of a run, or those of a kept checkpoint (`which` is its frames). Refused if
+    there are none.
+    """
     for attempts_left in reversed(range(5)):
         newest, problems = newest_manifest(folder / "ckpt", replay=False)
         if newest is None:
@@ -66,18 +70,29 @@ def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
             manifest, file, name, prefix, frames = _choose_weights(folder, which, newest, key)
             return Weights(folder, name, read_verified(folder / "ckpt", manifest, file), prefix, frames)
         except DamagedError:
-            if not attempts_left:  # a run that trains may delete a file between our two looks; then look again
+            # a run that trains may delete a file between our two looks; then look again
+            if not attempts_left:
                 raise
     raise AssertionError
 
 
-def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tuple[Manifest, str, str, str, int]:
+def _choose_weights(
+    folder: Path, which: str, newest: Manifest, key: str
+) -> tuple[Manifest, str, str, str, int]:
     if which == "best":
         best = newest.best
         if best is None:
             last = f"{folder}@last" if key == "fork" else "last"
-            raise Refused(f"{folder} has not been evaluated yet, so it has no best weights; type {key}={last}")
-        return newest, best.file, f"best (frame {format_count(best.frames)}, score {best.score:.2f})", "", best.frames
+            raise Refused(
+                f"{folder} has not been evaluated yet, so it has no best weights; type {key}={last}"
+            )
+        return (
+            newest,
+            best.file,
+            f"best (frame {format_count(best.frames)}, score {best.score:.2f})",
+            "",
+            best.frames,
+        )
     if which == "last":
         return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent.", newest.frames
     try:
@@ -89,4 +104,6 @@ def _choose_weights(folder: Path, which: str, newest: Manifest, key: str) -> tup
         if manifest.frames == frames:
             return manifest, manifest.data, f"frame {format_count(frames)}", "agent.", frames
     kept = ", ".join(format_count(m.frames) for m in whole)
-    raise Refused(f"{which}: {folder} has no such weights; there are best, last and the checkpoints at frames {kept}")
+    raise Refused(
+        f"{which}: {folder} has no such weights; there are best, last and the checkpoints at frames {kept}"
+    )

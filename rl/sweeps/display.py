@@ -17,7 +17,9 @@ _SHOW_S, _SAY_S = 1.0, 10.0  # between looks at the rows of jobs, and between pl
 
 
 class Display:
-    """One line for each running job, redrawn on a terminal; elsewhere a plain line now and then. Nothing if jobs write themselves."""
+    """One line for each running job, redrawn on a terminal; elsewhere a plain line now and then. Nothing if
+    jobs write themselves.
+    """
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -84,7 +86,9 @@ def table(sweep: Sweep) -> str:
         result = _result(sweep.folder_of(job)) if job.state == "finished" else {}
         whole, _ = list_manifests(sweep.folder_of(job) / "ckpt", replay=False)
         frames = f"{format_count(whole[0].frames) if whole else '-'} of {format_count(job.frames)}"
-        scores = (f"{result[name]['total_reward']:.1f}" if name in result else "-" for name in ("last", "best"))
+        scores = (
+            f"{result[name]['total_reward']:.1f}" if name in result else "-" for name in ("last", "best")
+        )
         rows.append((job.name, job.state, frames, *scores, job.note))  # type: ignore[arg-type]
     return "\n".join(aligned(rows))
 

@@ -1,4 +1,6 @@
-"""How a sweep runs its jobs. Each is a process of its own that trains in its own folder, as if it had been typed by hand."""
+"""How a sweep runs its jobs. Each is a process of its own that trains in its own folder, as if it had been
+typed by hand.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,13 @@ class Slurm:
     shown = False
 
     def __init__(
-        self, cluster: str | None, n_jobs: int | None, timeout_min: int, signal_delay_s: int, requeues: int, parameters: dict[str, Any]
+        self,
+        cluster: str | None,
+        n_jobs: int | None,
+        timeout_min: int,
+        signal_delay_s: int,
+        requeues: int,
+        parameters: dict[str, Any],
     ) -> None:
         """ConfigError if submitit is missing, or does not know a parameter."""
         try:
@@ -133,7 +141,9 @@ class Slurm:
 
         limits = {"slurm_max_num_timeout": self.requeues, "local_max_num_timeout": self.requeues}
         executor = AutoExecutor(
-            folder / "submitit", cluster=self.cluster, **{k: v for k, v in limits.items() if k.startswith(self.cluster)}
+            folder / "submitit",
+            cluster=self.cluster,
+            **{k: v for k, v in limits.items() if k.startswith(self.cluster)},
         )
         executor.update_parameters(name="encore", cpus_per_task=threads, **self.parameters)
         return executor
@@ -215,7 +225,11 @@ class Ray:
             raise ConfigError(f"{error}: {install_line('ray')}") from error
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or it writes a token to the home folder
         try:
-            ray.init(address=address or "local", include_dashboard=False if address is None else None, log_to_driver=False)
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=False,
+            )
         except (ConnectionError, ValueError) as error:
             raise ConfigError(f"launcher.address={address}: {error}") from error
         self.n_jobs = n_jobs
@@ -231,7 +245,11 @@ class Ray:
         import ray
 
         runtime = {"env_vars": {"PYTHONPATH": _environment()["PYTHONPATH"]}}
-        return _Actor(ray.remote(_Watcher).options(num_cpus=threads, runtime_env=runtime).remote(list(words), os.getcwd()))
+        return _Actor(
+            ray.remote(_Watcher)
+            .options(num_cpus=threads, runtime_env=runtime)
+            .remote(list(words), os.getcwd())
+        )
 
 
 class _Watcher:
@@ -277,7 +295,9 @@ class _Actor:
         self.actor.send_signal.remote(number)
 
 
-KNOWN: dict[str, Callable[..., Launcher]] = {f"rl.launchers.{kind.__name__}": kind for kind in (Basic, Processes, Slurm, Ray)}
+KNOWN: dict[str, Callable[..., Launcher]] = {
+    f"rl.launchers.{kind.__name__}": kind for kind in (Basic, Processes, Slurm, Ray)
+}
 
 
 def room_for(threads: int) -> int:
@@ -287,7 +307,10 @@ def room_for(threads: int) -> int:
 
 def _environment() -> dict[str, str]:
     """Ours, with the package within reach, installed or not."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+    }
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -92,4 +92,8 @@ class Sweep:
     def start(self, job: Job) -> Running:
         """Start a job's process."""
         config_dir = ["--config-dir", self.config_dir] if self.config_dir else []
-        return self.launcher.start([*config_dir, *job.words, f"hydra.run.dir={quote(str(self.folder_of(job)))}"], self.folder, job.threads)
+        return self.launcher.start(
+            [*config_dir, *job.words, f"hydra.run.dir={quote(str(self.folder_of(job)))}"],
+            self.folder,
+            job.threads,
+        )

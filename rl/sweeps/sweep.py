@@ -1,8 +1,9 @@
-"""`train.py -m`: many runs from one line. Every job is judged before any starts, runs in its own process and folder, and
-goes on from its own checkpoint when the sweep is resumed.
+"""`train.py -m`: many runs from one line. Every job is judged before any starts, runs in its own process and
+folder, and goes on from its own checkpoint when the sweep is resumed.
 
-A sweep's folder holds `sweep.json`: the line, the keys that ever took several values, and every job by its folder's name.
-A job is found again by the values of those keys, so that the list may be longer or in another order.
+A sweep's folder holds `sweep.json`: the line, the keys that ever took several values, and every job by its
+folder's name. A job is found again by the values of those keys, so that the list may be longer or in another
+order.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def run_sweep(sweep: Sweep, command: str) -> int:
     if waiting:
         sweep.take_folder(command)
         places = min(sweep.launcher.places(max(job.threads for job in waiting)), len(waiting))
-        print(f"{sweep.folder}: {len(waiting)} of {len(sweep.jobs)} jobs to run, {places} at a time", flush=True)
+        print(
+            f"{sweep.folder}: {len(waiting)} of {len(sweep.jobs)} jobs to run, {places} at a time", flush=True
+        )
     stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, places) if waiting else []
     if sweep.lock is not None:
         sweep.lock.release()
@@ -57,8 +60,8 @@ def run_jobs(
     look: Callable[[Job, Running], object] = lambda job, process: None,
     ended: Callable[[Job], object] = lambda job: None,
 ) -> list[int]:
-    """Keep so many jobs running, each one that `take` gives until it gives none, or until a signal comes; the signals
-    that did. `look` sees every running job now and then, `ended` every one that did."""
+    """Keep so many jobs running, each one that `take` gives until it gives none, or until a signal comes; the
+    signals that did. `look` sees every running job now and then, `ended` every one that did."""
     running: list[tuple[Job, Running]] = []
     with _signals() as signals, Display(sweep) as display:
         passed_on = 0
@@ -90,7 +93,9 @@ def _end(sweep: Sweep, job: Job, code: int, errors: str, *, stopped: bool) -> No
     """Say what became of a job; what it wrote to stderr goes into its own log if it failed."""
     if code == FINISHED:
         job.state = "finished"
-    elif code in (TO_BE_CONTINUED, INTERRUPTED) or (stopped and code < 0):  # a signal before it could handle any
+    elif code in (TO_BE_CONTINUED, INTERRUPTED) or (
+        stopped and code < 0
+    ):  # a signal before it could handle any
         job.state = "stopped"
     else:
         job.state = "failed"

@@ -1,4 +1,6 @@
-"""Trackers, as configurations name them: TensorBoard, W&B and MLflow show the rows of metrics.csv and eval.csv."""
+"""Trackers, as configurations name them: TensorBoard, W&B and MLflow show the rows of metrics.csv and
+eval.csv.
+"""
 
 from rl.trackers.mlflow import MLflow
 from rl.trackers.tensorboard import TensorBoard

@@ -1,10 +1,11 @@
 """What `logger=` adds: TensorBoard, W&B and MLflow show the rows of metrics.csv and eval.csv.
 
-The two files stay the truth. A process of its own follows them, and nothing that a tracker does reaches training: not its
-time, its errors or the random numbers that it draws. Every session begins by making each tracker agree with the files, which
-a resume has just cut back to the checkpoint. What lies on this machine is written anew from their rows, so that no row of
-a killed session is left in it. A server cannot be cut back: it is asked for its last step and gets the rows after that.
-Those up to there are the same if the resume was exact; else it keeps, from the checkpoint to the kill, what was sent first.
+The two files stay the truth. A process of its own follows them, and nothing that a tracker does reaches
+training: not its time, its errors or the random numbers that it draws. Every session begins by making each
+tracker agree with the files, which a resume has just cut back to the checkpoint. What lies on this machine is
+written anew from their rows, so that no row of a killed session is left in it. A server cannot be cut back:
+it is asked for its last step and gets the rows after that. Those up to there are the same if the resume was
+exact; else it keeps, from the checkpoint to the kill, what was sent first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from rl.trackers.wandb import Wandb
 
 log = logging.getLogger("encore")
 _LOOK_S = 1.0  # between looks at the files
-KNOWN: dict[str, Callable[..., Tracker]] = {f"rl.trackers.{kind.__name__}": kind for kind in (TensorBoard, Wandb, MLflow)}
+KNOWN: dict[str, Callable[..., Tracker]] = {
+    f"rl.trackers.{kind.__name__}": kind for kind in (TensorBoard, Wandb, MLflow)
+}
 
 
 def make(logger: dict[str, Any]) -> dict[str, Tracker]:
@@ -53,7 +56,9 @@ def make(logger: dict[str, Any]) -> dict[str, Tracker]:
 class Following:
     """A context in which a run's rows are followed, if there is a tracker to show them."""
 
-    def __init__(self, folder: Path, logger: dict[str, Any], started_at: float, patience_s: Callable[[], float]) -> None:
+    def __init__(
+        self, folder: Path, logger: dict[str, Any], started_at: float, patience_s: Callable[[], float]
+    ) -> None:
         """`patience_s`: how long to wait at the end for the trackers; after that they finish on their own."""
         self.folder, self.logger, self.started_at, self.patience_s = folder, logger, started_at, patience_s
         self.process: subprocess.Popen[str] | None = None
@@ -69,12 +74,23 @@ class Following:
     def _start(self) -> None:
         root = str(Path(__file__).resolve().parent.parent.parent)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rl.trackers.follow", str(self.folder), str(session_of(self.folder)), str(self.started_at)],
-            stdin=subprocess.PIPE,  # nothing is ever written: that it closes says that training has ended, however it did
+            [
+                sys.executable,
+                "-m",
+                "rl.trackers.follow",
+                str(self.folder),
+                str(session_of(self.folder)),
+                str(self.started_at),
+            ],
+            # nothing is ever written: that it closes says that training has ended, however it did
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+            },
             start_new_session=True,
         )
         self._telling = threading.Thread(target=self._tell, args=(self.process,), daemon=True)
@@ -111,8 +127,8 @@ class Rows:
         self._read = dict.fromkeys(TABLES, 0)  # bytes
 
     def new(self) -> list[Row]:
-        """Those that have come since the last call, in the order in which they were written: a row that is still to be
-        read was written after all of these. Overtaken if the files may be another session's."""
+        """Those that have come since the last call, in the order in which they were written: a row that is
+        still to be read was written after all of these. Overtaken if the files may be another session's."""
         found: list[Row] = []
         while more := [row for table in TABLES for row in self._new(table)]:
             found += more
@@ -132,18 +148,27 @@ class Rows:
         for line in lines:
             cells = {name: cell for name, cell in zip(self._columns[table], line, strict=False) if cell}
             frames = int(cells.pop("frames"))
-            yield Row(table, frames, float(cells["wall_s"]), {f"{table}/{name}": float(cell) for name, cell in cells.items()})
+            yield Row(
+                table,
+                frames,
+                float(cells["wall_s"]),
+                {f"{table}/{name}": float(cell) for name, cell in cells.items()},
+            )
 
 
 def session_of(folder: Path) -> int:
-    """A number that another session of the run changes: before that, it has cut the files; after, it adds to them."""
+    """A number that another session of the run changes: before that, it has cut the files; after, it adds to
+    them.
+    """
     return (folder / HISTORY).stat().st_size
 
 
 class Feed:
     """One tracker and how far it has come. After a failure it begins anew, a minute later."""
 
-    def __init__(self, name: str, tracker: Tracker, run: Followed, session: int, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, name: str, tracker: Tracker, run: Followed, session: int, say: Callable[[str], object]
+    ) -> None:
         self.name, self.tracker, self.run, self.session, self.say = name, tracker, run, session, say
         self.rows: Rows | None = None  # None: it is not open
         self._retry_at, self._failed = 0.0, False
@@ -173,16 +198,22 @@ class Feed:
             self.rows, self._retry_at = None, time.monotonic() + RETRY_S
             if not self._failed:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                self.say(f"{self.name}: {reason}; training goes on, and its rows will be shown once that is over")
+                self.say(
+                    f"{self.name}: {reason}; training goes on, and its rows will be shown once that is over"
+                )
             self._failed = True
 
 
-def follow(folder: Path, session: int, started_at: float, ended: Callable[[], bool], say: Callable[[str], object]) -> None:
+def follow(
+    folder: Path, session: int, started_at: float, ended: Callable[[], bool], say: Callable[[str], object]
+) -> None:
     """Show the rows of a run's session until training has ended. One process at a time does this for a run."""
     with (folder / HISTORY).open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # that of a killed session may still be at work
         run = Followed.read(folder, started_at)
-        feeds = [Feed(name, tracker, run, session, say) for name, tracker in make(run.config["logger"]).items()]
+        feeds = [
+            Feed(name, tracker, run, session, say) for name, tracker in make(run.config["logger"]).items()
+        ]
         with contextlib.suppress(Overtaken):
             last = False
             while not last:

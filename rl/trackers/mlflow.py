@@ -13,8 +13,9 @@ from rl.trackers.tracker import RETRY_S, TABLES, Followed, Row, require
 
 
 class MLflow:
-    """A run of MLflow, found again by a tag. In an SQLite store its metrics and parameters are written anew by every
-    session. To a server go the rows after the last; there, parameters stay as they were at the start."""
+    """A run of MLflow, found again by a tag. In an SQLite store its metrics and parameters are written anew
+    by every session. To a server go the rows after the last; there, parameters stay as they were at the
+    start."""
 
     TAG = "encore.run"
 
@@ -25,10 +26,15 @@ class MLflow:
     def open(self, run: Followed) -> None:
         """Make the run, or find it and what it has."""
         local = self.uri is None or self.uri.startswith("sqlite:///")
-        database = Path(run.config["outputs"], "mlflow.db") if self.uri is None else Path(self.uri.removeprefix("sqlite:///"))
+        database = (
+            Path(run.config["outputs"], "mlflow.db")
+            if self.uri is None
+            else Path(self.uri.removeprefix("sqlite:///"))
+        )
         self.run, self._last = run, dict.fromkeys(TABLES, -1)
         if local:
-            with _alone(database.with_name(f".{database.name}.lock")):  # of the jobs of a sweep, one makes the store
+            # of the jobs of a sweep, one makes the store
+            with _alone(database.with_name(f".{database.name}.lock")):
                 self._make_store(database)
                 self._find_or_create(f"sqlite:///{database.absolute()}")
             self._forget(database)
@@ -60,7 +66,9 @@ class MLflow:
             self.run_id = found[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
         else:
-            self.run_id = self.client.create_run(number, run_name=run.name, tags={self.TAG: run.id, **run.tags}).info.run_id
+            self.run_id = self.client.create_run(
+                number, run_name=run.name, tags={self.TAG: run.id, **run.tags}
+            ).info.run_id
         return not found
 
     def _forget(self, database: Path) -> None:

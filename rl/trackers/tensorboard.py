@@ -10,8 +10,8 @@ from rl.trackers.tracker import Followed, Row, require
 
 
 class TensorBoard:
-    """An event file in the run's `tensorboard/`, made anew by every session. It is told to a TensorBoard that is already
-    looking, by the mark of a restart at step 0, before which nothing counts."""
+    """An event file in the run's `tensorboard/`, made anew by every session. It is told to a TensorBoard that
+    is already looking, by the mark of a restart at step 0, before which nothing counts."""
 
     SUFFIX = ".encore"
 
@@ -34,7 +34,9 @@ class TensorBoard:
 
         for path in old:
             path.unlink()
-        self.writer.add_event(Event(wall_time=self.run.started_at, step=0, session_log=SessionLog(status=SessionLog.START)))
+        self.writer.add_event(
+            Event(wall_time=self.run.started_at, step=0, session_log=SessionLog(status=SessionLog.START))
+        )
 
     def _hyper_parameters(self, run: Followed) -> Any:
         """What the page HPARAMS shows; the package's own function for it needs TensorFlow."""
@@ -51,7 +53,13 @@ class TensorBoard:
             else:
                 cell.number_value = value
         about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_start_info=info))
-        return Summary(value=[Summary.Value(tag=metadata.SESSION_START_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)])
+        return Summary(
+            value=[
+                Summary.Value(
+                    tag=metadata.SESSION_START_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR
+                )
+            ]
+        )
 
     def add(self, rows: Sequence[Row]) -> None:
         """One event for each row."""
@@ -59,8 +67,12 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for row in rows:
-            summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()])
-            self.writer.add_event(Event(wall_time=self.run.started_at + row.wall_s, step=row.frames, summary=summary))
+            summary = Summary(
+                value=[Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
+            )
+            self.writer.add_event(
+                Event(wall_time=self.run.started_at + row.wall_s, step=row.frames, summary=summary)
+            )
         self.writer.flush()
 
     def close(self, finished: bool) -> None:

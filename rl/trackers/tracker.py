@@ -22,7 +22,9 @@ TABLES = {"train": "metrics.csv", "eval": "eval.csv"}  # what comes before the n
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file: all its cells that are not empty, but for the frames, as `train/loss` or `eval/total_reward`."""
+    """One row of a file: all its cells that are not empty, but for the frames, as `train/loss` or
+    `eval/total_reward`.
+    """
 
     table: str
     frames: int

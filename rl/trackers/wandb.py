@@ -12,15 +12,18 @@ from rl.trackers.tracker import Followed, Row, require
 
 
 class Wandb:
-    """A run of Weights & Biases, of the same id in every session. Offline it is one folder in the run's `wandb/`, made anew
-    by every session; a folder that was synced before is synced again over it. Online, rows go on after the last step."""
+    """A run of Weights & Biases, of the same id in every session. Offline it is one folder in the run's
+    `wandb/`, made anew by every session; a folder that was synced before is synced again over it. Online,
+    rows go on after the last step."""
 
     def __init__(self, project: str, entity: str | None, mode: str | None) -> None:
         """ConfigError if it is to be online and nobody is logged in."""
         require("wandb")
         self.project, self.entity, self.mode = project, entity, mode or os.environ.get("WANDB_MODE")
         if self.mode == "online" and not self._logged_in():
-            raise ConfigError("W&B is to be online, and nobody is logged in: type wandb login, or logger.wandb.mode=offline")
+            raise ConfigError(
+                "W&B is to be online, and nobody is logged in: type wandb login, or logger.wandb.mode=offline"
+            )
 
     def _logged_in(self) -> bool:
         import wandb
@@ -45,7 +48,9 @@ class Wandb:
             tags=[f"{name}={value}"[:64] for name, value in run.tags.items()],
             config=run.config,
             allow_val_change=True,
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True),
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True
+            ),
         )
         self._first = self.session.starting_step
 

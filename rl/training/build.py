@@ -50,7 +50,13 @@ class Parts:
         """
         agent = {f"agent.{name}": part for name, part in self.agent.parts.items()}
         callbacks = {f"callback.{n}": c for n, c in enumerate(self.callbacks) if hasattr(c, "state_dict")}
-        listed = {"clock": self.clock, "streams": self.streams, **agent, "collector": self.collector, **callbacks}
+        listed = {
+            "clock": self.clock,
+            "streams": self.streams,
+            **agent,
+            "collector": self.collector,
+            **callbacks,
+        }
         return {**listed, "global_random": self.global_random}
 
     def playing_state(self) -> dict[str, Any]:
@@ -59,7 +65,9 @@ class Parts:
 
 
 def build(config: RunConfig) -> Parts:
-    """All parts, seeded, before the first frame. ConfigError says which of the configuration's wishes cannot be met."""
+    """All parts, seeded, before the first frame. ConfigError says which of the configuration's wishes cannot
+    be met.
+    """
     set_up_torch(config)
     keep_freed_memory()
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
@@ -82,14 +90,26 @@ def build(config: RunConfig) -> Parts:
             "env.vectorization=native: what the environment learns across episodes would be lost; type env.vectorization=sync"
         )
     envs = build_vector(make_env, cfg, derive_seed(config.seed, "env"))
-    collector = Collector(envs, agent, streams=streams, clock=clock, tape_max=cfg.tape_max, clip_rewards=cfg.clip_rewards, carries=carries)
+    collector = Collector(
+        envs,
+        agent,
+        streams=streams,
+        clock=clock,
+        tape_max=cfg.tape_max,
+        clip_rewards=cfg.clip_rewards,
+        carries=carries,
+    )
     return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings)
 
 
 def build_callbacks(config: RunConfig) -> list[Any]:
-    """What is called at every iteration boundary: functions, and objects of classes. ConfigError if it cannot be made."""
+    """What is called at every iteration boundary: functions, and objects of classes. ConfigError if it cannot
+    be made.
+    """
     try:
-        return [part() if isinstance(part.func, type) else part for part in map(instantiate, config.callbacks)]
+        return [
+            part() if isinstance(part.func, type) else part for part in map(instantiate, config.callbacks)
+        ]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"callbacks: {error}") from error
 
@@ -106,7 +126,8 @@ def allocate(memory: UniformReplay) -> None:
 
 
 def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams) -> Agent:
-    """The algorithm with its networks, their weights drawn from the stream `init`, for what `env` gives and takes.
+    """The algorithm with its networks, their weights drawn from the stream `init`, for what `env` gives and
+    takes.
 
     A replay memory is not allocated yet. ConfigError if it cannot be.
     """
@@ -120,9 +141,16 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"algo={name}: {error}") from error
     networks = [part for part in agent.parts.values() if isinstance(part, torch.nn.Module)]
-    noisy = {type(module).__name__ for network in networks for module in network.modules() if getattr(module, "noise_size", 0)}
+    noisy = {
+        type(module).__name__
+        for network in networks
+        for module in network.modules()
+        if getattr(module, "noise_size", 0)
+    }
     if noisy and not hasattr(agent, "noise"):
-        raise ConfigError(f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take another network")
+        raise ConfigError(
+            f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take another network"
+        )
     return agent
 
 
@@ -146,7 +174,9 @@ def build_vector(make_env: EnvFactory, config: EnvConfig, seed: int) -> VectorEn
     if config.vectorization != "native":
         return make_vector(make_env, config.num_envs, config.vectorization, seed)
     if config.wrappers:
-        raise ConfigError("env.vectorization=native takes no env.wrappers: they wrap one environment; type env.vectorization=sync")
+        raise ConfigError(
+            "env.vectorization=native takes no env.wrappers: they wrap one environment; type env.vectorization=sync"
+        )
     try:
         return make_native(config.id, config.kwargs, config.num_envs, seed)
     except (gym.error.Error, ValueError, TypeError) as error:
@@ -166,14 +196,19 @@ def make_probe(make_env: EnvFactory, config: EnvConfig) -> tuple[gym.Env, list[s
         raise ConfigError(f"env.id={config.id}: {_missing_extra(error) or error}") from error
 
 
-_EXTRAS = {"Box2D": "box2d", "mujoco": "mujoco", "ale_py": "atari"}  # module -> the extra of setup.cfg that brings it
+# module -> the extra of setup.cfg that brings it
+_EXTRAS = {"Box2D": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
 
 
 def _missing_extra(error: BaseException) -> str:
     """What to type if an error comes from an extra that is not installed, else ''."""
     cause: BaseException | None = error
     while cause is not None:
-        module = "ale_py" if isinstance(cause, gym.error.NamespaceNotFound) and " ALE " in str(cause) else getattr(cause, "name", None)
+        module = (
+            "ale_py"
+            if isinstance(cause, gym.error.NamespaceNotFound) and " ALE " in str(cause)
+            else getattr(cause, "name", None)
+        )
         extra = _EXTRAS.get(str(module).partition(".")[0])
         if extra:
             return f"it needs the extra {extra}, which is not installed; type: {install_line(extra)}"
@@ -182,7 +217,9 @@ def _missing_extra(error: BaseException) -> str:
 
 
 def check_parts_of(plan: Plan) -> None:
-    """What only building can refuse of a planned run, without its memory and its envs. ConfigError or Refused."""
+    """What only building can refuse of a planned run, without its memory and its envs. ConfigError or
+    Refused.
+    """
     agent = build_player(plan.config)
     build_callbacks(plan.config)
     trackers.make(plan.config.logger)

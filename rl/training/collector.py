@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class Tape:
-    """The actions of every env since its current episode began; each rollout is kept as one block [T, N, ...]."""
+    """The actions of every env since its current episode began; each rollout is kept as one block [T, N,
+    ...].
+    """
 
     def __init__(self, num_envs: int) -> None:
         self.blocks: deque[NDArray[Any]] = deque()
@@ -55,17 +57,31 @@ class Tape:
 class Collector:
     """Owns the environments and where their episodes stand.
 
-    Environments cannot be pickled reliably, so `state_dict` holds for each env the number of its episode, which
-    gives its seed, what its wrappers had learned when it began, and its actions since; loading plays them back and
-    compares what comes out.
+    Environments cannot be pickled reliably, so `state_dict` holds for each env the number of its episode,
+    which gives its seed, what its wrappers had learned when it began, and its actions since; loading plays
+    them back and compares what comes out.
     """
 
     def __init__(
-        self, envs: VectorEnv, agent: Agent, *, streams: Streams, clock: Clock, tape_max: int, clip_rewards: bool, carries: bool
+        self,
+        envs: VectorEnv,
+        agent: Agent,
+        *,
+        streams: Streams,
+        clock: Clock,
+        tape_max: int,
+        clip_rewards: bool,
+        carries: bool,
     ) -> None:
         n, t = envs.num_envs, agent.rollout_length
         space = envs.single_observation_space
-        self.envs, self.streams, self.clock, self.tape_max, self.clip_rewards = envs, streams, clock, tape_max, clip_rewards
+        self.envs, self.streams, self.clock, self.tape_max, self.clip_rewards = (
+            envs,
+            streams,
+            clock,
+            tape_max,
+            clip_rewards,
+        )
         self.rollout = Rollout(
             obs=np.zeros((t + 1, n, *(space.shape or ())), float32_or_uint8(space)),
             action=np.zeros((t, n, *agent.action_shape), agent.action_dtype),
@@ -146,14 +162,18 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Play every env's tape back. An env that comes out different begins its next episode; `not_exact` names it."""
+        """Play every env's tape back. An env that comes out different begins its next episode; `not_exact`
+        names it.
+        """
         actions = [tape.numpy() for tape in state["actions"]]
         expected = state["obs"].numpy()
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact = []
         carried = state.get("carried", [None] * len(actions))
-        for n, (obs, total, problem) in enumerate(self.envs.call("play_tape", self.episode, actions, carried)):
+        for n, (obs, total, problem) in enumerate(
+            self.envs.call("play_tape", self.episode, actions, carried)
+        ):
             self.rollout.obs[-1, n] = obs
             self.returns[n] = total
             if not problem and not _same(self.rollout.obs[-1, n], expected[n]):
@@ -161,7 +181,9 @@ class Collector:
             if not problem and total != state["returns"][n]:
                 problem = f"its return is {total!r}, not {state['returns'][n]!r}"
             if problem:
-                self.not_exact.append(f"env {n}, {len(actions[n])} steps into its episode: {problem}; it begins a new episode")
+                self.not_exact.append(
+                    f"env {n}, {len(actions[n])} steps into its episode: {problem}; it begins a new episode"
+                )
                 self._begin_next_episode(n)
                 actions[n] = actions[n][:0]
         self.tape.load(actions)

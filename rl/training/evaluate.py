@@ -61,8 +61,9 @@ def play(
 ) -> Scores:
     """Play `episodes` fresh episodes, the n-th seeded from (seed, n), on envs made for it.
 
-    Env i plays the episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour short
-    episodes. The global random generators are put back as they were. Interrupted is raised once `stop()` says so.
+    Env i plays the episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour
+    short episodes. The global random generators are put back as they were. Interrupted is raised once
+    `stop()` says so.
     """
     width = min(width, episodes)
     rng = np.random.default_rng(seed)

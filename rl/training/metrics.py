@@ -37,7 +37,9 @@ class Table:
         """Add one row; a missing value is an empty cell. ValueError for a name that is no column."""
         unknown = row.keys() - set(self.columns)
         if unknown:
-            raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}; its columns are {', '.join(self.columns)}")
+            raise ValueError(
+                f"{self.path.name} has no column {', '.join(sorted(unknown))}; its columns are {', '.join(self.columns)}"
+            )
         files.append(self.path, _line([_cell(row.get(column)) for column in self.columns]))
 
     @property
@@ -132,7 +134,9 @@ class Metrics:
 
 
 def moving_average(rows: Sequence[Mapping[str, Any]], total_reward: float, episodes: int) -> float:
-    """Mean return of the last 100 evaluation episodes: this evaluation's and those of eval.csv's rows before it."""
+    """Mean return of the last 100 evaluation episodes: this evaluation's and those of eval.csv's rows before
+    it.
+    """
     total, count = 0.0, 0
     pairs = [(float(row["total_reward"]), int(row["episodes"])) for row in rows]
     for mean, number in reversed([*pairs, (total_reward, episodes)]):

@@ -1,4 +1,6 @@
-"""What a user sees while a run trains: a progress line on a terminal, a plain line per log interval elsewhere."""
+"""What a user sees while a run trains: a progress line on a terminal, a plain line per log interval
+elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -82,7 +82,9 @@ class Run:
         from rl.state import derive_seed
 
         own_process = self.config.env.vectorization == "async"
-        return replay_problem(self.parts.make_env, derive_seed(self.config.seed, "trial"), own_process=own_process)
+        return replay_problem(
+            self.parts.make_env, derive_seed(self.config.seed, "trial"), own_process=own_process
+        )
 
     def load(self, manifest: Manifest) -> None:
         """Become what a checkpoint holds. DamagedError if that is not what this version knows."""
@@ -94,7 +96,9 @@ class Run:
     def _load(self, state: dict[str, Any]) -> None:
         missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
         if missing or unknown:
-            raise DamagedError(f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know")
+            raise DamagedError(
+                f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know"
+            )
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
 
@@ -106,23 +110,39 @@ class Run:
         self.check_weights()
         state = {name: part.state_dict() for name, part in self.stateful.items()}
         frames, wall_s = self.clock.frames, self.clock.wall_s
-        self.checkpoints.save(state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay)
+        self.checkpoints.save(
+            state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay
+        )
 
     def check_report(self, report: Mapping[str, float]) -> None:
-        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look at a tensor."""
-        wrong = [f"{name} is {value}" for name in _MUST_BE_FINITE if not math.isfinite(value := report.get(name, 0.0))]
+        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look
+        at a tensor.
+        """
+        wrong = [
+            f"{name} is {value}"
+            for name in _MUST_BE_FINITE
+            if not math.isfinite(value := report.get(name, 0.0))
+        ]
         if wrong:
             raise DivergedError(f"at frame {format_count(self.clock.frames)} {' and '.join(wrong)}")
 
     def check_weights(self) -> None:
-        """DivergedError if weights, or what an optimizer or a normaliser keeps, are not finite: no such file is written."""
+        """DivergedError if weights, or what an optimizer or a normaliser keeps, are not finite: no such file
+        is written.
+        """
         from rl.state import not_finite
 
-        parts = {name: part.state_dict() for name, part in self.agent.parts.items() if part is not self.agent.replay}
+        parts = {
+            name: part.state_dict()
+            for name, part in self.agent.parts.items()
+            if part is not self.agent.replay
+        }
         wrong = not_finite(parts)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-            raise DivergedError(f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers")
+            raise DivergedError(
+                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers"
+            )
 
     @property
     def minutes_passed(self) -> bool:
@@ -140,8 +160,15 @@ class Run:
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
         scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed)
-        row: dict[str, Any] = {"frames": clock.frames, "updates": clock.updates, "wall_s": clock.wall_s, **scores.summary()}
-        row["total_reward_ma"] = moving_average(self.evaluations.rows(), row["total_reward"], len(scores.returns))
+        row: dict[str, Any] = {
+            "frames": clock.frames,
+            "updates": clock.updates,
+            "wall_s": clock.wall_s,
+            **scores.summary(),
+        }
+        row["total_reward_ma"] = moving_average(
+            self.evaluations.rows(), row["total_reward"], len(scores.returns)
+        )
         self.evaluations.append(row)
         best = self.checkpoints.best
         if not math.isnan(row[by]) and (best is None or row[by] >= best.score):

@@ -25,7 +25,9 @@ log = logging.getLogger("encore")
 
 
 def perform(plan: Plan, parts: Parts, command: str) -> float | None:
-    """Train a planned run to its end; its best evaluation score. SystemExit with the exit code if it does not get there."""
+    """Train a planned run to its end; its best evaluation score. SystemExit with the exit code if it does not
+    get there.
+    """
     from rl.envs.vector import closing
     from rl.training.evaluate import Interrupted
     from rl.training.progress import Progress
@@ -40,7 +42,9 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             _announce(run)
             result = None
             started_at = time.time() - run.clock.wall_s
-            with trackers.Following(run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60):
+            with trackers.Following(
+                run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
+            ):
                 try:
                     train(run, stop, progress)
                 except Exception:
@@ -75,7 +79,11 @@ def _way_on(run: Run) -> str:
 
     from rl.config.schedule import Schedule
 
-    saved, rollout, lr = run.checkpoints.saved_frames or 0, run.collector.rollout, getattr(run.config.algo, "lr", None)
+    saved, rollout, lr = (
+        run.checkpoints.saved_frames or 0,
+        run.collector.rollout,
+        getattr(run.config.algo, "lr", None),
+    )
     stands = f"the checkpoint at frame {format_count(saved)} stands"
     if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
         return f"the environment gave a reward or an observation that is not finite; {stands}: python train.py resume={run.folder}"
@@ -95,7 +103,11 @@ def _announce(run: Run) -> None:
         log.info("experiment=%s is this pair with tuned values", tuned)
     if run.agent.replay:
         memory = run.agent.replay
-        log.info("the replay memory takes %.1f MB for %s transitions", memory.bytes / 1e6, format_count(memory.capacity * memory.num_envs))
+        log.info(
+            "the replay memory takes %.1f MB for %s transitions",
+            memory.bytes / 1e6,
+            format_count(memory.capacity * memory.num_envs),
+        )
     if run.plan.changes:
         log.info("accepted changes:\n%s", change_table(run.plan.changes))
 
@@ -106,11 +118,21 @@ def _report(run: Run, result: dict[str, Any]) -> None:
             score = result[name]
             log.info(
                 "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over %d fresh episodes",
-                *(name, format_count(score["weights_of_frame"]), score["total_reward"], score["total_reward_std"]),
+                *(
+                    name,
+                    format_count(score["weights_of_frame"]),
+                    score["total_reward"],
+                    score["total_reward_std"],
+                ),
                 *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
             )
     watch = [f"run={run.folder}", *([] if "best" in result else ["ckpt=last"])]
-    more = [f"resume={run.folder}", "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * run.config.frames)}"]
+    more = [
+        f"resume={run.folder}",
+        "stop_at=null"
+        if result["stopped_at"] is not None
+        else f"frames={format_count(2 * run.config.frames)}",
+    ]
     log.info("the run is in %s", run.folder)
     log.info("watch it:     python enjoy.py %s", shlex.join(watch))
     log.info("train it on:  python train.py %s", shlex.join(more))

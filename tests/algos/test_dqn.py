@@ -37,18 +37,42 @@ from rl.training.evaluate import play
 MEMORY = ["algo.learning_starts=40", "algo.batch_size=8", "algo.lr=1e-2"]
 LINES = {
     "sarsa": ["algo=sarsa"],
-    "sarsa, boltzmann": ["algo=sarsa", "algo.epsilon=null", "algo.temperature=[[0,1],[640,0.1]]", "algo.normalize_obs=true"],
+    "sarsa, boltzmann": [
+        "algo=sarsa",
+        "algo.epsilon=null",
+        "algo.temperature=[[0,1],[640,0.1]]",
+        "algo.normalize_obs=true",
+    ],
     "pqn": ["algo=pqn", "algo.minibatch_size=16", "algo.lr=[[0,1e-2],[640,1e-3]]", "algo.normalize_obs=true"],
     "dqn, all kept": ["algo=dqn", *MEMORY],
-    "dqn, the ring has wrapped": ["algo=dqn", *MEMORY, "algo.replay.capacity=150", "algo.target_every=null", "algo.target_tau=0.1"],
+    "dqn, the ring has wrapped": [
+        "algo=dqn",
+        *MEMORY,
+        "algo.replay.capacity=150",
+        "algo.target_every=null",
+        "algo.target_tau=0.1",
+    ],
     "all of it, all kept": ["algo=ddqn_per", *MEMORY, "algo.normalize_obs=true"],
-    "all of it, the ring has wrapped": ["algo=ddqn_per", *MEMORY, "algo.replay.capacity=150", "env.vectorization=async"],
-    "quantiles": ["algo=qr_dqn", *MEMORY, "algo.quantiles=5", "algo.double=true", "algo.n_step=3", "algo.normalize_obs=true"],
+    "all of it, the ring has wrapped": [
+        "algo=ddqn_per",
+        *MEMORY,
+        "algo.replay.capacity=150",
+        "env.vectorization=async",
+    ],
+    "quantiles": [
+        "algo=qr_dqn",
+        *MEMORY,
+        "algo.quantiles=5",
+        "algo.double=true",
+        "algo.n_step=3",
+        "algo.normalize_obs=true",
+    ],
     "rainbow": ["algo=rainbow", *MEMORY, "algo.quantiles=5", "algo.replay.capacity=150"],
 }
 
 
-# -------------------------------------------------------------------------------------------------- how they explore
+# -------------------------------------------------------------------------------------------------- how they
+# explore
 
 
 def test_epsilon_greedy_takes_the_best_but_for_a_share_of_epsilon() -> None:
@@ -60,7 +84,10 @@ def test_epsilon_greedy_takes_the_best_but_for_a_share_of_epsilon() -> None:
 
 def test_boltzmann_draws_by_the_softmax() -> None:
     value = np.array([[0.0, 1.0, -1.0]])
-    share = np.bincount(boltzmann(np.tile(value, (50_000, 1)), 0.5, np.random.default_rng(0)), minlength=3) / 50_000
+    share = (
+        np.bincount(boltzmann(np.tile(value, (50_000, 1)), 0.5, np.random.default_rng(0)), minlength=3)
+        / 50_000
+    )
     expected = np.exp(value[0] / 0.5) / np.exp(value[0] / 0.5).sum()
     np.testing.assert_allclose(share, expected, atol=0.01)
 
@@ -74,7 +101,11 @@ def test_one_way_to_explore_is_wanted(given: list[str]) -> None:
 @pytest.mark.parametrize("algo", ["ppo", "sarsa", "sac_discrete"])
 def test_a_noisy_network_is_refused_where_nobody_draws_its_noise(algo: str) -> None:
     with pytest.raises(ConfigError, match="it draws no noise for NoisyMLP; type algo=rainbow"):
-        build(compose([f"algo={algo}", "env=cartpole", "algo.network._target_=rl.networks.NoisyMLP"], RunConfig).config)
+        build(
+            compose(
+                [f"algo={algo}", "env=cartpole", "algo.network._target_=rl.networks.NoisyMLP"], RunConfig
+            ).config
+        )
 
 
 @pytest.mark.parametrize("algo", ["dqn", "sarsa", "pqn"])
@@ -89,11 +120,14 @@ def test_a_dueling_network_has_the_mean_advantage_0_and_the_same_values_in_numpy
     heads = super(DuelingMLP, network).forward(obs)
     q = network(obs)
     torch.testing.assert_close(q.mean(-1), heads[:, 0])
-    torch.testing.assert_close(q - q.mean(-1, keepdim=True), heads[:, 1:] - heads[:, 1:].mean(-1, keepdim=True))
+    torch.testing.assert_close(
+        q - q.mean(-1, keepdim=True), heads[:, 1:] - heads[:, 1:].mean(-1, keepdim=True)
+    )
     np.testing.assert_allclose(network.numpy_forward()(obs.numpy()), q.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------- targets
+# -------------------------------------------------------------------------------------------------------
+# targets
 
 
 def dqn(*overrides: str) -> DQN:
@@ -115,14 +149,21 @@ def test_the_target_is_of_the_target_networks_values_of_the_best_action(double: 
     agent.values = lambda obs: np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
     agent.target_values = lambda obs: np.array([[3.0, 5.0], [3.0, 5.0], [7.0, 9.0]], np.float32)
     target = agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[2]
-    assert target.tolist() == [[2 + 0.5 * (3 if double else 5)], [2 + 0.5 * 5], [2.0]]  # the last one terminated
+    # the last one terminated
+    assert target.tolist() == [[2 + 0.5 * (3 if double else 5)], [2 + 0.5 * 5], [2.0]]
 
 
-@pytest.mark.parametrize(("loss", "expected"), [("huber", (0.5 * 0.25 + 2 * 2.5) / 2), ("squared", (0.25 + 2 * 9) / 2)])
+@pytest.mark.parametrize(
+    ("loss", "expected"), [("huber", (0.5 * 0.25 + 2 * 2.5) / 2), ("squared", (0.25 + 2 * 9) / 2)]
+)
 def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float) -> None:
     agent = dqn(f"algo.loss={loss}")
     network = lambda obs: torch.tensor([[1.0, 0.0], [0.0, 3.0]])  # noqa: E731
-    action, target, weight = torch.tensor([[0], [1]]), torch.tensor([[0.5], [6.0]]), torch.tensor([[1.0], [2.0]])
+    action, target, weight = (
+        torch.tensor([[0], [1]]),
+        torch.tensor([[0.5], [6.0]]),
+        torch.tensor([[1.0], [2.0]]),
+    )
     value, (q_mean, td_error) = agent._loss(network, torch.zeros(2, 4), action, target, weight)
     assert value.item() == pytest.approx(expected)
     assert (q_mean.item(), td_error.tolist()) == (2.0, [-0.5, 3.0])
@@ -164,7 +205,8 @@ def test_the_quantile_loss_is_that_of_the_paper(kappa: float) -> None:
 
 
 def test_the_quantile_loss_is_least_at_the_quantiles() -> None:
-    sample = -torch.rand(1, 20_000, generator=torch.manual_seed(0)).log()  # exponential: its tau-quantile is -log(1 - tau)
+    # exponential: its tau-quantile is -log(1 - tau)
+    sample = -torch.rand(1, 20_000, generator=torch.manual_seed(0)).log()
     quantiles = torch.zeros(1, 5, requires_grad=True)
     optimizer = torch.optim.Adam([quantiles], lr=0.05)
     for _ in range(150):
@@ -225,22 +267,39 @@ def sarsa_rollout() -> Rollout:
     obs[:, 0, 0] = [0, 1, 2, 3]
     ends = [(0, 0, np.array([9, 0, 0, 0], np.float32))]
     flags = np.array([[True], [False], [False]]), np.array([[False], [False], [False]])
-    return Rollout(obs, np.array([[0], [1], [0]]), np.ones((3, 1), np.float32), flags[1].copy(), flags[0], final_obs=ends)
+    return Rollout(
+        obs, np.array([[0], [1], [0]]), np.ones((3, 1), np.float32), flags[1].copy(), flags[0], final_obs=ends
+    )
 
 
 def test_sarsas_target_is_of_the_action_that_is_taken_next() -> None:
-    line = ["algo=sarsa", "env=cartpole", "env.num_envs=1", "algo.rollout_length=3", "algo.gamma=0.5", "algo.td_lambda=0"]
+    line = [
+        "algo=sarsa",
+        "env=cartpole",
+        "env.num_envs=1",
+        "algo.rollout_length=3",
+        "algo.gamma=0.5",
+        "algo.td_lambda=0",
+    ]
     agent = build(compose(line, RunConfig).config).agent
     assert isinstance(agent, Sarsa)
     agent.values = lambda obs: np.stack([10 * obs[:, 0], 10 * obs[:, 0] + 1], -1)  # Q(s, a) = 10 s + a
     obs, action, target = agent._batch(sarsa_rollout(), explore=0.0)
     assert action.tolist() == [0, 1, 0]
-    # a limit cut the first episode at state 9, where 1 is best; then 0 is taken in state 2; in state 3, 1 would be
+    # a limit cut the first episode at state 9, where 1 is best; then 0 is taken in state 2; in state 3, 1
+    # would be
     assert target.tolist() == [1 + 0.5 * 91, 1 + 0.5 * 20, 1 + 0.5 * 31]
 
 
 def test_pqns_targets_are_the_recursion_that_defines_them() -> None:
-    line = ["algo=pqn", "env.num_envs=3", "algo.rollout_length=40", "algo.minibatch_size=40", "algo.gamma=0.9", "algo.td_lambda=0.7"]
+    line = [
+        "algo=pqn",
+        "env.num_envs=3",
+        "algo.rollout_length=40",
+        "algo.minibatch_size=40",
+        "algo.gamma=0.9",
+        "algo.td_lambda=0.7",
+    ]
     parts = build(compose([*line, "env=cartpole", "+env.kwargs.max_episode_steps=13"], RunConfig).config)
     agent = parts.agent
     assert isinstance(agent, PQN)
@@ -257,14 +316,33 @@ def test_pqns_targets_are_the_recursion_that_defines_them() -> None:
     np.testing.assert_allclose(agent._batch(rollout)[2], expected.ravel(), rtol=1e-5, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------ learning
+# ------------------------------------------------------------------------------------------------------
+# learning
 
-IDENTITY = ["env=gym", "env.id=tiny_envs:Identity-v0", "env.num_envs=4", "algo.network.hidden=[16]", "algo.gamma=0.5", "algo.lr=1e-2"]
-QUICK = ["algo.learning_starts=100", "algo.batch_size=32", "algo.updates_per_frame=0.5", "algo.target_every=50"]
+IDENTITY = [
+    "env=gym",
+    "env.id=tiny_envs:Identity-v0",
+    "env.num_envs=4",
+    "algo.network.hidden=[16]",
+    "algo.gamma=0.5",
+    "algo.lr=1e-2",
+]
+QUICK = [
+    "algo.learning_starts=100",
+    "algo.batch_size=32",
+    "algo.updates_per_frame=0.5",
+    "algo.target_every=50",
+]
 WAYS = {
     "sarsa": ["algo=sarsa", "algo.epsilon=0.2", "algo.rollout_length=20"],
     "sarsa, boltzmann": ["algo=sarsa", "algo.epsilon=null", "algo.temperature=0.3", "algo.rollout_length=20"],
-    "pqn": ["algo=pqn", "algo.epsilon=0.2", "algo.rollout_length=20", "algo.minibatch_size=40", "algo.epochs=2"],
+    "pqn": [
+        "algo=pqn",
+        "algo.epsilon=0.2",
+        "algo.rollout_length=20",
+        "algo.minibatch_size=40",
+        "algo.epochs=2",
+    ],
     "dqn": ["algo=dqn", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10"],
     "all of it": ["algo=ddqn_per", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10"],
     "quantiles": ["algo=qr_dqn", "algo.epsilon=0.2", *QUICK, "algo.rollout_length=10", "algo.quantiles=5"],
@@ -281,7 +359,9 @@ def test_the_action_that_equals_the_observation_is_learned(way: str, tmp_path: P
 
 @pytest.mark.parametrize("lying", [False, True], ids=["truncated", "reported as terminated"])
 @pytest.mark.parametrize("way", ["sarsa", "pqn", "dqn", "quantiles"])
-def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_count_as_ends(way: str, lying: bool, tmp_path: Path) -> None:
+def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_count_as_ends(
+    way: str, lying: bool, tmp_path: Path
+) -> None:
     line = [
         *IDENTITY,
         *WAYS[way],
@@ -292,7 +372,9 @@ def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_coun
         "algo.loss=squared",
     ]
     run = begun(
-        tmp_path / "run", *(key for key in line if way in ("dqn", "quantiles") or "target" not in key), "algo.lr=[[0,1e-2],[10k,1e-3]]"
+        tmp_path / "run",
+        *(key for key in line if way in ("dqn", "quantiles") or "target" not in key),
+        "algo.lr=[[0,1e-2],[10k,1e-3]]",
     )
     iterate(run, 250)
     assert isinstance(run.agent, DQN | Sarsa | PQN)
@@ -305,7 +387,10 @@ def test_the_value_of_an_endless_env_is_what_it_is_worth_unless_time_limits_coun
 
 @pytest.mark.parametrize("line", ["all of it, all kept", pytest.param("rainbow", marks=pytest.mark.slow)])
 def test_compiled_updates_are_the_same_to_the_last_bits(line: str, tmp_path: Path) -> None:
-    runs = [begun(tmp_path / compiled, *TINY, *LINES[line], f"compile={compiled}") for compiled in ("true", "false")]
+    runs = [
+        begun(tmp_path / compiled, *TINY, *LINES[line], f"compile={compiled}")
+        for compiled in ("true", "false")
+    ]
     for run in runs:
         iterate(run, 4)
     one, other = (run.agent.weights.detach() for run in runs if isinstance(run.agent, DQN))
@@ -313,12 +398,16 @@ def test_compiled_updates_are_the_same_to_the_last_bits(line: str, tmp_path: Pat
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------------- resume
+# --------------------------------------------------------------------------------------------------------
+# resume
 
 resuming = pytest.mark.usefixtures("few_scores", "composed_once")
 
 
-COMPILED = [("all of it, the ring has wrapped", ["compile=true"]), pytest.param("rainbow", ["compile=true"], marks=pytest.mark.slow)]
+COMPILED = [
+    ("all of it, the ring has wrapped", ["compile=true"]),
+    pytest.param("rainbow", ["compile=true"], marks=pytest.mark.slow),
+]
 
 
 @resuming
@@ -348,18 +437,28 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(line: str, tmp_pat
 def test_without_the_stream_of_its_noise_a_noisy_network_learns_otherwise(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, load, at_the_start = [*TINY, *LINES[line]], Streams.load_state_dict, Streams(0).state_dict()["minibatch"]
+    whole, load, at_the_start = (
+        [*TINY, *LINES[line]],
+        Streams.load_state_dict,
+        Streams(0).state_dict()["minibatch"],
+    )
     assert go(tmp_path / "straight", *whole) == 0
     assert go(tmp_path / "run", *whole, "frames=320") == 0
-    monkeypatch.setattr(Streams, "load_state_dict", lambda self, state: load(self, state | {"minibatch": at_the_start}))
+    monkeypatch.setattr(
+        Streams, "load_state_dict", lambda self, state: load(self, state | {"minibatch": at_the_start})
+    )
     assert go(tmp_path / "run", *whole) == 0
     differing = differences(record(tmp_path / "straight"), record(tmp_path / "run"))
     assert any("ckpt-640.pt/agent.q_network" in name for name in differing) == (line == "rainbow")
 
 
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], dict[str, Any], list[str]]:
-    """A run stopped half way, the record of the same run to the end, its state at the start, and its command line."""
+def halves(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, Any], dict[str, Any], list[str]]:
+    """A run stopped half way, the record of the same run to the end, its state at the start, and its command
+    line.
+    """
     folder, line = (
         tmp_path_factory.mktemp("halves"),
         [*TINY, *LINES["all of it, the ring has wrapped"], "env.vectorization=sync", "algo.target_every=100"],
@@ -373,7 +472,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 
 @resuming
-@pytest.mark.parametrize("part", ["agent.q_network", "agent.target_network", "agent.optimizer", "agent.replay", "streams", "none"])
+@pytest.mark.parametrize(
+    "part", ["agent.q_network", "agent.target_network", "agent.optimizer", "agent.replay", "streams", "none"]
+)
 def test_without_any_one_part_the_continuation_differs(part: str, halves: Any, tmp_path: Path) -> None:
     half, expected, start, line = halves
     shutil.copytree(half, tmp_path / "run", symlinks=True)
@@ -390,7 +491,9 @@ def test_without_any_one_part_the_continuation_differs(part: str, halves: Any, t
 
 
 @resuming
-def test_without_what_a_chunk_holds_the_continuation_differs(halves: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_what_a_chunk_holds_the_continuation_differs(
+    halves: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     half, expected, _, line = halves
     shutil.copytree(half, tmp_path / "run", symlinks=True)
     monkeypatch.setattr("rl.learning.replay.UniformReplay.load_chunk", lambda self, path: None)
@@ -415,7 +518,9 @@ def test_after_a_damaged_chunk_the_checkpoint_before_is_used_loudly_and_the_run_
 
 
 @resuming
-def test_with_a_chunk_damaged_that_all_checkpoints_need_the_way_on_is_named_and_works(halves: Any, tmp_path: Path) -> None:
+def test_with_a_chunk_damaged_that_all_checkpoints_need_the_way_on_is_named_and_works(
+    halves: Any, tmp_path: Path
+) -> None:
     half, _, _, line = halves
     run = shutil.copytree(half, tmp_path / "run", symlinks=True)
     (run / "replay" / "chunk-256.bin").unlink()
@@ -423,13 +528,17 @@ def test_with_a_chunk_damaged_that_all_checkpoints_need_the_way_on_is_named_and_
     with pytest.raises(Refused, match=f"resume={run} algo.replay.on_resume=refill"):
         make_plan([*line, f"hydra.run.dir={run}"])
     assert contents(run) == before
-    assert in_child(functools.partial(go, run, *line, "algo.replay.on_resume=refill"), tmp_path / "output") == 0
+    assert (
+        in_child(functools.partial(go, run, *line, "algo.replay.on_resume=refill"), tmp_path / "output") == 0
+    )
     assert "NOT EXACT from frame 320: the replay memory fills again" in (tmp_path / "output").read_text()
     assert not list((run / "replay").glob("chunk-*"))
 
 
 @resuming
-def test_refill_goes_on_with_an_empty_memory_says_so_and_is_not_taken_back(halves: Any, tmp_path: Path) -> None:
+def test_refill_goes_on_with_an_empty_memory_says_so_and_is_not_taken_back(
+    halves: Any, tmp_path: Path
+) -> None:
     half, _, _, line = halves
     run = shutil.copytree(half, tmp_path / "run", symlinks=True)
     refill = [*line, "algo.replay.on_resume=refill", "algo.learning_starts=40"]

@@ -1,4 +1,6 @@
-"""What SAC (both kinds), TD3, DDPG and CrossQ must do: learn, bootstrap only where an episode was cut off, and resume bit for bit."""
+"""What SAC (both kinds), TD3, DDPG and CrossQ must do: learn, bootstrap only where an episode was cut off,
+and resume bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from rl.training.evaluate import play
 
 ALGOS = ("sac", "sac_discrete", "td3", "ddpg", "crossq")
 HIDDEN = ("algo.network.hidden=[8]",)
-CRITIC_HIDDEN = {"crossq": ("algo.critic_network.hidden=[8]", "algo.critic_network.warm_up=20", "algo.network.warm_up=5")}
+CRITIC_HIDDEN = {
+    "crossq": ("algo.critic_network.hidden=[8]", "algo.critic_network.warm_up=20", "algo.network.warm_up=5")
+}
 
 
 class Endless(gym.Env):
@@ -53,7 +57,9 @@ class Follow(gym.Env):
 
     def __init__(self, discrete: bool) -> None:
         self.discrete = discrete
-        self.action_space = gym.spaces.Discrete(3, start=5) if discrete else gym.spaces.Box(-1, 3, (1,), np.float32)
+        self.action_space = (
+            gym.spaces.Discrete(3, start=5) if discrete else gym.spaces.Box(-1, 3, (1,), np.float32)
+        )
         self.observation_space = gym.spaces.Box(-1, 3, (3,) if discrete else (1,), np.float32)
 
     def next(self) -> Any:
@@ -70,7 +76,11 @@ class Follow(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
-        reward = float(action - 5 == self.wanted) if self.discrete else -float(np.square(action - self.wanted).sum())
+        reward = (
+            float(action - 5 == self.wanted)
+            if self.discrete
+            else -float(np.square(action - self.wanted).sum())
+        )
         return self.next(), reward, self.steps == 10, False, {}
 
 
@@ -91,15 +101,24 @@ def train(parts: Parts, frames: int) -> Any:
 
 
 def on(env: str, algo: str) -> list[str]:
-    return [f"algo={algo}", "env=gym", f"env.id={env}ForActors-v0", f"+env.kwargs.discrete={algo == 'sac_discrete'}", "env.num_envs=4"]
+    return [
+        f"algo={algo}",
+        "env=gym",
+        f"env.id={env}ForActors-v0",
+        f"+env.kwargs.discrete={algo == 'sac_discrete'}",
+        "env.num_envs=4",
+    ]
 
 
-# -------------------------------------------------------------------------------------------------------- learning
+# --------------------------------------------------------------------------------------------------------
+# learning
 
 
 @pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq"])
 @pytest.mark.parametrize("as_ends", [False, True])
-def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(algo: str, as_ends: bool) -> None:
+def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(
+    algo: str, as_ends: bool
+) -> None:
     own = {
         "td3": ("algo.target_tau=0.2", "algo.policy_delay=1"),
         "crossq": ("algo.critic_network.hidden=[]", "algo.optimizer.betas=[0.9,0.999]"),
@@ -107,7 +126,13 @@ def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(
     no_entropy = () if algo == "td3" else ("algo.alpha=1e-9", "algo.alpha_lr=0")
     agent = train(
         make(
-            *(*on("Endless", algo), f"+env.kwargs.as_ends={as_ends}", "algo.gamma=0.9", "algo.lr=[[0,5e-2],[1200,0]]", "algo.actor_lr=0"),
+            *(
+                *on("Endless", algo),
+                f"+env.kwargs.as_ends={as_ends}",
+                "algo.gamma=0.9",
+                "algo.lr=[[0,5e-2],[1200,0]]",
+                "algo.actor_lr=0",
+            ),
             *("algo.batch_size=32", "algo.learning_starts=100", "algo.network.hidden=[]", *no_entropy),
             *own.get(algo, ("algo.target_tau=0.2",)),
         ),
@@ -139,20 +164,30 @@ def test_what_is_seen_is_done(algo: str) -> None:
     assert score > (9.9 if algo == "sac_discrete" else -0.6)  # by chance: 3.3, and -19
 
 
-# ---------------------------------------------------------------------------------------------------- exact resume
+# ---------------------------------------------------------------------------------------------------- exact
+# resume
 
 
 def line_for(algo: str, *more: str) -> list[str]:
     env = "cartpole" if algo == "sac_discrete" else "pendulum"
     length = ("frames=320", "algo.rollout_length=16", "ckpt.every=64", "eval.every=160", "log_every=32")
-    small = ("algo.learning_starts=40", "algo.batch_size=8", "algo.replay.capacity=200", "algo.lr=[[0,1e-2],[300,1e-3]]")
+    small = (
+        "algo.learning_starts=40",
+        "algo.batch_size=8",
+        "algo.replay.capacity=200",
+        "algo.lr=[[0,1e-2],[300,1e-3]]",
+    )
     return [*TINY, *length, f"algo={algo}", f"env={env}", *small, *CRITIC_HIDDEN.get(algo, ()), *more]
 
 
 OWN = {
     "sac": ("algo.normalize_obs=true", "algo.n_step=3"),
     "sac_discrete": ("algo.normalize_obs=true",),
-    "td3": ("algo.policy_delay=3", "algo.updates_per_frame=0.3", "algo.exploration_noise=[[0,0.3],[300,0.1]]"),
+    "td3": (
+        "algo.policy_delay=3",
+        "algo.updates_per_frame=0.3",
+        "algo.exploration_noise=[[0,0.3],[300,0.1]]",
+    ),
     "ddpg": ("algo.normalize_obs=true",),
     "crossq": ("algo.policy_delay=5", "algo.updates_per_frame=0.3"),
 }
@@ -175,7 +210,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(algo: str, tmp_path: Path, straight: Any) -> None:
+def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
+    algo: str, tmp_path: Path, straight: Any
+) -> None:
     line = line_for(algo, *OWN[algo])
     for number in (40, 33):
         assert in_child(functools.partial(killed, tmp_path / "run", number, *line)) == DIED
@@ -186,7 +223,14 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(algo: str, tmp_pat
 TRAINED = ["critics", "actor", "critic_optimizer", "actor_optimizer"]
 PARTS = {
     "sac": [*TRAINED, "temperature", "temperature_optimizer", "target_critics", "obs_normalizer", "replay"],
-    "sac_discrete": [*TRAINED, "temperature", "temperature_optimizer", "target_critics", "obs_normalizer", "replay"],
+    "sac_discrete": [
+        *TRAINED,
+        "temperature",
+        "temperature_optimizer",
+        "target_critics",
+        "obs_normalizer",
+        "replay",
+    ],
     "td3": [*TRAINED, "target_critics", "target_actor", "replay"],
     "crossq": [*TRAINED, "temperature", "temperature_optimizer", "replay"],
 }
@@ -217,7 +261,9 @@ def test_without_any_one_part_the_continuation_differs(algo: str, tmp_path: Path
 
 
 def weights(parts: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for name in ("critics", "actor") for p in parts[name].parameters()])
+    return torch.cat(
+        [p.detach().flatten() for name in ("critics", "actor") for p in parts[name].parameters()]
+    )
 
 
 def test_the_batches_moments_come_back(tmp_path: Path) -> None:
@@ -227,7 +273,9 @@ def test_the_batches_moments_come_back(tmp_path: Path) -> None:
     iterate(run, 6)
     state = run.stateful["agent.critics"].state_dict()
     assert int(state["batches"]) == run.clock.updates > 20
-    assert not torch.equal(state["moments"], begun(tmp_path / "other", *line).stateful["agent.critics"].state_dict()["moments"])
+    assert not torch.equal(
+        state["moments"], begun(tmp_path / "other", *line).stateful["agent.critics"].state_dict()["moments"]
+    )
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
@@ -243,7 +291,8 @@ def test_a_refilled_memory_learns_again_from_the_threshold(algo: str, tmp_path: 
     assert run.clock.updates == updates + 128 - 100
 
 
-# ------------------------------------------------------------------------------------------- warm-up and the ratio
+# ------------------------------------------------------------------------------------------- warm-up and the
+# ratio
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -268,8 +317,20 @@ def test_the_replay_ratio_does_not_depend_on_the_number_of_envs(algo: str) -> No
     updates = []
     for num_envs, rollout_length in ((1, 40), (2, 20), (8, 5)):
         env = "cartpole" if algo == "sac_discrete" else "pendulum"
-        sizes = (f"env.num_envs={num_envs}", f"algo.rollout_length={rollout_length}", "algo.learning_starts=80", "algo.batch_size=8")
-        parts = make(f"algo={algo}", f"env={env}", *sizes, "algo.updates_per_frame=0.5", *HIDDEN, *CRITIC_HIDDEN.get(algo, ()))
+        sizes = (
+            f"env.num_envs={num_envs}",
+            f"algo.rollout_length={rollout_length}",
+            "algo.learning_starts=80",
+            "algo.batch_size=8",
+        )
+        parts = make(
+            f"algo={algo}",
+            f"env={env}",
+            *sizes,
+            "algo.updates_per_frame=0.5",
+            *HIDDEN,
+            *CRITIC_HIDDEN.get(algo, ()),
+        )
         train(parts, 160)
         updates.append(parts.clock.updates)
     assert updates == [40, 40, 40]
@@ -294,7 +355,8 @@ def test_crossq_without_batch_renormalisation_is_refused_with_what_to_type() -> 
         make("algo=crossq", "env=pendulum", "algo.network._target_=rl.networks.MLP", "~algo.network.warm_up")
 
 
-# ------------------------------------------------------------------------------------------------------- the losses
+# ------------------------------------------------------------------------------------------------------- the
+# losses
 
 
 def filled(algo: str, *more: str) -> Parts:
@@ -312,8 +374,14 @@ def batch_of(parts: Parts) -> list[torch.Tensor]:
     return parts.agent._inputs(parts.agent.replay.sample(16, parts.streams.replay, 64))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("algo", "is_frozen"), [("sac", True), ("sac", False), ("sac_discrete", True)], ids=["sac", "control", "discrete"])
-def test_only_their_own_loss_moves_the_critics(algo: str, is_frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("algo", "is_frozen"),
+    [("sac", True), ("sac", False), ("sac_discrete", True)],
+    ids=["sac", "control", "discrete"],
+)
+def test_only_their_own_loss_moves_the_critics(
+    algo: str, is_frozen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parts = filled(algo)
     if not is_frozen:
         monkeypatch.setattr("rl.algos.sac.frozen", lambda module: module)
@@ -334,7 +402,13 @@ def test_the_temperature_rises_where_entropy_is_lacking(algo: str, more_wanted: 
     else:
         target = f"algo.target_entropy={20 if more_wanted else -20}"
     env = "cartpole" if algo == "sac_discrete" else "pendulum"
-    sizes = ("algo.learning_starts=64", "algo.batch_size=16", "algo.alpha=0.5", *HIDDEN, *CRITIC_HIDDEN.get(algo, ()))
+    sizes = (
+        "algo.learning_starts=64",
+        "algo.batch_size=16",
+        "algo.alpha=0.5",
+        *HIDDEN,
+        *CRITIC_HIDDEN.get(algo, ()),
+    )
     agent: Any = train(make(f"algo={algo}", f"env={env}", *sizes, target), 100)
     alpha = float(agent.parts["temperature"]["log_alpha"].detach().exp())
     assert alpha > 0.5 if more_wanted else alpha < 0.5
@@ -348,7 +422,9 @@ def test_the_target_of_td3_is_the_lower_critic_at_a_smoothed_action() -> None:
     _, (_, error) = agent._critic_loss(agent.critics, obs, action, reward, discount, next_obs, weight, noise)
     next_action = np.clip(np.tanh(agent.target_actor(next_obs).detach().numpy()) + noise.numpy(), -1, 1)
     assert (np.abs(next_action) == 1).any()
-    next_q = agent.target_critics(torch.cat([next_obs, torch.from_numpy(next_action)], -1)).squeeze(-1).detach()
+    next_q = (
+        agent.target_critics(torch.cat([next_obs, torch.from_numpy(next_action)], -1)).squeeze(-1).detach()
+    )
     target = reward + discount * next_q.min(0).values
     q = agent.critics(torch.cat([obs, action], -1)).squeeze(-1).detach()
     torch.testing.assert_close(error, (q - target).abs().mean(0))
@@ -358,7 +434,8 @@ def test_the_smoothing_noise_is_clipped() -> None:
     parts = filled("td3", "algo.target_noise=0.4", "algo.target_noise_clip=0.3")
     noise = torch.cat([batch_of(parts)[-1] for _ in range(300)])
     assert float(noise.abs().max()) == pytest.approx(0.3)
-    assert float((noise.abs() < 0.299).float().mean()) == pytest.approx(0.547, abs=0.03)  # of a normal within 0.75 deviations
+    # of a normal within 0.75 deviations
+    assert float((noise.abs() < 0.299).float().mean()) == pytest.approx(0.547, abs=0.03)
 
 
 @pytest.mark.parametrize("algo", ["td3", "crossq"])
@@ -368,37 +445,60 @@ def test_the_actor_moves_at_every_third_update_alone(algo: str) -> None:
     agent.rollout_length = 1
     moved = []
     for frame in range(65, 80):
-        before = {name: part.state_dict() for name, part in agent.parts.items() if "actor" in name and "optimizer" not in name}
-        before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
+        before = {
+            name: part.state_dict()
+            for name, part in agent.parts.items()
+            if "actor" in name and "optimizer" not in name
+        }
+        before = {
+            name: {key: value.clone() for key, value in state.items()} for name, state in before.items()
+        }
         parts.clock.tick(1, 0)
         rollout = parts.collector.rollout
-        single = type(rollout)(rollout.obs[:2], *(getattr(rollout, n)[:1] for n in ("action", "reward", "terminated", "truncated")))
+        single = type(rollout)(
+            rollout.obs[:2],
+            *(getattr(rollout, n)[:1] for n in ("action", "reward", "terminated", "truncated")),
+        )
         agent.learn(single)
         now = {name: agent.parts[name].state_dict() for name in before}
-        changed = {any(not torch.equal(now[name][key], value) for key, value in state.items()) for name, state in before.items()}
+        changed = {
+            any(not torch.equal(now[name][key], value) for key, value in state.items())
+            for name, state in before.items()
+        }
         assert len(changed) == 1  # the targets with the actor
         moved += [frame] if changed == {True} else []
     assert moved == [66, 69, 72, 75, 78]
 
 
-# --------------------------------------------------------------------------------------------------------- compile
+# ---------------------------------------------------------------------------------------------------------
+# compile
 
 
-@pytest.mark.parametrize("algo", ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac_discrete", "td3", "crossq"))])
+@pytest.mark.parametrize(
+    "algo",
+    ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac_discrete", "td3", "crossq"))],
+)
 def test_compiled_updates_agree_with_eager_ones_and_resume_exactly(algo: str, tmp_path: Path) -> None:
     line = line_for(algo, "algo.rollout_length=8", "algo.normalize_obs=true")
-    runs = [begun(tmp_path / name, *line, f"compile={name != 'eager'}") for name in ("eager", "whole", "half")]
+    runs = [
+        begun(tmp_path / name, *line, f"compile={name != 'eager'}") for name in ("eager", "whole", "half")
+    ]
     for run in runs[:2]:
         iterate(run, 6)
     eager, whole = runs[0].agent, runs[1].agent
     torch.testing.assert_close(weights(whole.parts), weights(eager.parts), rtol=1e-3, atol=1e-5)
     if algo == "crossq":
         assert whole.parts["critics"].batches.tolist() == [runs[1].clock.updates]
-        torch.testing.assert_close(whole.parts["critics"].moments, eager.parts["critics"].moments, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            whole.parts["critics"].moments, eager.parts["critics"].moments, rtol=1e-3, atol=1e-4
+        )
     iterate(runs[2], 3)
     runs[2].save()
     resumed = begun(tmp_path / "half", *line, "compile=true")
     iterate(resumed, 3)
     assert torch.equal(weights(resumed.agent.parts), weights(whole.parts))
-    optimizers = [{n: p.state_dict() for n, p in run.agent.parts.items() if "optimizer" in n} for run in (resumed, runs[1])]
+    optimizers = [
+        {n: p.state_dict() for n, p in run.agent.parts.items() if "optimizer" in n}
+        for run in (resumed, runs[1])
+    ]
     assert differences(*(leaves(state, "") for state in optimizers)) == []

@@ -14,11 +14,15 @@ from rl.training.build import build
 
 
 def ppo(*overrides):
-    config = compose(["algo=ppo", "env=cartpole", "algo.rollout_length=16", "algo.minibatch_size=16", *overrides], RunConfig).config
+    config = compose(
+        ["algo=ppo", "env=cartpole", "algo.rollout_length=16", "algo.minibatch_size=16", *overrides],
+        RunConfig,
+    ).config
     return build(config)
 
 
-# ------------------------------------------------------------------------------------------------------------ gae
+# ------------------------------------------------------------------------------------------------------------
+# gae
 
 
 def column(*values):
@@ -34,7 +38,15 @@ def test_gae_by_hand():
 
 def test_a_terminated_episode_is_worth_nothing_afterwards():
     terminated = np.array([[False], [True], [False]])
-    advantage = gae(column(1, 1, 1), column(0.5, 1, 2), column(1, 99, 4), terminated, terminated, gamma=0.5, gae_lambda=0.5)
+    advantage = gae(
+        column(1, 1, 1),
+        column(0.5, 1, 2),
+        column(1, 99, 4),
+        terminated,
+        terminated,
+        gamma=0.5,
+        gae_lambda=0.5,
+    )
     assert advantage.ravel().tolist() == [1.0, 0.0, 1.0]
 
 
@@ -62,7 +74,9 @@ def test_gae_equals_the_sum_that_defines_it():
             if done[k, n]:
                 break
             weight *= gamma * gae_lambda
-    np.testing.assert_allclose(gae(reward, value, next_value, terminated, done, gamma, gae_lambda), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        gae(reward, value, next_value, terminated, done, gamma, gae_lambda), expected, rtol=1e-12
+    )
 
 
 def test_gae_with_lambda_1_is_the_bootstrapped_return_less_the_value():
@@ -70,13 +84,17 @@ def test_gae_with_lambda_1_is_the_bootstrapped_return_less_the_value():
     inside = ~done[:-1]
     next_value[:-1][inside] = value[1:][inside]  # as one value function gives them
     expected = returns_to_go(reward, done, np.where(terminated, 0, next_value), 0.97) - value
-    np.testing.assert_allclose(gae(reward, value, next_value, terminated, done, 0.97, 1.0), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        gae(reward, value, next_value, terminated, done, 0.97, 1.0), expected, rtol=1e-9
+    )
 
 
 def test_gae_with_lambda_0_is_the_one_step_error():
     reward, value, next_value, terminated, done = random_steps(np.random.default_rng(2))
     expected = reward + 0.97 * np.where(terminated, 0, next_value) - value
-    np.testing.assert_allclose(gae(reward, value, next_value, terminated, done, 0.97, 0.0), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        gae(reward, value, next_value, terminated, done, 0.97, 0.0), expected, rtol=1e-12
+    )
 
 
 def test_values_of_successors_are_those_of_the_true_ones():
@@ -91,24 +109,33 @@ def test_values_of_successors_are_those_of_the_true_ones():
     np.testing.assert_allclose(next_value, value_of(rollout.next_obs), rtol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------- distributions
+# -------------------------------------------------------------------------------------------------
+# distributions
 
 
 @pytest.mark.parametrize(
     ("distribution", "actions", "reference"),
     [
-        (Categorical(3, start=2), torch.tensor([2, 3, 4, 4]), lambda p: torch.distributions.Categorical(logits=p)),
+        (
+            Categorical(3, start=2),
+            torch.tensor([2, 3, 4, 4]),
+            lambda p: torch.distributions.Categorical(logits=p),
+        ),
         (
             DiagonalGaussian((2,)),
             torch.randn(4, 2),
-            lambda p: torch.distributions.Independent(torch.distributions.Normal(p[:, :2], p[:, 2:].exp()), 1),
+            lambda p: torch.distributions.Independent(
+                torch.distributions.Normal(p[:, :2], p[:, 2:].exp()), 1
+            ),
         ),
     ],
 )
 def test_log_prob_and_entropy_equal_torchs(distribution, actions, reference):
     params = torch.randn(4, distribution.num_params)
     log_prob, entropy = distribution.log_prob_and_entropy(params, actions)
-    torch.testing.assert_close(log_prob, reference(params).log_prob(actions - getattr(distribution, "start", 0)))
+    torch.testing.assert_close(
+        log_prob, reference(params).log_prob(actions - getattr(distribution, "start", 0))
+    )
     torch.testing.assert_close(entropy, reference(params).entropy())
     torch.testing.assert_close(distribution.log_prob(params, actions), log_prob)
     torch.testing.assert_close(distribution.entropy(params), entropy)
@@ -118,7 +145,10 @@ def test_choices_of_a_multi_discrete_action_are_independent():
     distribution = MultiCategorical(np.array([2, 3]), np.array([0, 5]))
     params = torch.randn(4, 5)
     action = torch.tensor([[0, 5], [1, 6], [1, 7], [0, 7]])
-    first, second = torch.distributions.Categorical(logits=params[:, :2]), torch.distributions.Categorical(logits=params[:, 2:])
+    first, second = (
+        torch.distributions.Categorical(logits=params[:, :2]),
+        torch.distributions.Categorical(logits=params[:, 2:]),
+    )
     log_prob, entropy = distribution.log_prob_and_entropy(params, action)
     torch.testing.assert_close(log_prob, first.log_prob(action[:, 0]) + second.log_prob(action[:, 1] - 5))
     torch.testing.assert_close(entropy, first.entropy() + second.entropy())
@@ -135,7 +165,8 @@ def test_multi_discrete_actions_are_drawn_with_their_probabilities():
     assert distribution.mode(params[:1]).tolist() == [[1, 7]]
 
 
-# ------------------------------------------------------------------------------------------------ the gradient step
+# ------------------------------------------------------------------------------------------------ the
+# gradient step
 
 
 def two_parameter_step(optimizer, **arguments):
@@ -146,14 +177,19 @@ def two_parameter_step(optimizer, **arguments):
     def loss(networks, x):
         return networks(x).square().mean(), []
 
-    return module, GradientStep(module, [module], loss, optimizer=optimizer, **{"max_grad_norm": None, "compile": False, **arguments})
+    return module, GradientStep(
+        module, [module], loss, optimizer=optimizer, **{"max_grad_norm": None, "compile": False, **arguments}
+    )
 
 
 @pytest.mark.parametrize(
     ("ours", "torchs"),
     [
         (lambda p, lr: Adam(p, lr, eps=1e-5), lambda p, lr: torch.optim.Adam(p, lr, eps=1e-5)),
-        (lambda p, lr: Adam(p, lr, weight_decay=0.1), lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.1)),
+        (
+            lambda p, lr: Adam(p, lr, weight_decay=0.1),
+            lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.1),
+        ),
         (lambda p, lr: RMSprop(p, lr, eps=1e-5), lambda p, lr: torch.optim.RMSprop(p, lr, eps=1e-5)),
     ],
 )
@@ -191,7 +227,8 @@ def test_each_compiled_step_keeps_its_own_graph_at_any_batch_size_and_learning_r
         torch.testing.assert_close(compiled.weight, eager.weight, rtol=1e-6, atol=1e-7)
 
 
-# ------------------------------------------------------------------------------------------------------------ PPO
+# ------------------------------------------------------------------------------------------------------------
+# PPO
 
 
 def learn_once(parts):
@@ -213,7 +250,9 @@ def losses(parts, ratio, advantage, value, old_value, target):
     numbers = torch.tensor([[advantage], [target], [old_value], [float(np.log(0.5 / ratio))]])
     networks = lambda obs: (params, torch.tensor([value]))  # noqa: E731
     clips = agent.clip_range(0), agent.value_clip_range and agent.value_clip_range(0)
-    _, report = agent._loss(networks, torch.zeros(1, 4), torch.tensor([0]), numbers, torch.tensor([0]), *clips, 0.0)
+    _, report = agent._loss(
+        networks, torch.zeros(1, 4), torch.tensor([0]), numbers, torch.tensor([0]), *clips, 0.0
+    )
     return float(report[0]), float(report[1])
 
 
@@ -227,13 +266,19 @@ def test_the_objective_is_clipped_where_it_would_pay_more(ratio, advantage, poli
 
 
 def test_values_are_clipped_only_if_asked():
-    plain, clipped = ppo("algo.normalize_advantage=false"), ppo("algo.normalize_advantage=false", "algo.value_clip_range=0.5")
+    plain, clipped = (
+        ppo("algo.normalize_advantage=false"),
+        ppo("algo.normalize_advantage=false", "algo.value_clip_range=0.5"),
+    )
     assert losses(plain, 1.0, 1.0, 2.0, 0.0, 2.0)[1] == 0.0
     assert losses(clipped, 1.0, 1.0, 2.0, 0.0, 2.0)[1] == pytest.approx(1.5**2)
 
 
 def test_target_kl_ends_the_epochs():
-    free, bound = ppo("algo.epochs=8", "algo.lr=1e-2"), ppo("algo.epochs=8", "algo.lr=1e-2", "algo.target_kl=1e-6")
+    free, bound = (
+        ppo("algo.epochs=8", "algo.lr=1e-2"),
+        ppo("algo.epochs=8", "algo.lr=1e-2", "algo.target_kl=1e-6"),
+    )
     learn_once(free)
     learn_once(bound)
     assert free.clock.updates == 8 * 4
@@ -244,7 +289,11 @@ def test_a_value_lr_of_its_own_moves_the_value_network_alone():
     parts = ppo("algo.lr=0", "algo.value_lr=1e-3")
     before = {name: p.detach().clone() for name, p in parts.agent.networks.named_parameters()}
     learn_once(parts)
-    moved = {name.split(".")[0] for name, p in parts.agent.networks.named_parameters() if not torch.equal(p, before[name])}
+    moved = {
+        name.split(".")[0]
+        for name, p in parts.agent.networks.named_parameters()
+        if not torch.equal(p, before[name])
+    }
     assert moved == {"value"}
 
 
@@ -262,14 +311,18 @@ def test_a_shared_network_gives_policy_and_values_alike_in_numpy_and_torch():
     params, value = parts.agent.networks(torch.from_numpy(obs))
     np.testing.assert_allclose(parts.agent.policy_params(obs), params.detach(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(parts.agent.value(obs), value.detach(), rtol=1e-4, atol=1e-6)
-    assert float(params[:, 0].abs().max()) < 0.2 * float(value.abs().max())  # the policy begins nearly without preference
+    # the policy begins nearly without preference
+    assert float(params[:, 0].abs().max()) < 0.2 * float(value.abs().max())
     learn_once(parts)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("algo.minibatch_size=100", "algo.minibatch_size=100 does not divide rollout_length * num_envs = 1024; try 128"),
+        (
+            "algo.minibatch_size=100",
+            "algo.minibatch_size=100 does not divide rollout_length * num_envs = 1024; try 128",
+        ),
         ("algo.minibatch_size=1", "algo.minibatch_size=1 has no spread"),
         ("algo.optimizer.eps=0", "algo.optimizer.eps=0: expected a number above 0"),
     ],
@@ -290,13 +343,16 @@ def test_the_future_of_a_schedule_may_change_and_its_past_may_not(key):
         return compose(["algo=ppo", f"algo.{key}={knots}"], RunConfig).values
 
     run = values("[[0, 0.2], [100k, 0.1]]")
-    assert not any(change.refused for change in compare(run, values("[[0, 0.2], [100k, 0.1], [200k, 0]]"), 100_000))
+    assert not any(
+        change.refused for change in compare(run, values("[[0, 0.2], [100k, 0.1], [200k, 0]]"), 100_000)
+    )
     assert any(change.refused for change in compare(run, values("[[0, 0.2], [200k, 0.1]]"), 100_000))
     cosine = values("{kind: cosine, from: 0.2, to: 0.1, frames: 100k}")
     assert [change.refused for change in compare(run, cosine, 50_000)] == [True]
 
 
-# ----------------------------------------------------------------------------------------------- a shared network
+# ----------------------------------------------------------------------------------------------- a shared
+# network
 
 
 @pytest.mark.parametrize("env", ["cartpole", "pendulum"])

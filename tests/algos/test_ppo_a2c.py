@@ -1,4 +1,6 @@
-"""What both actor-critics must do: learn, bootstrap only where an episode was cut off, and resume bit for bit."""
+"""What both actor-critics must do: learn, bootstrap only where an episode was cut off, and resume bit for
+bit.
+"""
 
 import io
 
@@ -57,7 +59,9 @@ class Identity(gym.Env):
             self.wanted = self.np_random.uniform(-0.8, 0.8, 1).astype(np.float32)
             return self.wanted
         self.wanted = np.array([self.np_random.integers(size) for size in self.sizes])
-        return np.concatenate([np.eye(size, dtype=np.float32)[w] for size, w in zip(self.sizes, self.wanted, strict=True)])
+        return np.concatenate(
+            [np.eye(size, dtype=np.float32)[w] for size, w in zip(self.sizes, self.wanted, strict=True)]
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -90,7 +94,8 @@ def train(parts, frames):
     return parts.agent
 
 
-# -------------------------------------------------------------------------------------------------------- learning
+# --------------------------------------------------------------------------------------------------------
+# learning
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -98,9 +103,25 @@ def train(parts, frames):
 def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(algo, as_ends):
     agent = train(
         make(
-            *(f"algo={algo}", "env=gym", "env.id=EndlessForTests-v0", f"+env.kwargs.as_ends={as_ends}", "algo.gamma=0.9"),
-            *("algo.rollout_length=8", "env.num_envs=4", "algo.lr=1e-2", "algo.network.hidden=[]", "algo.max_grad_norm=null"),
-            *(["algo.minibatch_size=32"] if algo == "ppo" else ["algo.optimizer._target_=rl.optimizers.Adam"]),
+            *(
+                f"algo={algo}",
+                "env=gym",
+                "env.id=EndlessForTests-v0",
+                f"+env.kwargs.as_ends={as_ends}",
+                "algo.gamma=0.9",
+            ),
+            *(
+                "algo.rollout_length=8",
+                "env.num_envs=4",
+                "algo.lr=1e-2",
+                "algo.network.hidden=[]",
+                "algo.max_grad_norm=null",
+            ),
+            *(
+                ["algo.minibatch_size=32"]
+                if algo == "ppo"
+                else ["algo.optimizer._target_=rl.optimizers.Adam"]
+            ),
         ),
         8_000 if algo == "ppo" else 40_000,
     )
@@ -115,10 +136,21 @@ def test_an_identity_env_is_solved(algo, kind):
     own = (
         ["algo.rollout_length=32", "algo.minibatch_size=64", "algo.lr=2e-3"]
         if algo == "ppo"
-        else ["algo.rollout_length=8", "algo.optimizer._target_=rl.optimizers.Adam", "algo.lr=3e-3", "algo.normalize_advantage=true"]
+        else [
+            "algo.rollout_length=8",
+            "algo.optimizer._target_=rl.optimizers.Adam",
+            "algo.lr=3e-3",
+            "algo.normalize_advantage=true",
+        ]
     )
     parts = make(
-        *(f"algo={algo}", "env=gym", "env.id=IdentityForTests-v0", f"+env.kwargs.kind={kind}", "env.num_envs=8"),
+        *(
+            f"algo={algo}",
+            "env=gym",
+            "env.id=IdentityForTests-v0",
+            f"+env.kwargs.kind={kind}",
+            "env.num_envs=8",
+        ),
         *("algo.gamma=0", "algo.network.hidden=[32]", *own),
     )
     agent = train(parts, 10_000 if algo == "ppo" else 30_000)
@@ -126,10 +158,17 @@ def test_an_identity_env_is_solved(algo, kind):
     assert score > (-0.1 if kind == "continuous" else 9.9)
 
 
-# ---------------------------------------------------------------------------------------------------- exact resume
+# ---------------------------------------------------------------------------------------------------- exact
+# resume
 
 SMALL = (
-    *("env.num_envs=2", "algo.rollout_length=16", "algo.network.hidden=[8,8]", "algo.normalize_obs=true", "algo.normalize_reward=true"),
+    *(
+        "env.num_envs=2",
+        "algo.rollout_length=16",
+        "algo.network.hidden=[8,8]",
+        "algo.normalize_obs=true",
+        "algo.normalize_reward=true",
+    ),
     *("algo.lr=[[0, 1e-2], [300, 1e-3]]", "algo.entropy_coef=[[0, 0.01], [200, 0]]"),
 )
 OWN = {"ppo": ("algo.minibatch_size=8", "algo.epochs=2", "algo.clip_range=[[0, 0.3], [250, 0.1]]"), "a2c": ()}
@@ -144,11 +183,17 @@ def record(parts, metrics, iterations):
 
 
 def all_state(parts, metrics):
-    return {"metrics": metrics.state_dict(), **{name: part.state_dict() for name, part in parts.stateful.items()}}
+    return {
+        "metrics": metrics.state_dict(),
+        **{name: part.state_dict() for name, part in parts.stateful.items()},
+    }
 
 
 def rows(metrics):
-    return [{name: cell for name, cell in row.items() if name not in ("wall_s", "fps")} for row in metrics.table.rows()]
+    return [
+        {name: cell for name, cell in row.items() if name not in ("wall_s", "fps")}
+        for row in metrics.table.rows()
+    ]
 
 
 def differences(one, other, path=""):
@@ -160,13 +205,19 @@ def differences(one, other, path=""):
     if isinstance(one, list | tuple):
         if len(one) != len(other):
             return [path]
-        return [d for n, (a, b) in enumerate(zip(one, other, strict=True)) for d in differences(a, b, f"{path}[{n}]")]
+        return [
+            d
+            for n, (a, b) in enumerate(zip(one, other, strict=True))
+            for d in differences(a, b, f"{path}[{n}]")
+        ]
     same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
     return [] if same else [path]
 
 
 def interrupted_and_not(tmp_path, overrides, forget=(), stop=7, end=15):
-    """Differences between a run that was saved and built anew in the middle and one that was not; and their rows."""
+    """Differences between a run that was saved and built anew in the middle and one that was not; and their
+    rows.
+    """
     whole, first, second = (make(*overrides) for _ in range(3))
     columns = whole.agent.columns
     books = [Metrics(tmp_path / f"{name}.csv", columns) for name in ("whole", "first", "second")]
@@ -205,7 +256,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, algo, env, vectori
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_a_resumed_compiled_run_equals_the_uninterrupted_one(tmp_path, algo):
-    found, whole, resumed = interrupted_and_not(tmp_path, (f"algo={algo}", "env=cartpole", "compile=true", *SMALL, *OWN[algo]))
+    found, whole, resumed = interrupted_and_not(
+        tmp_path, (f"algo={algo}", "env=cartpole", "compile=true", *SMALL, *OWN[algo])
+    )
     assert found == []
     assert resumed == whole
 
@@ -220,17 +273,29 @@ def test_a_resumed_compiled_run_equals_the_uninterrupted_one(tmp_path, algo):
 )
 @pytest.mark.parametrize("algo", ALGOS)
 def test_its_variants_resume_exactly_too(tmp_path, algo, overrides, name):
-    found, whole, resumed = interrupted_and_not(tmp_path, (f"algo={algo}", "env=cartpole", *SMALL, *OWN[algo], *overrides))
+    found, whole, resumed = interrupted_and_not(
+        tmp_path, (f"algo={algo}", "env=cartpole", *SMALL, *OWN[algo], *overrides)
+    )
     assert found == []
     assert resumed == whole
 
 
 @pytest.mark.parametrize("algo", ALGOS)
 @pytest.mark.parametrize(
-    "part", ["agent.networks", "agent.optimizer", "agent.obs_normalizer", "agent.reward_normalizer", "streams", "clock"]
+    "part",
+    [
+        "agent.networks",
+        "agent.optimizer",
+        "agent.obs_normalizer",
+        "agent.reward_normalizer",
+        "streams",
+        "clock",
+    ],
 )
 def test_forgetting_any_part_is_noticed(tmp_path, algo, part):
-    found, whole, resumed = interrupted_and_not(tmp_path, (f"algo={algo}", "env=cartpole", *SMALL, *OWN[algo]), forget=(part,))
+    found, whole, resumed = interrupted_and_not(
+        tmp_path, (f"algo={algo}", "env=cartpole", *SMALL, *OWN[algo]), forget=(part,)
+    )
     assert any(".agent.networks" in path for path in found) or part == "clock"
     assert resumed != whole
 
@@ -252,11 +317,13 @@ def _bytes(state):
     return buffer.getvalue()
 
 
-# --------------------------------------------------------------------------------------------------------- compile
+# ---------------------------------------------------------------------------------------------------------
+# compile
 
 
 @pytest.mark.parametrize(
-    ("algo", "optimizer"), [("a2c", "rl.optimizers.RMSprop"), ("ppo", "rl.optimizers.Adam"), ("ppo", "torch.optim.AdamW")]
+    ("algo", "optimizer"),
+    [("a2c", "rl.optimizers.RMSprop"), ("ppo", "rl.optimizers.Adam"), ("ppo", "torch.optim.AdamW")],
 )
 def test_compiled_and_eager_updates_agree(algo, optimizer):
     overrides = (f"algo={algo}", "env=pendulum", *SMALL, *OWN[algo], f"algo.optimizer._target_={optimizer}")

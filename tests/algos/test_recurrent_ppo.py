@@ -1,4 +1,6 @@
-"""Recurrent PPO: what it remembers while it acts and learns, what it values, what it learns, and how its runs come back."""
+"""Recurrent PPO: what it remembers while it acts and learns, what it values, what it learns, and how its runs
+come back.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ from rl.training.build import Parts, build
 from rl.training.evaluate import play
 
 SMALL = ["algo=recurrent_ppo", "algo.sequence_length=8", "algo.minibatch_size=32", "algo.state_size=8"]
-SHORT = ["env=cartpole", "env.num_envs=3", "+env.kwargs.max_episode_steps=13", "algo.rollout_length=32"]  # cut off, or fallen before
+# cut off, or fallen before
+SHORT = ["env=cartpole", "env.num_envs=3", "+env.kwargs.max_episode_steps=13", "algo.rollout_length=32"]
 
 
 def made(*overrides: str) -> tuple[Parts, RecurrentPPO]:
@@ -39,7 +42,8 @@ def made(*overrides: str) -> tuple[Parts, RecurrentPPO]:
     return parts, parts.agent
 
 
-# ---------------------------------------------------------------------------------------------------- the network
+# ---------------------------------------------------------------------------------------------------- the
+# network
 
 
 def gru() -> GRU:
@@ -57,7 +61,9 @@ def test_a_step_is_that_of_torchs_cell_in_torch_and_in_numpy() -> None:
     expected = cell(network.encoder(obs), state)
     torch.testing.assert_close(network(obs, state), expected)
     flatten_parameters(network)
-    np.testing.assert_allclose(network.numpy_forward()(obs.numpy(), state.numpy()), expected.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        network.numpy_forward()(obs.numpy(), state.numpy()), expected.detach(), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_gates_far_from_0_do_not_overflow() -> None:
@@ -67,7 +73,9 @@ def test_gates_far_from_0_do_not_overflow() -> None:
     assert np.isfinite(after).all()
 
 
-def steps_one_by_one(network: GRU, obs: torch.Tensor, state: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+def steps_one_by_one(
+    network: GRU, obs: torch.Tensor, state: torch.Tensor, begins: torch.Tensor
+) -> torch.Tensor:
     states = torch.empty(*obs.shape[:2], network.size)
     for t, n in np.ndindex(*obs.shape[:2]):
         before = torch.zeros(network.size) if begins[t, n] else states[t - 1, n] if t else state[n]
@@ -95,11 +103,14 @@ def test_no_gradient_goes_beyond_an_episodes_beginning() -> None:
     assert [bool(step.any()) for step in obs.grad] == [False, False, True, True, True, False]
 
 
-# ------------------------------------------------------------------------------------------------ what it learns from
+# ------------------------------------------------------------------------------------------------ what it
+# learns from
 
 
 def acted(parts: Parts, agent: RecurrentPPO, rollouts: int = 2) -> tuple[Rollout, list[np.ndarray]]:
-    """The last of some rollouts, and the state after each of its steps, before any is set to zero: [N, H] each."""
+    """The last of some rollouts, and the state after each of its steps, before any is set to zero: [N, H]
+    each.
+    """
     states: list[np.ndarray] = []
     act = agent.act
 
@@ -158,13 +169,16 @@ def test_advantages_are_of_the_values_in_the_states_that_were_reached() -> None:
         ahead = 0.0
         for t in reversed(range(32)):
             obs = last.get((t, n), rollout.obs[t + 1, n])
-            after = agent.remember(obs[None], states[t][n : n + 1])  # of the episode that was cut off, not of the next
+            # of the episode that was cut off, not of the next
+            after = agent.remember(obs[None], states[t][n : n + 1])
             worth = 0.0 if rollout.terminated[t, n] else agent.value(after)[0]
             delta = rollout.reward[t, n] + 0.9 * worth - agent.value(states[t])[n]
             ahead = delta + 0.9 * 0.8 * (0.0 if rollout.done[t, n] else ahead)
             expected[t, n] = ahead
     numbers = agent._batch(rollout)[0][2]
-    np.testing.assert_allclose(numbers[..., 0], agent._sequences(torch.from_numpy(expected)), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        numbers[..., 0], agent._sequences(torch.from_numpy(expected)), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_lost_life_is_no_end_of_what_is_remembered() -> None:
@@ -186,7 +200,9 @@ def test_the_first_pass_over_the_whole_rollout_finds_a_ratio_of_1() -> None:
 
 
 def test_the_loss_of_a_minibatch_is_the_sum_over_its_steps_one_by_one() -> None:
-    parts, agent = made(*SHORT, "algo.normalize_advantage=false", "algo.entropy_coef=0.1", "algo.value_coef=0.5")
+    parts, agent = made(
+        *SHORT, "algo.normalize_advantage=false", "algo.entropy_coef=0.1", "algo.value_coef=0.5"
+    )
     rollout, _ = acted(parts, agent)
     (obs, action, numbers, begins, starts), _ = agent._batch(rollout)
     with torch.no_grad():
@@ -195,7 +211,9 @@ def test_the_loss_of_a_minibatch_is_the_sum_over_its_steps_one_by_one() -> None:
     assert begins[1:, index].any()
     expected = 0.0
     for c in index:
-        states = steps_one_by_one(agent.networks.memory, obs[:, c : c + 1], starts[c : c + 1], begins[:, c : c + 1])
+        states = steps_one_by_one(
+            agent.networks.memory, obs[:, c : c + 1], starts[c : c + 1], begins[:, c : c + 1]
+        )
         params, value = agent.networks.heads(states[:, 0])
         for t in range(8):
             advantage, target, _, old_log_prob = numbers[t, c].tolist()
@@ -211,8 +229,14 @@ def test_the_loss_of_a_minibatch_is_the_sum_over_its_steps_one_by_one() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("algo.sequence_length=12", "algo.sequence_length=12 does not divide algo.rollout_length=32; try algo.rollout_length=36"),
-        ("algo.minibatch_size=12", "algo.sequence_length=8 does not divide algo.minibatch_size=12; try algo.minibatch_size=16"),
+        (
+            "algo.sequence_length=12",
+            "algo.sequence_length=12 does not divide algo.rollout_length=32; try algo.rollout_length=36",
+        ),
+        (
+            "algo.minibatch_size=12",
+            "algo.sequence_length=8 does not divide algo.minibatch_size=12; try algo.minibatch_size=16",
+        ),
         ("algo.minibatch_size=7", "algo.minibatch_size=7 does not divide rollout_length"),
     ],
 )
@@ -221,22 +245,41 @@ def test_what_cannot_be_is_refused_with_what_to_type(override: str, message: str
         made(*SHORT, override)
 
 
-# ---------------------------------------------------------------------------------------------------------- learning
+# ----------------------------------------------------------------------------------------------------------
+# learning
 
 
 @pytest.mark.parametrize("algo", ["recurrent_ppo", "ppo"])
 def test_what_only_the_past_shows_is_learned_with_a_memory_alone(algo: str, tmp_path: Path) -> None:
     own = SMALL if algo == "recurrent_ppo" else ["algo=ppo"]
-    line = [*own, "env=gym", "env.id=tiny_envs:Recall-v0", "env.num_envs=8", "algo.rollout_length=32", "algo.network.hidden=[16]"]
-    run = begun(tmp_path / "run", *line, "algo.minibatch_size=128", "algo.epochs=4", "algo.lr=1e-2", "algo.gamma=0.5")
+    line = [
+        *own,
+        "env=gym",
+        "env.id=tiny_envs:Recall-v0",
+        "env.num_envs=8",
+        "algo.rollout_length=32",
+        "algo.network.hidden=[16]",
+    ]
+    run = begun(
+        tmp_path / "run", *line, "algo.minibatch_size=128", "algo.epochs=4", "algo.lr=1e-2", "algo.gamma=0.5"
+    )
     iterate(run, 20)
     score = play(run.agent, run.parts.make_env, 40, 0).mean
     assert score == 1.0 if algo == "recurrent_ppo" else score < 0.8
 
 
 def test_the_value_of_an_endless_env_is_what_it_is_worth(tmp_path: Path) -> None:
-    line = [*SMALL, "env=gym", "env.id=tiny_envs:Endless-v0", "env.num_envs=4", "algo.rollout_length=40", "algo.network.hidden=[16]"]
-    run = begun(tmp_path / "run", *line, "algo.gamma=0.9", "algo.lr=[[0,3e-2],[6k,1e-3]]", "algo.minibatch_size=160")
+    line = [
+        *SMALL,
+        "env=gym",
+        "env.id=tiny_envs:Endless-v0",
+        "env.num_envs=4",
+        "algo.rollout_length=40",
+        "algo.network.hidden=[16]",
+    ]
+    run = begun(
+        tmp_path / "run", *line, "algo.gamma=0.9", "algo.lr=[[0,3e-2],[6k,1e-3]]", "algo.minibatch_size=160"
+    )
     iterate(run, 40)
     agent = run.agent
     assert isinstance(agent, RecurrentPPO)
@@ -256,11 +299,19 @@ def test_components_that_are_not_kept_are_hidden() -> None:
             Keep(gym.make("CartPole-v1"), indices)
 
 
-# ------------------------------------------------------------------------------------------------------------ resume
+# ------------------------------------------------------------------------------------------------------------
+# resume
 
 HIDDEN = "env.wrappers=[{_target_: rl.wrappers.Keep, indices: [0, 2]}]"
 LINES = {
-    "discrete": [*TINY, *SMALL, HIDDEN, "algo.normalize_obs=true", "algo.normalize_reward=true", "algo.value_clip_range=[[0,1],[640,0.1]]"],
+    "discrete": [
+        *TINY,
+        *SMALL,
+        HIDDEN,
+        "algo.normalize_obs=true",
+        "algo.normalize_reward=true",
+        "algo.value_clip_range=[[0,1],[640,0.1]]",
+    ],
     "continuous, async": [*TINY, *SMALL, "env=pendulum", "env.vectorization=async", "algo.target_kl=0.01"],
 }
 
@@ -295,7 +346,10 @@ def test_without_what_it_remembers_the_continuation_differs(forgetful: bool, tmp
 
 @pytest.mark.slow
 def test_compiled_and_eager_updates_agree() -> None:
-    (eager, agent), (compiled, other) = made(*SHORT, "algo.sequence_length=2"), made(*SHORT, "algo.sequence_length=2", "compile=true")
+    (eager, agent), (compiled, other) = (
+        made(*SHORT, "algo.sequence_length=2"),
+        made(*SHORT, "algo.sequence_length=2", "compile=true"),
+    )
     eager.collector.start()
     for _ in range(3):
         rollout = eager.collector.collect(agent)
@@ -305,7 +359,8 @@ def test_compiled_and_eager_updates_agree() -> None:
     torch.testing.assert_close(agent.step.flats[0], other.step.flats[0], rtol=1e-4, atol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------------- load_policy
+# --------------------------------------------------------------------------------------------------------
+# load_policy
 
 
 @pytest.mark.usefixtures("few_scores")

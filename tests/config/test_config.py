@@ -30,7 +30,13 @@ PARTS_TOLD = {
 def keys(schema: type, path: str = "") -> list[str]:
     found = []
     for name, (kind, key) in fields(schema).items():
-        found += [path + name] if key is not None else keys(kind, f"{path}{name}.") if hasattr(kind, "__dataclass_fields__") else []
+        found += (
+            [path + name]
+            if key is not None
+            else keys(kind, f"{path}{name}.")
+            if hasattr(kind, "__dataclass_fields__")
+            else []
+        )
     return found
 
 
@@ -40,9 +46,15 @@ def test_every_key_is_in_the_help_with_its_meaning() -> None:
     for schema in (RunConfig, *TARGETS.values()):
         for name in keys(schema):
             assert name in shown, name
-    assert set(keys(EnjoyConfig)) <= {line.split()[0] for line in show_help("enjoy.py").splitlines() if line.startswith("  ")}
-    assert set(keys(SearchConfig)) <= {line.split()[0] for line in show_help("rl.search").splitlines() if line.startswith("  ")}
-    assert set(keys(ReportConfig)) <= {line.split()[0] for line in show_help("rl.report").splitlines() if line.startswith("  ")}
+    assert set(keys(EnjoyConfig)) <= {
+        line.split()[0] for line in show_help("enjoy.py").splitlines() if line.startswith("  ")
+    }
+    assert set(keys(SearchConfig)) <= {
+        line.split()[0] for line in show_help("rl.search").splitlines() if line.startswith("  ")
+    }
+    assert set(keys(ReportConfig)) <= {
+        line.split()[0] for line in show_help("rl.report").splitlines() if line.startswith("  ")
+    }
     for group in ("algo", "env", "logger", "launcher", "experiment"):
         for choice, meaning in options(group).items():
             assert f"{choice} " in text
@@ -51,7 +63,8 @@ def test_every_key_is_in_the_help_with_its_meaning() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_schema_keys_are_the_constructors_keywords(target: str) -> None:
-    given = {"rl.optimizers": {"lr"}, "rl.networks": {"quantiles"}, "rl.pixels": {"quantiles"}}  # by the algorithm
+    # by the algorithm
+    given = {"rl.optimizers": {"lr"}, "rl.networks": {"quantiles"}, "rl.pixels": {"quantiles"}}
     told = PARTS_TOLD | given.get(target.rpartition(".")[0], set())
     keywords = set(inspect.signature(locate(target)).parameters) - told
     assert set(fields(TARGETS[target])) - {"_target_"} == keywords
@@ -63,16 +76,23 @@ def test_every_algo_and_every_env_composes(algo: str, env: str) -> None:
     composed = compose([f"algo={algo}", *to_compose(env)], RunConfig)
     assert set(composed.values["algo"]) == set(fields(TARGETS[composed.values["algo"]["_target_"]]))
     assert composed.config.frames == composed.config.env.frames
-    assert composed.choices == {group: {"algo": algo, "env": env}.get(group, composed.choices[group]) for group in GROUPS}
+    assert composed.choices == {
+        group: {"algo": algo, "env": env}.get(group, composed.choices[group]) for group in GROUPS
+    }
 
 
 def test_the_experiment_of_the_tutorial_is_the_default() -> None:
     experiment, default = compose(["experiment=reinforce_cartpole"], RunConfig), compose([], RunConfig)
     assert experiment.values == {**default.values, "frames": experiment.values["frames"]}
-    assert (experiment.config.frames, experiment.choices["experiment"]) == (default.config.frames, "reinforce_cartpole")
+    assert (experiment.config.frames, experiment.choices["experiment"]) == (
+        default.config.frames,
+        "reinforce_cartpole",
+    )
 
 
-@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_no_shipped_schedule_is_tied_to_frames(path: Path) -> None:
     assert "${frames}" not in path.read_text()
 
@@ -84,13 +104,25 @@ def test_every_experiment_composes() -> None:
 
 def test_an_override_of_a_schedule_replaces_it() -> None:
     assert compose(["algo.lr=[[0,1e-3],[1M,0]]"], RunConfig).config.algo.lr(500_000) == 5e-4
-    assert compose(["algo.entropy_coef={kind: cosine, from: 1, to: 0, frames: 10}"], RunConfig).config.algo.entropy_coef(10) == 0.0
+    assert (
+        compose(
+            ["algo.entropy_coef={kind: cosine, from: 1, to: 0, frames: 10}"], RunConfig
+        ).config.algo.entropy_coef(10)
+        == 0.0
+    )
     assert isinstance(compose(["algo.entropy_coef=0.5"], RunConfig).config.algo.entropy_coef, Schedule)
 
 
 def test_counts_and_interpolations_are_read() -> None:
-    config = compose(["env.frames=1.5M", "log_every=10_000", "eval.every=null", "ckpt.every=1e5"], RunConfig).config
-    assert (config.frames, config.log_every, config.eval.every, config.ckpt.every) == (1_500_000, 10_000, None, 100_000)
+    config = compose(
+        ["env.frames=1.5M", "log_every=10_000", "eval.every=null", "ckpt.every=1e5"], RunConfig
+    ).config
+    assert (config.frames, config.log_every, config.eval.every, config.ckpt.every) == (
+        1_500_000,
+        10_000,
+        None,
+        100_000,
+    )
 
 
 def test_of_overrides_for_one_key_the_last_counts() -> None:
@@ -129,7 +161,8 @@ def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
     assert for_hydra([f"outputs={quote(text)}"]) == [f"outputs={quote(text)}"]
 
 
-# ----------------------------------------------------------------------------------------------- what is refused
+# ----------------------------------------------------------------------------------------------- what is
+# refused
 
 
 @pytest.mark.parametrize(

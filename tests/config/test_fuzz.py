@@ -1,4 +1,6 @@
-"""Command lines and YAML files that nobody would type: each is read, or refused in one message, and makes nothing."""
+"""Command lines and YAML files that nobody would type: each is read, or refused in one message, and makes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,63 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rl.config import ConfigError, RunConfig, compare, read_config
-from rl.config.compose import Composed, compose, drop, for_hydra, merge, options, parse, quote, quote_places, value_of
+from rl.config.compose import (
+    Composed,
+    compose,
+    drop,
+    for_hydra,
+    merge,
+    options,
+    parse,
+    quote,
+    quote_places,
+    value_of,
+)
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
 
 fuzz = functools.partial(
-    settings, derandomize=True, deadline=None, database=None, report_multiple_bugs=True, suppress_health_check=list(HealthCheck)
+    settings,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    report_multiple_bugs=True,
+    suppress_health_check=list(HealthCheck),
 )
-NUMBERS = [0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e-320, 1e308, float("nan"), float("inf"), float("-inf")]
-COUNTS = ["1e99", "-5k", "1.5", "20M", "1e-3k", "1_0", "_", "9" * 400, "0x10", "nan", "inf", "1e400", "١٢", "1e9999999", "k"]  # noqa: RUF001
+NUMBERS = [
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    -(2**63),
+    10**30,
+    0.5,
+    -0.0,
+    1e-320,
+    1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+]
+COUNTS = [
+    "1e99",
+    "-5k",
+    "1.5",
+    "20M",
+    "1e-3k",
+    "1_0",
+    "_",
+    "9" * 400,
+    "0x10",
+    "nan",
+    "inf",
+    "1e400",
+    "١٢",
+    "1e9999999",
+    "k",
+]  # noqa: RUF001
 WORDS = [
     "",
     " ",
@@ -55,9 +104,17 @@ SCHEDULES = [
     {"kind": "cosine"},
     {"kind": "linear", "from": 1, "to": float("inf"), "frames": 0},
 ]
-SCALARS = st.one_of(st.sampled_from([*NUMBERS, *COUNTS, *WORDS, None, True, False]), st.integers(), st.floats(), st.text(max_size=8))
+SCALARS = st.one_of(
+    st.sampled_from([*NUMBERS, *COUNTS, *WORDS, None, True, False]),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+)
 VALUES = st.one_of(
-    SCALARS, st.sampled_from(SCHEDULES), st.lists(SCALARS, max_size=3), st.dictionaries(st.text(max_size=5), SCALARS, max_size=3)
+    SCALARS,
+    st.sampled_from(SCHEDULES),
+    st.lists(SCALARS, max_size=3),
+    st.dictionaries(st.text(max_size=5), SCALARS, max_size=3),
 )
 ALGOS = list(options("algo"))
 
@@ -89,7 +146,12 @@ def spoilt(values: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
 
 def sections(values: dict[str, Any], path: str = "") -> list[str]:
     names = [f"{path}{name}" for name in values]
-    return names + [deeper for name, value in values.items() if isinstance(value, dict) for deeper in sections(value, f"{path}{name}.")]
+    return names + [
+        deeper
+        for name, value in values.items()
+        if isinstance(value, dict)
+        for deeper in sections(value, f"{path}{name}.")
+    ]
 
 
 @fuzz(max_examples=700)
@@ -110,7 +172,9 @@ def test_a_value_is_read_or_refused_by_its_key(algo: str, data: st.DataObject, v
     st.lists(
         st.one_of(
             st.text(max_size=12),
-            st.tuples(st.sampled_from([*WORDS, "seed", "+algo.lr", "~env", "fork"]), st.text(max_size=8)).map("=".join),
+            st.tuples(st.sampled_from([*WORDS, "seed", "+algo.lr", "~env", "fork"]), st.text(max_size=8)).map(
+                "=".join
+            ),
         ),
         max_size=3,
     )
@@ -152,7 +216,18 @@ KEYS += [
     "launcher",
     "hydra",
 ]
-KEYS += ["+new", "++algo.lr", "~algo.lr", "~env", "+algo", "algo@env", "hydra.job.name", "env.wrappers", "algo._target_", "stop_at"]
+KEYS += [
+    "+new",
+    "++algo.lr",
+    "~algo.lr",
+    "~env",
+    "+algo",
+    "algo@env",
+    "hydra.job.name",
+    "env.wrappers",
+    "algo._target_",
+    "stop_at",
+]
 
 
 def line(key: str, value: Any) -> str:
@@ -173,9 +248,11 @@ def test_a_command_line_makes_a_plan_or_is_refused_and_leaves_no_folder(words: l
 
 YAMLS = st.one_of(
     st.text(max_size=30),
-    st.dictionaries(st.one_of(SCALARS, st.sampled_from(["frames", "algo", "env", "defaults", "hydra", "seed"])), VALUES, max_size=3).map(
-        lambda value: yaml.safe_dump(value, allow_unicode=True)
-    ),
+    st.dictionaries(
+        st.one_of(SCALARS, st.sampled_from(["frames", "algo", "env", "defaults", "hydra", "seed"])),
+        VALUES,
+        max_size=3,
+    ).map(lambda value: yaml.safe_dump(value, allow_unicode=True)),
     st.sampled_from(
         [
             "seed: ${frames}\nframes: ${seed}",
@@ -213,7 +290,9 @@ YAMLS = st.one_of(
 def test_a_yaml_file_is_read_or_refused_in_one_message(text: str, package: bool) -> None:
     folder = Path("own/experiment")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "x.yaml").write_bytes(("# @package _global_\n" * package + text).encode("utf-8", "surrogatepass"))
+    (folder / "x.yaml").write_bytes(
+        ("# @package _global_\n" * package + text).encode("utf-8", "surrogatepass")
+    )
     assert refusal(lambda: compose(["experiment=x"], RunConfig, config_dir="own")) != "an empty message"
 
 
@@ -227,7 +306,14 @@ def test_a_quoted_word_comes_back_as_it_was(text: str) -> None:
 def test_the_real_command_line_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
     from rl.runs.outcome import refuse_or
 
-    for words in (["frames=nan"], ["algo.lr=inf"], ["env=💥"], ["seed=${seed}"], ["algo.gamma=${algo.gamma}"], ["env.num_envs=1e99"]):
+    for words in (
+        ["frames=nan"],
+        ["algo.lr=inf"],
+        ["env=💥"],
+        ["seed=${seed}"],
+        ["algo.gamma=${algo.gamma}"],
+        ["env.num_envs=1e99"],
+    ):
         with pytest.raises(SystemExit) as stop:
             refuse_or(functools.partial(make_plan, words))
         assert stop.value.code == 2

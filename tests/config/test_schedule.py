@@ -49,11 +49,31 @@ def test_a_knot_in_the_future_leaves_the_past_as_it_was() -> None:
         ([[0, 1.0], [10, 1.0], [10, 2.0]], 1.0, 10, 10),
         ([[0, 0.0], [10, 0.0], [20, 1.0], [30, 0.0]], 0.0, 30, 11),
         ({"kind": "linear", "from": 1, "to": 0, "frames": 100}, [[0, 1], [100, 0]], 500, None),
-        ({"kind": "cosine", "from": 1, "to": 0, "frames": 100}, {"kind": "cosine", "from": 1.0, "to": 0.0, "frames": "100"}, 500, None),
-        ({"kind": "cosine", "from": 1, "to": 0, "frames": 100}, {"kind": "cosine", "from": 1, "to": 0, "frames": 200}, 500, 1),
-        ({"kind": "cosine", "from": 1, "to": 0, "frames": 100}, {"kind": "cosine", "from": 1, "to": 0, "frames": 200}, 0, None),
+        (
+            {"kind": "cosine", "from": 1, "to": 0, "frames": 100},
+            {"kind": "cosine", "from": 1.0, "to": 0.0, "frames": "100"},
+            500,
+            None,
+        ),
+        (
+            {"kind": "cosine", "from": 1, "to": 0, "frames": 100},
+            {"kind": "cosine", "from": 1, "to": 0, "frames": 200},
+            500,
+            1,
+        ),
+        (
+            {"kind": "cosine", "from": 1, "to": 0, "frames": 100},
+            {"kind": "cosine", "from": 1, "to": 0, "frames": 200},
+            0,
+            None,
+        ),
         ({"kind": "cosine", "from": 1, "to": 0, "frames": 100}, [[0, 1], [100, 0]], 500, 1),
-        ({"kind": "exponential", "from": 1, "to": 0.1, "frames": 100}, {"kind": "cosine", "from": 1, "to": 0.1, "frames": 100}, 500, 1),
+        (
+            {"kind": "exponential", "from": 1, "to": 0.1, "frames": 100},
+            {"kind": "cosine", "from": 1, "to": 0.1, "frames": 100},
+            500,
+            1,
+        ),
     ],
 )
 def test_the_first_difference_is_found(one: object, other: object, until: int, where: int | None) -> None:
@@ -62,7 +82,13 @@ def test_the_first_difference_is_found(one: object, other: object, until: int, w
 
 
 def test_the_first_difference_of_knots_is_the_one_that_looking_at_every_frame_finds() -> None:
-    written = [0.5, [[0, 0.5], [30, 0.5], [40, 1]], [[5, 0.5], [5, 1.0], [9, 0.5]], [[0, 0.5], [7, 0.6], [14, 0.5]], [[50, 0.5], [60, 0]]]
+    written = [
+        0.5,
+        [[0, 0.5], [30, 0.5], [40, 1]],
+        [[5, 0.5], [5, 1.0], [9, 0.5]],
+        [[0, 0.5], [7, 0.6], [14, 0.5]],
+        [[50, 0.5], [60, 0]],
+    ]
     for one in map(Schedule, written):
         for other in map(Schedule, written):
             for until in (0, 4, 5, 8, 31, 60, 99):
@@ -91,8 +117,25 @@ def test_the_lowest_and_the_highest_value_are_known() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *[None, True, "fast", [], [[0]], [[0, 1, 2]], [0, 1], [[0, "x"]], [["0.5", 1]], [[10, 1], [0, 2]], [[-1, 1]]],
-        *[{}, {"kind": "cosine"}, {"kind": "square", "from": 1, "to": 0, "frames": 1}, {"kind": "linear", "from": 1, "to": 0, "frames": 0}],
+        *[
+            None,
+            True,
+            "fast",
+            [],
+            [[0]],
+            [[0, 1, 2]],
+            [0, 1],
+            [[0, "x"]],
+            [["0.5", 1]],
+            [[10, 1], [0, 2]],
+            [[-1, 1]],
+        ],
+        *[
+            {},
+            {"kind": "cosine"},
+            {"kind": "square", "from": 1, "to": 0, "frames": 1},
+            {"kind": "linear", "from": 1, "to": 0, "frames": 0},
+        ],
         {"kind": "exponential", "from": 1, "to": 0, "frames": 10},
         {"kind": "linear", "from": 1, "to": 0, "frames": 10, "power": 2},
         *[float("nan"), float("inf"), "1/0", "1e999"],

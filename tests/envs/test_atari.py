@@ -1,4 +1,6 @@
-"""Atari games, and vector envs of other makers: the same transitions as one env at a time, and an exact way back into a game."""
+"""Atari games, and vector envs of other makers: the same transitions as one env at a time, and an exact way
+back into a game.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,19 @@ from rl.envs.video import Video
 from rl.training.collector import Collector
 from rl.training.evaluate import play
 
-SMALL = ["algo.network._target_=rl.pixels.NatureCNN", "algo.network.hidden=[8]", "+algo.network.channels=[2,4,4]"]
+SMALL = [
+    "algo.network._target_=rl.pixels.NatureCNN",
+    "algo.network.hidden=[8]",
+    "+algo.network.channels=[2,4,4]",
+]
 
 
 def state_of(run: Any) -> dict[str, Any]:
     return copy.deepcopy({name: part.state_dict() for name, part in run.stateful.items()})
 
 
-# ------------------------------------------------------------------------------------- vector envs of other makers
+# ------------------------------------------------------------------------------------- vector envs of other
+# makers
 
 DICE = ["algo=random", "env=gym", "env.id=tiny_envs:Dice-v0", "env.num_envs=3", "algo.rollout_length=20"]
 
@@ -49,19 +56,28 @@ def test_a_native_vector_env_gives_the_transitions_of_single_envs(other: str, tm
             assert np.array_equal(getattr(one, name), getattr(two, name)), name
         assert one.done.any()
         assert [end[:2] for end in one.final_obs] == [end[:2] for end in two.final_obs]
-    assert differences(leaves(runs[0].collector.state_dict(), ""), leaves(runs[1].collector.state_dict(), "")) == []
+    assert (
+        differences(leaves(runs[0].collector.state_dict(), ""), leaves(runs[1].collector.state_dict(), ""))
+        == []
+    )
     for run in runs:
         run.collector.envs.close()
 
 
 def test_a_native_vector_env_comes_back_from_tapes_of_any_lengths(tmp_path: Path) -> None:
-    one, other = (begun(tmp_path / name, *DICE, "env.vectorization=native", "algo.rollout_length=3") for name in ("one", "other"))
+    one, other = (
+        begun(tmp_path / name, *DICE, "env.vectorization=native", "algo.rollout_length=3")
+        for name in ("one", "other")
+    )
     lengths = set()
     for _ in range(25):
         other._load(state_of(one))
         assert other.collector.not_exact == []
         lengths.add(tuple(len(tape) for tape in one.collector.state_dict()["actions"]))
-        assert differences(leaves(one.collector.state_dict(), ""), leaves(other.collector.state_dict(), "")) == []
+        assert (
+            differences(leaves(one.collector.state_dict(), ""), leaves(other.collector.state_dict(), ""))
+            == []
+        )
         iterate(one)
         iterate(other, 2)
     assert any(0 in tapes for tapes in lengths)
@@ -80,11 +96,16 @@ def test_actions_of_a_native_vector_env_are_clipped_to_the_bounds_of_their_box()
         (["env=cartpole"], "CartPole-v1: its vector env can only reset on the step after an episode's end"),
         (["env=gym", "env.id=tiny_envs:DiceOfTheirOwn-v0"], "seeds of its own"),
         (["env=pendulum"], "doesn't have a vector entry point"),
-        (["env=pong", "env.wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"], "takes no env.wrappers"),
+        (
+            ["env=pong", "env.wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"],
+            "takes no env.wrappers",
+        ),
         (["env=atari", "env.game=pnog"], "Did you mean: `pong`"),
     ],
 )
-def test_a_native_vector_env_that_cannot_be_used_is_refused_with_the_reason(overrides: list[str], message: str, tmp_path: Path) -> None:
+def test_a_native_vector_env_that_cannot_be_used_is_refused_with_the_reason(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=message):
         begun(tmp_path / "run", "algo=random", *overrides, "env.vectorization=native")
 
@@ -96,15 +117,24 @@ def test_learning_from_signs_of_rewards_leaves_the_returns_as_they_are(tmp_path:
     assert run.collector.ended_returns == [15.0] * 8
 
 
-# ----------------------------------------------------------------------------------------------------------- games
+# -----------------------------------------------------------------------------------------------------------
+# games
 
 
 def game_run(folder: Path, how: str, *overrides: str) -> Any:
-    line = ["algo=random", "env=breakout", f"env.vectorization={how}", "env.num_envs=2", "algo.rollout_length=50"]
+    line = [
+        "algo=random",
+        "env=breakout",
+        f"env.vectorization={how}",
+        "env.num_envs=2",
+        "algo.rollout_length=50",
+    ]
     return begun(folder, *line, *overrides)
 
 
-@pytest.mark.parametrize(("deepmind", "others"), [("false", ["native", "sync", "async"]), ("true", ["native", "sync"])])
+@pytest.mark.parametrize(
+    ("deepmind", "others"), [("false", ["native", "sync", "async"]), ("true", ["native", "sync"])]
+)
 def test_a_game_comes_back_exactly_and_goes_on_with_the_same_bytes_however_it_is_vectorized(
     deepmind: str, others: list[str], tmp_path: Path
 ) -> None:
@@ -234,14 +264,21 @@ def test_a_memory_of_single_frames_gives_back_every_stack(tmp_path: Path) -> Non
     while run.clock.episodes < 2:
         rollout = run.collector.collect(run.agent)
         memory.add(rollout)
-        lived += [copy.deepcopy((rollout.obs[t], rollout.next_obs[t], rollout.terminated[t])) for t in range(len(rollout.reward))]
+        lived += [
+            copy.deepcopy((rollout.obs[t], rollout.next_obs[t], rollout.terminated[t]))
+            for t in range(len(rollout.reward))
+        ]
     numbers = np.arange(2 * memory._low, 2 * memory._high)
     batch = memory._gather(numbers, np.ones(len(numbers), np.float32))
     assert len(numbers) == 2 * len(lived)
     for name, part in (("obs", 0), ("next_obs", 1)):
-        assert np.array_equal(getattr(batch, name).reshape(-1, 2, 4, 84, 84), np.stack([step[part] for step in lived])), name
+        assert np.array_equal(
+            getattr(batch, name).reshape(-1, 2, 4, 84, 84), np.stack([step[part] for step in lived])
+        ), name
     assert np.array_equal(batch.discount.reshape(-1, 2) == 0, np.stack([step[2] for step in lived]))
-    assert np.stack([step[2] for step in lived]).sum() > len(memory.ends.numbers[memory.ends.first : memory.ends.stop])  # lost lives too
+    assert np.stack([step[2] for step in lived]).sum() > len(
+        memory.ends.numbers[memory.ends.first : memory.ends.stop]
+    )  # lost lives too
 
 
 def test_a_video_of_a_game(tmp_path: Path) -> None:
@@ -259,17 +296,46 @@ def test_a_video_of_a_game(tmp_path: Path) -> None:
         assert len(list(container.decode(video=0))) == 5
 
 
-# ----------------------------------------------------------------------------------------------------------- kills
+# -----------------------------------------------------------------------------------------------------------
+# kills
 
-PONG = ["env=pong", f"env.num_envs={NUM_ENVS}", "frames=192", "log_every=32", "eval.every=null", "ckpt.every=64", "ckpt.minutes=null"]
+PONG = [
+    "env=pong",
+    f"env.num_envs={NUM_ENVS}",
+    "frames=192",
+    "log_every=32",
+    "eval.every=null",
+    "ckpt.every=64",
+    "ckpt.minutes=null",
+]
 ALGOS = {
-    "ppo": ["algo=ppo", "algo.rollout_length=16", "algo.minibatch_size=16", "algo.epochs=2", "algo.shared_network=true", *SMALL],
+    "ppo": [
+        "algo=ppo",
+        "algo.rollout_length=16",
+        "algo.minibatch_size=16",
+        "algo.epochs=2",
+        "algo.shared_network=true",
+        *SMALL,
+    ],
     "dqn": [
-        *("algo=ddqn_per", "algo.learning_starts=40", "algo.replay.capacity=100", "algo.batch_size=8", *SMALL),
+        *(
+            "algo=ddqn_per",
+            "algo.learning_starts=40",
+            "algo.replay.capacity=100",
+            "algo.batch_size=8",
+            *SMALL,
+        ),
         "algo.network._target_=rl.pixels.DuelingNatureCNN",
     ],
     "rainbow": [
-        *("algo=rainbow", "algo.learning_starts=40", "algo.replay.capacity=100", "algo.batch_size=8", "algo.quantiles=5", *SMALL),
+        *(
+            "algo=rainbow",
+            "algo.learning_starts=40",
+            "algo.replay.capacity=100",
+            "algo.batch_size=8",
+            "algo.quantiles=5",
+            *SMALL,
+        ),
         "algo.network._target_=rl.pixels.NoisyDuelingNatureCNN",
     ],
 }
@@ -303,7 +369,9 @@ def killed(folder: Path, number: int, *overrides: str) -> int:
 
 @pytest.mark.parametrize("how", ["native", "sync"])
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_killed_game_goes_on_as_if_it_never_was_killed(algo: str, how: str, tmp_path: Path, straight: Any) -> None:
+def test_a_killed_game_goes_on_as_if_it_never_was_killed(
+    algo: str, how: str, tmp_path: Path, straight: Any
+) -> None:
     line = [*PONG, *ALGOS[algo], f"env.vectorization={how}"]
     assert in_child(functools.partial(killed, tmp_path / "run", 85, *line)) == DIED
     assert frames_of(tmp_path / "run")[-1] in (64, 128)
@@ -318,7 +386,9 @@ def _begin_episodes_of_other_seeds(collector: Collector, state: dict[str, Any]) 
     _load(collector, {**state, "episode": [number + 1 for number in state["episode"]]})
 
 
-def test_without_the_episodes_seeds_a_killed_game_ends_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Any) -> None:
+def test_without_the_episodes_seeds_a_killed_game_ends_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: Any
+) -> None:
     line = [*PONG, *ALGOS["ppo"]]
     expected = straight("ppo")
     assert in_child(functools.partial(killed, tmp_path / "run", 85, *line)) == DIED

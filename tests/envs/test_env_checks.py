@@ -30,7 +30,8 @@ def own(name: str) -> list[str]:
     return [*TINY, "env=gym", f"env.id=tiny_envs:{name}-v0"]
 
 
-# ---------------------------------------------------------------------------------------------- the trial of a replay
+# ---------------------------------------------------------------------------------------------- the trial of
+# a replay
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,9 @@ def test_the_trial_finds_that_bipedal_walkers_world_goes_on(name: str) -> None:
 
 def of_others() -> list[str]:
     """The entries of conf/env/ whose env comes with Gymnasium, and one of ale-py's games."""
-    ids = {name: compose(to_compose(name), RunConfig).config.env.id for name in options("env") if name != "gym"}
+    ids = {
+        name: compose(to_compose(name), RunConfig).config.env.id for name in options("env") if name != "gym"
+    }
     return [name for name, env_id in ids.items() if not env_id.startswith("rl.atari") or name == "pong"]
 
 
@@ -105,11 +108,18 @@ def test_the_trial_and_the_checker_leave_the_global_generators_alone() -> None:
         return [random.random(), np.random.random(), float(torch.rand(()))]
 
     untouched = draws_after(lambda: None)
-    assert draws_after(lambda: replay_problem(make_factory("tiny_envs:GlobalDice-v0", {}, []), 3, own_process=False)) == untouched
+    assert (
+        draws_after(
+            lambda: replay_problem(make_factory("tiny_envs:GlobalDice-v0", {}, []), 3, own_process=False)
+        )
+        == untouched
+    )
     assert draws_after(lambda: interface_warnings(gym.make("tiny_envs:GlobalDice-v0"), 3)) == untouched
 
 
-def test_a_run_is_the_same_with_and_without_the_trial(few_scores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_the_same_with_and_without_the_trial(
+    few_scores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     line = [*own("GlobalDice"), "frames=192", "eval.every=128"]
     assert go(Path("with"), *line) == 0
     monkeypatch.setattr(rl.envs.checks, "replay_problem", lambda *args, **kwargs: "")
@@ -117,19 +127,30 @@ def test_a_run_is_the_same_with_and_without_the_trial(few_scores: None, monkeypa
     assert differences(record(Path("with")), record(Path("without"))) == []
 
 
-def test_what_the_trial_finds_is_told_at_the_start_and_kept_in_the_history(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_what_the_trial_finds_is_told_at_the_start_and_kept_in_the_history(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     caplog.set_level(logging.WARNING)
     begun(tmp_path / "run", *own("Unseeded"))
-    assert "A RESUME OF THIS RUN WILL NOT BE EXACT: an episode played again has another observation" in caplog.text
-    assert "not be: an episode played again" in json.loads((tmp_path / "run" / "history.jsonl").read_text())["exactness"]
+    assert (
+        "A RESUME OF THIS RUN WILL NOT BE EXACT: an episode played again has another observation"
+        in caplog.text
+    )
+    assert (
+        "not be: an episode played again"
+        in json.loads((tmp_path / "run" / "history.jsonl").read_text())["exactness"]
+    )
     begun(tmp_path / "other", *own("Identity"))
     assert json.loads((tmp_path / "other" / "history.jsonl").read_text())["exactness"] == "exact"
 
 
-# ------------------------------------------------------------------------------------------------ Gymnasium's checker
+# ------------------------------------------------------------------------------------------------ Gymnasium's
+# checker
 
 
-def test_what_gymnasiums_checker_warns_of_is_told_at_the_start(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_what_gymnasiums_checker_warns_of_is_told_at_the_start(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     caplog.set_level(logging.WARNING)
     begun(tmp_path / "run", *own("Sloppy"))
     said = [record.message for record in caplog.records]
@@ -144,7 +165,9 @@ def test_an_env_that_breaks_the_interface_is_refused_by_the_checkers_words(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_in_the_first_steps_of_ones_own_env_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_first_steps_of_ones_own_env_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tiny_envs.Identity, "_observe", lambda self: 1 + "")
     with pytest.raises(ValueError, match=rf"unsupported operand .*\({__file__}, line \d+\)"):
         interface_warnings(tiny_envs.Identity(), 0)
@@ -157,7 +180,8 @@ def test_only_what_others_wrote_is_checked() -> None:
     assert interface_warnings(tiny_envs.Centred(env), 0) != []
 
 
-# ---------------------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------------------------- what is
+# refused
 
 
 @pytest.mark.parametrize(
@@ -171,7 +195,12 @@ def test_only_what_others_wrote_is_checked() -> None:
     ],
 )
 def test_a_missing_extra_is_refused_with_the_line_that_installs_it(
-    env: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    env: str,
+    module: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in list(sys.modules):
         if name == module or name.startswith((f"{module}.", "gymnasium.envs.box2d", "gymnasium.envs.mujoco")):
@@ -187,7 +216,9 @@ def test_a_missing_extra_is_refused_with_the_line_that_installs_it(
 
 
 @pytest.mark.parametrize("obs", ["dict", "tuple", "discrete"])
-def test_an_observation_that_is_no_box_is_refused_with_the_wrapper_that_helps(obs: str, tmp_path: Path) -> None:
+def test_an_observation_that_is_no_box_is_refused_with_the_wrapper_that_helps(
+    obs: str, tmp_path: Path
+) -> None:
     line = [*own("Spaces"), f"+env.kwargs.obs={obs}"]
     with pytest.raises(ConfigError) as caught:
         begun(tmp_path / "run", *line)

@@ -56,11 +56,19 @@ def test_a_wrapper_that_learns_across_episodes_is_refused_by_name() -> None:
         (["env.id=no_such_module:Env-v0"], "no_such_module"),
         (["env.id=FrozenLake-v1"], "FlattenObservation"),
         (["env.id=CartPole-v1", "+env.kwargs.nonsense=3"], "nonsense"),
-        (["env.id=CartPole-v1", "env.wrappers=[{_target_: gymnasium.wrappers.NormalizeReward}]"], "NormalizeReward"),
-        (["env.id=CartPole-v1", "env.wrappers=[{_target_: gymnasium.wrappers.NoSuchWrapper}]"], "NoSuchWrapper"),
+        (
+            ["env.id=CartPole-v1", "env.wrappers=[{_target_: gymnasium.wrappers.NormalizeReward}]"],
+            "NormalizeReward",
+        ),
+        (
+            ["env.id=CartPole-v1", "env.wrappers=[{_target_: gymnasium.wrappers.NoSuchWrapper}]"],
+            "NoSuchWrapper",
+        ),
     ],
 )
-def test_an_env_that_cannot_be_used_is_refused_when_the_run_is_built(overrides: list[str], names: str, tmp_path: Path) -> None:
+def test_an_env_that_cannot_be_used_is_refused_when_the_run_is_built(
+    overrides: list[str], names: str, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=names):
         begun(tmp_path / "run", *TINY, "env=gym", *overrides)
     assert not (tmp_path / "run").exists()
@@ -68,7 +76,9 @@ def test_an_env_that_cannot_be_used_is_refused_when_the_run_is_built(overrides: 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("truncate", [False, True])
-def test_every_step_is_a_real_transition_and_its_successor_the_true_one(vectorization: str, truncate: bool) -> None:
+def test_every_step_is_a_real_transition_and_its_successor_the_true_one(
+    vectorization: str, truncate: bool
+) -> None:
     factory = make_factory("tiny_envs:Counting-v0", {"length": 3, "truncate": truncate}, [])
     envs = make_vector(factory, 2, vectorization, seed=0)
     envs.reset()
@@ -92,7 +102,9 @@ def test_every_step_is_a_real_transition_and_its_successor_the_true_one(vectoriz
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_rollouts_successors_are_never_observations_after_a_reset(in_place: bool, vectorization: str, tmp_path: Path) -> None:
+def test_a_rollouts_successors_are_never_observations_after_a_reset(
+    in_place: bool, vectorization: str, tmp_path: Path
+) -> None:
     env = [
         f"env.vectorization={vectorization}",
         "env=gym",
@@ -118,7 +130,8 @@ def test_the_clock_counts_transitions_of_all_envs_and_their_ends(tmp_path: Path)
     assert run.metrics.lengths == [5] * 8
 
 
-# ------------------------------------------------------------------------------------------------------- the tape
+# ------------------------------------------------------------------------------------------------------- the
+# tape
 
 ENVS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
 
@@ -128,7 +141,12 @@ def continuation(run: Any, iterations: int) -> dict[str, Any]:
     found = {}
     for number in range(iterations):
         rollout = run.collector.collect(run.agent)
-        arrays = {"obs": rollout.obs, "action": rollout.action, "reward": rollout.reward, "done": rollout.done}
+        arrays = {
+            "obs": rollout.obs,
+            "action": rollout.action,
+            "reward": rollout.reward,
+            "done": rollout.done,
+        }
         found |= {f"{number}/{name}": array.tobytes() for name, array in arrays.items()}
         found[f"{number}/ended"] = (run.collector.ended_returns, run.collector.ended_lengths)
     return found | leaves(run.collector.state_dict()["returns"], "returns")
@@ -136,8 +154,16 @@ def continuation(run: Any, iterations: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("env_id", ENVS)
-def test_envs_come_back_exactly_in_the_middle_of_their_episodes(env_id: str, vectorization: str, tmp_path: Path) -> None:
-    line = ["algo=random", "env=gym", f"env.id={env_id}", "env.num_envs=3", f"env.vectorization={vectorization}"]
+def test_envs_come_back_exactly_in_the_middle_of_their_episodes(
+    env_id: str, vectorization: str, tmp_path: Path
+) -> None:
+    line = [
+        "algo=random",
+        "env=gym",
+        f"env.id={env_id}",
+        "env.num_envs=3",
+        f"env.vectorization={vectorization}",
+    ]
     one = begun(tmp_path / "one", *line, "algo.rollout_length=50")
     iterate(one, 5)
     saved = copy.deepcopy({name: part.state_dict() for name, part in one.stateful.items()})
@@ -156,7 +182,10 @@ def test_a_tape_is_exact_after_being_loaded_from_a_tape(tmp_path: Path) -> None:
     iterate(one, 2)
     for _ in range(8):  # through ends and beginnings of episodes
         other._load(copy.deepcopy({name: part.state_dict() for name, part in one.stateful.items()}))
-        assert differences(leaves(one.collector.state_dict(), ""), leaves(other.collector.state_dict(), "")) == []
+        assert (
+            differences(leaves(one.collector.state_dict(), ""), leaves(other.collector.state_dict(), ""))
+            == []
+        )
         iterate(one)
         iterate(other)
     assert differences(continuation(one, 2), continuation(other, 2)) == []
@@ -170,12 +199,23 @@ def test_actions_before_an_episode_are_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_env_that_cannot_be_replayed_is_reported_and_begins_a_new_episode(vectorization: str, tmp_path: Path) -> None:
-    line = [*TINY, "env=gym", "env.id=tiny_envs:Forgetful-v0", f"env.vectorization={vectorization}", "+env.kwargs.length=7"]
+def test_an_env_that_cannot_be_replayed_is_reported_and_begins_a_new_episode(
+    vectorization: str, tmp_path: Path
+) -> None:
+    line = [
+        *TINY,
+        "env=gym",
+        "env.id=tiny_envs:Forgetful-v0",
+        f"env.vectorization={vectorization}",
+        "+env.kwargs.length=7",
+    ]
     go(tmp_path / "run", *line, "frames=128")
     assert go(tmp_path / "run", *line) == 0
     events = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    assert [event["exactness"].partition(":")[0] for event in events] == ["exact, but a resume will not be", "not exact from frame 128"]
+    assert [event["exactness"].partition(":")[0] for event in events] == [
+        "exact, but a resume will not be",
+        "not exact from frame 128",
+    ]
     assert "env 0" in events[1]["exactness"]
     assert "env 1" in events[1]["exactness"]
     episodes = [int(row["episodes"]) for row in rows(tmp_path / "run" / "metrics.csv")]

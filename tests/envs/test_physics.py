@@ -73,7 +73,8 @@ def test_without_what_its_wrapper_learned_an_env_does_not_come_back(tmp_path: Pa
     assert differences(record(tmp_path / "run"), record(tmp_path / "other"))
 
 
-# -------------------------------------------------------------------------------------------------- a world per episode
+# -------------------------------------------------------------------------------------------------- a world
+# per episode
 
 
 def episode(env: gym.Env, number: int) -> list[Any]:

@@ -13,11 +13,17 @@ from rl.envs.vector import make_vector
 def test_its_transitions_are_those_of_gymnasiums_vector_env(env_id):
     factory = make_factory(env_id, {}, [])
     lean = make_vector(factory, 3, "sync", seed=5)
-    plain = SyncVectorEnv([lambda n=n: Episodes(factory(), 5, n) for n in range(3)], autoreset_mode=AutoresetMode.SAME_STEP)
+    plain = SyncVectorEnv(
+        [lambda n=n: Episodes(factory(), 5, n) for n in range(3)], autoreset_mode=AutoresetMode.SAME_STEP
+    )
     np.testing.assert_array_equal(lean.reset()[0], plain.reset()[0])
     rng, ends = np.random.default_rng(0), 0
     for _ in range(450):
-        actions = rng.integers(0, 2, 3) if env_id == "CartPole-v1" else rng.uniform(-3, 3, (3, 1)).astype(np.float32)
+        actions = (
+            rng.integers(0, 2, 3)
+            if env_id == "CartPole-v1"
+            else rng.uniform(-3, 3, (3, 1)).astype(np.float32)
+        )
         one, other = lean.step(actions), plain.step(actions)
         for ours, theirs in zip(one[:4], other[:4], strict=True):
             np.testing.assert_array_equal(ours, theirs)

@@ -36,7 +36,9 @@ def frames_of(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
-def test_a_frame_is_made_once_all_have_moved_and_who_is_done_stands_still(suffix: str, tmp_path: Path) -> None:
+def test_a_frame_is_made_once_all_have_moved_and_who_is_done_stands_still(
+    suffix: str, tmp_path: Path
+) -> None:
     short, long, path = Grey(), Grey(), tmp_path / f"a.{suffix}"
     with Video(path, tiles=2) as video:
         for step in range(6):

@@ -7,7 +7,13 @@ import torch
 from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from rl.learning.distributions import ActionBox, Categorical, DiagonalGaussian, SquashedGaussian, distribution_for
+from rl.learning.distributions import (
+    ActionBox,
+    Categorical,
+    DiagonalGaussian,
+    SquashedGaussian,
+    distribution_for,
+)
 
 
 def test_categorical_agrees_with_torch() -> None:
@@ -49,7 +55,11 @@ def test_the_mode_is_the_likeliest_action() -> None:
 def test_actions_count_from_the_start_of_their_space() -> None:
     distribution = distribution_for(gym.spaces.Discrete(3, start=5))
     params = np.array([[0.0, 50.0, 0.0]])
-    assert distribution.mode(params).tolist() == distribution.sample(params, np.random.default_rng(0)).tolist() == [6]
+    assert (
+        distribution.mode(params).tolist()
+        == distribution.sample(params, np.random.default_rng(0)).tolist()
+        == [6]
+    )
     assert float(distribution.log_prob(torch.tensor(params), torch.tensor([6])).exp()) == pytest.approx(1.0)
 
 
@@ -67,7 +77,8 @@ def test_a_space_without_a_distribution_is_refused_by_name(space: gym.Space) -> 
         distribution_for(space)
 
 
-# ------------------------------------------------------------------------------------------------ squashed Gaussians
+# ------------------------------------------------------------------------------------------------ squashed
+# Gaussians
 
 BOX = gym.spaces.Box(np.array([-2, 0], np.float32), np.array([2, 10], np.float32))
 
@@ -80,19 +91,25 @@ def test_squashed_gaussian_agrees_with_torch() -> None:
     theirs = TransformedDistribution(normal, TanhTransform(cache_size=1))
     u = normal.loc + normal.scale * noise
     torch.testing.assert_close(action.double(), u.tanh(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(log_prob.double(), theirs.log_prob(theirs.transforms[0](u)).sum(-1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        log_prob.double(), theirs.log_prob(theirs.transforms[0](u)).sum(-1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_squashed_log_prob_is_exact_where_the_tanh_rounds_to_1() -> None:
     u = torch.tensor([[-40.0], [-12.0], [-9.0], [0.0], [9.0], [12.0], [40.0]])
     params = torch.cat([u, torch.zeros_like(u)], -1).requires_grad_()
-    action, log_prob = SquashedGaussian(gym.spaces.Box(-1, 1, (1,))).sample_with_log_prob(params, torch.zeros_like(u))
+    action, log_prob = SquashedGaussian(gym.spaces.Box(-1, 1, (1,))).sample_with_log_prob(
+        params, torch.zeros_like(u)
+    )
     assert action[-1] == 1.0
-    slope = -2 * torch.log(torch.cosh(u.double())).squeeze(-1)  # log(1 - tanh(u)^2), in numbers that can hold it
+    # log(1 - tanh(u)^2), in numbers that can hold it
+    slope = -2 * torch.log(torch.cosh(u.double())).squeeze(-1)
     torch.testing.assert_close(log_prob.double(), -slope - 0.5 * np.log(2 * np.pi))
     log_prob.sum().backward()
     assert params.grad is not None
-    torch.testing.assert_close(params.grad[:, 0], 2 * u.squeeze(-1).tanh())  # the naive formula has 0 / 0 here
+    # the naive formula has 0 / 0 here
+    torch.testing.assert_close(params.grad[:, 0], 2 * u.squeeze(-1).tanh())
 
 
 def test_squashed_samples_and_modes_are_within_the_bounds() -> None:
@@ -104,13 +121,18 @@ def test_squashed_samples_and_modes_are_within_the_bounds() -> None:
     u = np.arctanh(sample[:, 0].astype(np.float64) / 2)
     assert (u.mean(), u.std()) == pytest.approx((0.5, 0.3), abs=0.01)
     spread = np.arctanh((sample[:, 1].astype(np.float64) / 5 - 1).clip(-0.999, 0.999))
-    assert np.mean(spread < -1) == pytest.approx(0.5, abs=0.01)  # log_std is held at 2 and the rest is as it should be
+    # log_std is held at 2 and the rest is as it should be
+    assert np.mean(spread < -1) == pytest.approx(0.5, abs=0.01)
     assert ours.mode(params[:1])[0] == pytest.approx([2 * np.tanh(0.5), 5 + 5 * np.tanh(-1.0)])
 
 
 def test_actions_are_stretched_and_shrunk_back() -> None:
     box = ActionBox(BOX)
-    assert box.stretch(np.array([[-1, -1], [1, 1], [0, 0.5]], np.float32)).tolist() == [[-2, 0], [2, 10], [0, 7.5]]
+    assert box.stretch(np.array([[-1, -1], [1, 1], [0, 0.5]], np.float32)).tolist() == [
+        [-2, 0],
+        [2, 10],
+        [0, 7.5],
+    ]
     action = box.uniform(50_000, np.random.default_rng(0))
     assert action.dtype == np.float32
     assert np.all((action >= BOX.low) & (action <= BOX.high))

@@ -66,7 +66,10 @@ def test_flat_parameters_keep_their_names_and_values() -> None:
     policy, twin = make_policy(SPACES[1]), make_policy(SPACES[1])
     flat = flatten_parameters(policy)
     assert list(policy.state_dict()) == list(twin.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(policy.state_dict().values(), twin.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(policy.state_dict().values(), twin.state_dict().values(), strict=True)
+    )
     assert flat.numel() == sum(p.numel() for p in twin.parameters())
 
 
@@ -77,7 +80,10 @@ def test_a_step_on_the_flat_vector_is_a_step_on_each_parameter(fused: bool) -> N
 
     policy, twin = make_policy(SPACES[1]), make_policy(SPACES[1])
     flat = flatten_parameters(policy)
-    optimizers: list[Any] = [torch.optim.Adam([flat], lr=1e-2, fused=fused), torch.optim.Adam(twin.parameters(), lr=1e-2, fused=fused)]
+    optimizers: list[Any] = [
+        torch.optim.Adam([flat], lr=1e-2, fused=fused),
+        torch.optim.Adam(twin.parameters(), lr=1e-2, fused=fused),
+    ]
     for _ in range(5):
         assert flat.grad is not None
         flat.grad.zero_()
@@ -119,14 +125,19 @@ def test_layers_are_normalised_before_their_activation_in_torch_and_in_numpy(act
         nn.init.normal_(norm.bias)
     first, second, last = network.layers
     activate = {"tanh": nn.Tanh(), "relu": nn.ReLU()}[activation]
-    plain = nn.Sequential(nn.Flatten(), first, network.norms[0], activate, second, network.norms[1], activate, last)
+    plain = nn.Sequential(
+        nn.Flatten(), first, network.norms[0], activate, second, network.norms[1], activate, last
+    )
     obs = 3 + torch.randn(7, 2, 2)
     torch.testing.assert_close(network(obs), plain(obs))
     flatten_parameters(network)
-    assert network.numpy_forward()(obs.numpy()) == pytest.approx(plain(obs).detach().numpy(), rel=1e-4, abs=1e-5)
+    assert network.numpy_forward()(obs.numpy()) == pytest.approx(
+        plain(obs).detach().numpy(), rel=1e-4, abs=1e-5
+    )
 
 
-# --------------------------------------------------------------------------------------------- networks side by side
+# --------------------------------------------------------------------------------------------- networks side
+# by side
 
 
 @pytest.mark.parametrize("kind", [MLP, DuelingMLP], ids=["one product a layer", "one by one"])
@@ -137,14 +148,18 @@ def test_networks_together_equal_the_same_networks_apart(kind: type[MLP]) -> Non
     both = ensemble(network, 2, (4,), 3)
     torch.manual_seed(0)
     apart = [network((4,), 3) for _ in range(2)]
-    assert isinstance(both, Ensemble) == (kind is DuelingMLP)  # which inherits from MLP, but not how it is evaluated
+    # which inherits from MLP, but not how it is evaluated
+    assert isinstance(both, Ensemble) == (kind is DuelingMLP)
     torch.testing.assert_close(both(obs), torch.stack([one(obs) for one in apart]))
     torch.testing.assert_close(both(obs, first=1), apart[0](obs).unsqueeze(0))
     assert not torch.allclose(both(obs)[0], both(obs)[1])
 
     (both(obs)[0].square().sum() + 2 * both(obs)[1].square().sum()).backward()
     (apart[0](obs).square().sum() + 2 * apart[1](obs).square().sum()).backward()
-    norms = [float(torch.cat([p.grad.flatten() for p in module.parameters()]).norm()) for module in (both, nn.ModuleList(apart))]
+    norms = [
+        float(torch.cat([p.grad.flatten() for p in module.parameters()]).norm())
+        for module in (both, nn.ModuleList(apart))
+    ]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
@@ -159,7 +174,8 @@ def test_the_gradient_passes_through_a_frozen_network_and_leaves_its_weights_alo
     torch.testing.assert_close(passed, obs.grad)
 
 
-# ------------------------------------------------------------------------------------------------- noise, quantiles
+# ------------------------------------------------------------------------------------------------- noise,
+# quantiles
 
 
 def make_noisy(kind: type[MLP] = NoisyMLP, quantiles: int | None = None) -> Any:
@@ -198,14 +214,18 @@ def test_noise_is_normal_but_for_the_square_root_of_its_size() -> None:
     network = make_noisy()
     (noise,) = noise_for(network)(3, np.random.default_rng(0))
     assert (noise.shape, noise.dtype) == ((3, network.noise_size), np.float32)
-    np.testing.assert_allclose(noise * np.abs(noise), np.random.default_rng(0).standard_normal(noise.shape, np.float32), rtol=1e-5)
+    np.testing.assert_allclose(
+        noise * np.abs(noise), np.random.default_rng(0).standard_normal(noise.shape, np.float32), rtol=1e-5
+    )
     assert noise_for(make_policy(SPACES[0]).network)(3, np.random.default_rng(0)) == ()
 
 
 @pytest.mark.parametrize("quantiles", [None, 5])
 @pytest.mark.parametrize("kind", [MLP, DuelingMLP, NoisyMLP, NoisyDuelingMLP])
 def test_action_values_in_numpy_are_those_in_torch(kind: type[MLP], quantiles: int | None) -> None:
-    plain = functools.partial(kind, (4,), 3, hidden=[8], activation="tanh", init="default", quantiles=quantiles)
+    plain = functools.partial(
+        kind, (4,), 3, hidden=[8], activation="tanh", init="default", quantiles=quantiles
+    )
     network = make_noisy(kind, quantiles) if issubclass(kind, NoisyMLP) else plain()
     obs = np.random.default_rng(0).standard_normal((7, 4), np.float32)
     flat, forward = flatten_parameters(network), network.numpy_forward()
@@ -219,14 +239,18 @@ def test_action_values_in_numpy_are_those_in_torch(kind: type[MLP], quantiles: i
 
 
 def test_a_dueling_network_of_quantiles_has_a_stream_of_them_for_the_value_and_for_each_advantage() -> None:
-    network, obs = DuelingMLP((4,), 3, hidden=[8], activation="relu", init="default", quantiles=5), torch.randn(7, 4)
+    network, obs = (
+        DuelingMLP((4,), 3, hidden=[8], activation="relu", init="default", quantiles=5),
+        torch.randn(7, 4),
+    )
     value, *advantages = MLP.forward(network, obs).unbind(1)  # [B, 5] each
     assert len(advantages) == 3
     torch.testing.assert_close(network(obs).mean(1), value)
     torch.testing.assert_close(network(obs)[:, 1] - network(obs)[:, 0], advantages[1] - advantages[0])
 
 
-# ------------------------------------------------------------------------------------------- batch renormalisation
+# ------------------------------------------------------------------------------------------- batch
+# renormalisation
 
 
 def test_batch_renorm_by_hand() -> None:
@@ -242,15 +266,20 @@ def test_batch_renorm_by_hand() -> None:
     plain = [-3 / root, -1 / root, 1 / root, 3 / root]
     assert renormed(0, 1, 1, 0) == pytest.approx(plain)  # batch normalisation
     assert renormed(3, 4, 10, 10) == pytest.approx([-1, 0, 1, 2])  # within bounds: (x - 3) / 2
-    assert renormed(0, 1, 2, 0.5) == pytest.approx([2 * z + 0.5 for z in plain])  # r is 2 of sqrt 5, d is 0.5 of 4
-    assert renormed(9, 80, 2, 0.5) == pytest.approx([0.5 * z - 0.5 for z in plain])  # r is 1 / 2 of 1 / 4, d is -0.5 of -0.56
+    # r is 2 of sqrt 5, d is 0.5 of 4
+    assert renormed(0, 1, 2, 0.5) == pytest.approx([2 * z + 0.5 for z in plain])
+    # r is 1 / 2 of 1 / 4, d is -0.5 of -0.56
+    assert renormed(9, 80, 2, 0.5) == pytest.approx([0.5 * z - 0.5 for z in plain])
 
 
 def test_r_and_d_are_constants_to_the_gradient() -> None:
     x = torch.randn(6, 1, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 1, dtype=torch.float64)
     running = [torch.tensor([[n]], dtype=torch.float64) for n in (0.3, 2.0)]
-    wide, none = [torch.tensor(n, dtype=torch.float64) for n in (9.0, 9.0)], [torch.tensor(n, dtype=torch.float64) for n in (1.0, 0.0)]
+    wide, none = (
+        [torch.tensor(n, dtype=torch.float64) for n in (9.0, 9.0)],
+        [torch.tensor(n, dtype=torch.float64) for n in (1.0, 0.0)],
+    )
     (renormed,) = torch.autograd.grad((batch_renorm(x, *running, *wide, eps=0.0)[0] * weight).sum(), x)
     (normed,) = torch.autograd.grad((batch_renorm(x, *running, *none, eps=0.0)[0] * weight).sum(), x)
     torch.testing.assert_close(renormed, normed * x.detach().std(correction=0) / 2**0.5)
@@ -258,16 +287,21 @@ def test_r_and_d_are_constants_to_the_gradient() -> None:
 
 def make_renormed(members: int = 2, warm_up: int = 2) -> BatchRenormMLP:
     torch.manual_seed(0)
-    return BatchRenormMLP((3,), 2, hidden=[8, 4], activation="relu", init="default", warm_up=warm_up, members=members)
+    return BatchRenormMLP(
+        (3,), 2, hidden=[8, 4], activation="relu", init="default", warm_up=warm_up, members=members
+    )
 
 
 def test_the_running_moments_follow_the_batches() -> None:
     network, obs = make_renormed(), torch.randn(64, 3) * 2 + 1
     _, moments = network.by_batch(obs)
-    assert torch.equal(network.moments[0], torch.zeros_like(network.moments[0]))  # learning alone moves nothing
+    # learning alone moves nothing
+    assert torch.equal(network.moments[0], torch.zeros_like(network.moments[0]))
     network.follow(moments)
     torch.testing.assert_close(network.moments[0, :, 0, :3], 0.01 * obs.mean(0).expand(2, -1))
-    torch.testing.assert_close(network.moments[1, :, 0, :3], (0.99 + 0.01 * obs.var(0, correction=0)).expand(2, -1))
+    torch.testing.assert_close(
+        network.moments[1, :, 0, :3], (0.99 + 0.01 * obs.var(0, correction=0)).expand(2, -1)
+    )
     assert network.batches.tolist() == [1]
     assert {"moments", "batches"} <= network.state_dict().keys()
 
@@ -285,10 +319,12 @@ def test_after_the_warm_up_a_batch_is_renormalised() -> None:
     network, obs = make_renormed(warm_up=2), torch.randn(64, 3) * 1.2
     first, moments = network.by_batch(obs)
     network.follow(moments)
-    torch.testing.assert_close(network.by_batch(obs)[0], first)  # batch normalisation does not look at the running moments
+    # batch normalisation does not look at the running moments
+    torch.testing.assert_close(network.by_batch(obs)[0], first)
     network.follow(moments)
     network.moments.copy_(moments.view_as(network.moments) * 1.2)
-    torch.testing.assert_close(network.by_batch(obs)[0], network(obs), rtol=1e-4, atol=1e-5)  # within the bounds r and d make up for all
+    # within the bounds r and d make up for all
+    torch.testing.assert_close(network.by_batch(obs)[0], network(obs), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(network.by_batch(obs)[0], first, rtol=1e-3)
 
 

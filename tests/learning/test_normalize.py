@@ -97,7 +97,9 @@ def test_a_loaded_normaliser_goes_on_like_the_one_saved(make):
     rng = np.random.default_rng(2)
 
     def update(normalizer, values):
-        normalizer.update(values) if isinstance(normalizer, ObsNormalizer) else normalizer.update(values, values > 1)
+        normalizer.update(values) if isinstance(normalizer, ObsNormalizer) else normalizer.update(
+            values, values > 1
+        )
 
     one, other = make(), make()
     update(one, rng.normal(size=(8, 2)))

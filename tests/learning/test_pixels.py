@@ -24,7 +24,11 @@ ATARI = (4, 84, 84)
 
 def small(kind: type[Convolutions], obs_shape: Any = ATARI, outputs: int = 3, **options: Any) -> Convolutions:
     torch.manual_seed(0)
-    return kind(obs_shape, outputs, **{"hidden": [8], "activation": "relu", "init": "orthogonal", "channels": [2, 4, 6], **options})
+    return kind(
+        obs_shape,
+        outputs,
+        **{"hidden": [8], "activation": "relu", "init": "orthogonal", "channels": [2, 4, 6], **options},
+    )
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -110,7 +114,10 @@ def test_a_shared_network_gives_the_policy_and_the_value() -> None:
     network = functools.partial(small, NatureCNN)
     torch.manual_seed(0)
     both = ActorCritic(
-        lambda shape, outputs, **gain: network(shape, outputs, **gain), ATARI, distribution_for(gym.spaces.Discrete(6)), shared=True
+        lambda shape, outputs, **gain: network(shape, outputs, **gain),
+        ATARI,
+        distribution_for(gym.spaces.Discrete(6)),
+        shared=True,
     )
     params, value = both(images(5, *ATARI))
     assert (params.shape, value.shape) == ((5, 6), (5,))
@@ -133,11 +140,15 @@ def test_dueling_values_differ_from_their_mean_by_the_advantages() -> None:
         (ImpalaResNet, ATARI, {"channels": [16]}, "has 3 of them"),
     ],
 )
-def test_what_no_network_can_be_made_for_is_refused(kind: type[Convolutions], obs_shape: Any, options: Any, message: str) -> None:
+def test_what_no_network_can_be_made_for_is_refused(
+    kind: type[Convolutions], obs_shape: Any, options: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         small(kind, obs_shape, **options)
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_the_smallest_images_that_are_allowed_are_large_enough(kind: type[Convolutions]) -> None:
-    assert small(kind, (3, kind.smallest, kind.smallest))(images(2, 3, kind.smallest, kind.smallest)).shape == (2, 3)
+    assert small(kind, (3, kind.smallest, kind.smallest))(
+        images(2, 3, kind.smallest, kind.smallest)
+    ).shape == (2, 3)

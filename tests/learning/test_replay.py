@@ -1,4 +1,6 @@
-"""The replay memory: what it gives back, by a naive one beside it; its priorities; its chunks; what it refuses."""
+"""The replay memory: what it gives back, by a naive one beside it; its priorities; its chunks; what it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ Frames = Callable[[int, int, int], Any]  # (env, episode, step) -> one frame
 
 
 def told(
-    *, num_envs: int = 2, n_step: int = 1, stack: int = 1, learning_starts: int | None = None, zero_padded: bool = False
+    *,
+    num_envs: int = 2,
+    n_step: int = 1,
+    stack: int = 1,
+    learning_starts: int | None = None,
+    zero_padded: bool = False,
 ) -> Transitions:
     shape, dtype = ((stack, 3), np.uint8) if stack > 1 else ((3,), np.float32)
     least = (n_step + stack - 1) * num_envs
@@ -35,7 +42,11 @@ def uniform(capacity: int, on_resume: str = "restore", **about: int) -> UniformR
 
 def prioritized(capacity: int, on_resume: str = "restore", **about: int) -> PrioritizedReplay:
     beta = Schedule([[0, 0.4], [100, 1.0]])
-    return allocated(PrioritizedReplay(told(**about), capacity=capacity, on_resume=on_resume, alpha=0.6, beta=beta, epsilon=1e-3))
+    return allocated(
+        PrioritizedReplay(
+            told(**about), capacity=capacity, on_resume=on_resume, alpha=0.6, beta=beta, epsilon=1e-3
+        )
+    )
 
 
 def allocated(memory: Any) -> Any:
@@ -49,12 +60,15 @@ class World:
     In a `game` half of what terminates are lost lives, after which the frames go on.
     """
 
-    def __init__(self, num_envs: int, stack: int = 1, seed: int = 0, zero_padded: bool = False, game: bool = False) -> None:
+    def __init__(
+        self, num_envs: int, stack: int = 1, seed: int = 0, zero_padded: bool = False, game: bool = False
+    ) -> None:
         self.rng, self.num_envs, self.stack = np.random.default_rng(seed), num_envs, stack
         self.zero_padded, self.game = zero_padded, game
         self.frames: list[list[Any]] = [[self._frame(n, 0)] for n in range(num_envs)]  # of each env's episode
         self.moments = [0] * num_envs
-        self.steps: list[list[tuple[Any, ...]]] = []  # [row][env]: obs, action, reward, terminated, done, next_obs
+        # [row][env]: obs, action, reward, terminated, done, next_obs
+        self.steps: list[list[tuple[Any, ...]]] = []
 
     def _frame(self, n: int, moment: int) -> Any:
         return np.array([n, moment % 251, moment // 251], np.uint8 if self.stack > 1 else np.float32)
@@ -71,7 +85,10 @@ class World:
         first = np.stack([self._obs(env) for env in range(n)])
         obs = np.zeros((length + 1, *first.shape), first.dtype)
         obs[0] = first
-        action, reward = self.rng.integers(5, size=(length, n)), self.rng.normal(size=(length, n)).astype(np.float32)
+        action, reward = (
+            self.rng.integers(5, size=(length, n)),
+            self.rng.normal(size=(length, n)).astype(np.float32),
+        )
         terminated = self.rng.random((length, n)) < 0.12
         truncated = ~terminated & (self.rng.random((length, n)) < 0.12)
         finals = []
@@ -151,7 +168,8 @@ def test_the_check_finds_a_transition_that_is_not_as_it_was_lived() -> None:
 
 def test_a_stack_is_kept_as_single_frames() -> None:
     assert uniform(1000, stack=4).layout["frames"][0] == (3,)
-    assert uniform(1000, stack=4).bytes < uniform(1000, stack=1).bytes  # bytes in place of floats, and one frame each
+    # bytes in place of floats, and one frame each
+    assert uniform(1000, stack=4).bytes < uniform(1000, stack=1).bytes
 
 
 def test_draws_are_uniform_over_all_that_can_be_drawn_and_come_from_the_stream() -> None:
@@ -166,7 +184,8 @@ def test_draws_are_uniform_over_all_that_can_be_drawn_and_come_from_the_stream()
     np.testing.assert_array_equal(draws, again)
 
 
-# ------------------------------------------------------------------------------------------------ updates earned
+# ------------------------------------------------------------------------------------------------ updates
+# earned
 
 
 def test_updates_are_earned_by_frames_and_only_with_the_memory_at_its_threshold() -> None:
@@ -176,7 +195,8 @@ def test_updates_are_earned_by_frames_and_only_with_the_memory_at_its_threshold(
         rollout = world.live(5)
         memory.add(rollout)
         made.append(list(memory.updates_due(memory.end * 2, rollout.reward.size, Fraction(1, 4))))
-    # 10 frames each; 24 are needed first: of the third rollout's frames the last 6 count, and update 7 is earned at frame 28
+    # 10 frames each; 24 are needed first: of the third rollout's frames the last 6 count, and update 7 is
+    # earned at frame 28
     assert made == [[], [], [7], [8, 9, 10], [11, 12], [13, 14, 15]]
 
 
@@ -208,7 +228,8 @@ def test_a_refilled_memory_gives_nothing_of_what_it_does_not_hold(stack: int) ->
         check(resumed, world)
 
 
-# -------------------------------------------------------------------------------------------------------- chunks
+# --------------------------------------------------------------------------------------------------------
+# chunks
 
 
 def write_chunk(memory: UniformReplay, folder: Path) -> None:
@@ -220,7 +241,9 @@ def write_chunk(memory: UniformReplay, folder: Path) -> None:
 @pytest.mark.parametrize("make", [uniform, prioritized])
 @pytest.mark.parametrize(("num_envs", "n_step", "stack"), CASES)
 @pytest.mark.parametrize("capacity", [24, 1000])
-def test_a_memory_comes_back_from_its_chunks(make: Any, num_envs: int, n_step: int, stack: int, capacity: int, tmp_path: Path) -> None:
+def test_a_memory_comes_back_from_its_chunks(
+    make: Any, num_envs: int, n_step: int, stack: int, capacity: int, tmp_path: Path
+) -> None:
     memory, world = make(capacity, num_envs=num_envs, n_step=n_step, stack=stack), World(num_envs, stack)
     rng = np.random.default_rng(0)
     for length in [1, 7, 16, 30, 3, 9] * 2:
@@ -295,7 +318,8 @@ def test_the_ends_of_episodes_grow_and_go_with_their_transitions() -> None:
     assert len(memory.ends.numbers) <= 128
 
 
-# ---------------------------------------------------------------------------------------------------- priorities
+# ----------------------------------------------------------------------------------------------------
+# priorities
 
 
 def test_the_tree_sums_and_finds_as_a_running_sum_does() -> None:
@@ -372,11 +396,14 @@ def test_the_tree_comes_back_with_the_memory() -> None:
     np.testing.assert_array_equal(resumed.tree.nodes, memory.tree.nodes)
 
 
-# ------------------------------------------------------------------------------------------------------- refusals
+# -------------------------------------------------------------------------------------------------------
+# refusals
 
 
 def test_a_threshold_that_can_not_be_is_refused_with_the_numbers() -> None:
-    with pytest.raises(ValueError, match="algo.learning_starts=200 must be from 2, .* to algo.replay.capacity=100"):
+    with pytest.raises(
+        ValueError, match="algo.learning_starts=200 must be from 2, .* to algo.replay.capacity=100"
+    ):
         uniform(100, learning_starts=200)
     with pytest.raises(ValueError, match="algo.learning_starts=5 must be from 6"):
         uniform(100, n_step=3, learning_starts=5)
@@ -384,7 +411,10 @@ def test_a_threshold_that_can_not_be_is_refused_with_the_numbers() -> None:
 
 def test_a_memory_beyond_ram_is_refused_with_the_number_and_one_that_fits() -> None:
     memory = UniformReplay(told(), capacity=10**6, on_resume="restore")
-    with pytest.raises(ValueError, match=r"algo.replay.capacity=1000000 takes 0.0 GiB, .* algo.replay.capacity=(\d+) would fit") as caught:
+    with pytest.raises(
+        ValueError,
+        match=r"algo.replay.capacity=1000000 takes 0.0 GiB, .* algo.replay.capacity=(\d+) would fit",
+    ) as caught:
         memory.allocate(10**7)
     fits = int(str(caught.value).split("capacity=")[2].split()[0])
     UniformReplay(told(), capacity=fits, on_resume="restore").allocate(10**7)

@@ -67,7 +67,10 @@ def test_the_interval_is_that_of_its_seed_and_holds_the_center(center: measures.
     runs = np.random.default_rng(1).normal(size=(8, 3))
     low, high = bootstrap_interval([runs], center)
     assert ((low < center(runs)) & (center(runs) < high)).all()
-    assert all(np.array_equal(one, other) for one, other in zip((low, high), bootstrap_interval([runs], center), strict=True))
+    assert all(
+        np.array_equal(one, other)
+        for one, other in zip((low, high), bootstrap_interval([runs], center), strict=True)
+    )
     assert not np.array_equal(low, bootstrap_interval([runs], center, seed=1)[0])
     wide = bootstrap_interval([runs], center, level=0.99)
     assert (wide[0] <= low).all()

@@ -62,7 +62,10 @@ def read(page: Path) -> str:
     html5lib.HTMLParser(strict=True).parse(text)
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r'https?://[^"\s]*', text)) <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
+    assert set(re.findall(r'https?://[^"\s]*', text)) <= {
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/2000/svg",
+    }
     assert "<script" not in text
     for link in re.findall(r'(?:href|src)="(?![#d])([^"]*)"', text):
         assert (page.parent / link.replace("%3D", "=").replace("%2C", ",")).exists(), link
@@ -72,7 +75,10 @@ def read(page: Path) -> str:
 def cells(text: str, heading: str) -> list[list[str]]:
     """The rows of the table below a heading, as plain text."""
     table = text[text.index(f"<h3>{heading}</h3>") :].partition("</table>")[0]
-    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    rows = [
+        re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    ]
     return [[re.sub(r"<[^>]*>", "", cell).strip() for cell in row] for row in rows]
 
 
@@ -88,7 +94,9 @@ def edit(run: Path, **changed: object) -> None:
 def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
     before = contents(sweep)
     command = [sys.executable, "-m", "rl.report", "sweep"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=100)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment(), check=False, timeout=100
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "sweep/report/index.html\n", "")
     page = sweep / "report" / "index.html"
     text = read(page)
@@ -100,13 +108,21 @@ def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
 
     scores = cells(text, "Scores")
     assert [row[:2] for row in scores[1:]] == [["reinforce lr=0.001", "2"], ["reinforce lr=0.01", "2"]]
-    finals = [json.loads((sweep / f"algo.lr=0.001,seed={seed}" / "result.json").read_text())["last"]["total_reward"] for seed in (1, 2)]
+    finals = [
+        json.loads((sweep / f"algo.lr=0.001,seed={seed}" / "result.json").read_text())["last"]["total_reward"]
+        for seed in (1, 2)
+    ]
     assert scores[1][2].startswith(f"{sum(finals) / 2:.3g} [")
     assert scores[1][4] == " ".join(f"{score:.3g}" for score in finals)
     assert scores[1][5:] == ["4 fresh episodes", "22.4"]
-    assert cells(text, "What differs") == [["key", "reinforce lr=0.001", "reinforce lr=0.01"], ["algo.lr", "0.001", "0.01"]]
+    assert cells(text, "What differs") == [
+        ["key", "reinforce lr=0.001", "reinforce lr=0.01"],
+        ["algo.lr", "0.001", "0.01"],
+    ]
     runs = cells(text, "Runs")
-    assert [row[0] for row in runs[1:]] == [f"algo.lr={lr},seed={seed}" for lr in ("0.001", "0.01") for seed in (1, 2)]
+    assert [row[0] for row in runs[1:]] == [
+        f"algo.lr={lr},seed={seed}" for lr in ("0.001", "0.01") for seed in (1, 2)
+    ]
     assert all((row[2], row[3], row[8]) == ("finished", "640 of 640", "none") for row in runs[1:])
 
     assert {name: data for name, data in contents(sweep).items() if not name.startswith("report/")} == before
@@ -142,9 +158,15 @@ def test_a_run_that_was_reported_is_resumed_as_if_it_was_not() -> None:
     assert go(straight, *LINE, "frames=640") == 0
     one, other = record(run), record(straight)
     resumed = read_run(run)
-    assert [cell for cell in cells(read(report(["run"])), "Runs")[1][8:] if re.fullmatch(r"at 320 \(20.*\), frames: 320 → 640", cell)]
+    assert [
+        cell
+        for cell in cells(read(report(["run"])), "Runs")[1][8:]
+        if re.fullmatch(r"at 320 \(20.*\), frames: 320 → 640", cell)
+    ]
     section = group([resumed])[0]
-    means = {result.label: over_seeds([resumed.curves["training"]], measures.mean) for result in section.results}
+    means = {
+        result.label: over_seeds([resumed.curves["training"]], measures.mean) for result in section.results
+    }
     for over in ("frames", "wall_s"):
         lines = draw(section, "training", over, means).axes[0].lines
         curve, marks = lines[0], next(line for line in lines if line.get_marker() == "v")
@@ -211,13 +233,25 @@ def test_every_environment_has_a_section_and_an_unknown_baseline_leaves_strength
     text = read(report([str(sweep)]))
     assert re.findall(r"<h2>(.*?)</h2>", text) == ["CartPole-v1", "my_package:Mine-v0"]
     mine = text[text.index("<h2>my_package") :]
-    assert cells(mine, "Measures")[1] == ["reinforce", "", "", "", "", "unknown: no random baseline is recorded for this environment"]
+    assert cells(mine, "Measures")[1] == [
+        "reinforce",
+        "",
+        "",
+        "",
+        "",
+        "unknown: no random baseline is recorded for this environment",
+    ]
     assert cells(mine, "Scores")[1][6] == "unknown"
     assert "What differs" not in text
 
 
 def test_what_does_not_make_another_configuration_is_one_result(sweep: Path) -> None:
-    edit(sweep / "algo.lr=0.01,seed=1", outputs="elsewhere", progress=True, launcher={"_target_": "rl.launchers.Ray"})
+    edit(
+        sweep / "algo.lr=0.01,seed=1",
+        outputs="elsewhere",
+        progress=True,
+        launcher={"_target_": "rl.launchers.Ray"},
+    )
     edit(sweep / "algo.lr=0.001,seed=1", frames="0.64k")
     results = group([read_run(path) for path in find_runs(str(sweep), Path("outputs"))])[0].results
     assert [[run.seed for run in result.runs] for result in results] == [[1, 2], [1, 2]]
@@ -275,11 +309,16 @@ def test_latest_is_the_run_that_saved_last(sweep: Path) -> None:
         (["sweep", "ouput=x"], "ouput: no such key; did you mean outputs?"),
         (["sweep", "center=median"], "center=median: expected one of iqm, mean"),
         (["sweep", "out=full"], "full: it holds other things than a report; type out=<a new folder>"),
-        (["sweep", "out=sweep/algo.lr=0.01,seed=1"], "sweep/algo.lr=0.01,seed=1: it holds other things than a report"),
+        (
+            ["sweep", "out=sweep/algo.lr=0.01,seed=1"],
+            "sweep/algo.lr=0.01,seed=1: it holds other things than a report",
+        ),
     ],
     ids=lambda words: words[-1] if words and isinstance(words, list) else "",
 )
-def test_what_cannot_be_is_refused_in_one_line_and_writes_nothing(words: list[str], says: str, sweep: Path) -> None:
+def test_what_cannot_be_is_refused_in_one_line_and_writes_nothing(
+    words: list[str], says: str, sweep: Path
+) -> None:
     for folder in ("empty", "full"):
         Path(folder).mkdir()
     Path("full/index.html").write_text("<p>mine</p>")
@@ -298,7 +337,9 @@ def test_a_missing_extra_is_told_with_what_to_type(sweep: Path, monkeypatch: pyt
         report([str(sweep)])
 
 
-def test_the_command_line_refuses_with_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_refuses_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["report", "sweeep"])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -315,7 +356,8 @@ def test_every_cheap_environment_has_a_random_baseline() -> None:
     assert all(int(row["episodes"]) >= 100 for row in rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ curves
+# ------------------------------------------------------------------------------------------------------------
+# curves
 
 
 def test_the_mean_curve_goes_as_far_as_half_of_the_seeds() -> None:
@@ -336,25 +378,35 @@ def test_the_mean_curve_goes_as_far_as_half_of_the_seeds() -> None:
     assert stopped.middle[0] == 2
     assert stopped.middle[-1] == 3
     assert (stopped.wall_s[1:] >= stopped.wall_s[:-1]).all()
-    assert len(over_seeds([rows(10 * n, score=n, pace=1) for n in (1, 2, 3)], mean).frames) == 0  # never two of three
+    # never two of three
+    assert len(over_seeds([rows(10 * n, score=n, pace=1) for n in (1, 2, 3)], mean).frames) == 0
     alone = over_seeds(slow[:1], mean)
     assert list(alone.middle) == [5, 5]
     assert (alone.low != alone.low).all()
 
 
-# ----------------------------------------------------------------------------------------------------------- browser
+# -----------------------------------------------------------------------------------------------------------
+# browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.mark.skipif(not (CHROMIUM and shutil.which("chromedriver")), reason="no chromium and chromedriver here")
+@pytest.mark.skipif(
+    not (CHROMIUM and shutil.which("chromedriver")), reason="no chromium and chromedriver here"
+)
 def test_a_browser_shows_the_page_without_a_complaint_on_phone_and_desktop(sweep: Path) -> None:
     from selenium import webdriver
 
     page = report([str(sweep)]).resolve()
     wanted = webdriver.ChromeOptions()
     wanted.binary_location = str(CHROMIUM)
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--hide-scrollbars",
+    ):
         wanted.add_argument(argument)
     wanted.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(wanted, webdriver.ChromeService(shutil.which("chromedriver")))

@@ -54,7 +54,8 @@ def test_the_checkpoint_before_a_damaged_one_is_used_loudly_and_the_run_ends_the
     output = tmp_path / "output"
     assert in_child(functools.partial(go, tmp_path / "run", *LONGER), output) == 0
     assert "going on at frame 192" in output.read_text()
-    if (damage, file) != (Path.unlink, "ckpt/ckpt-224.json"):  # without its manifest it never was a checkpoint
+    # without its manifest it never was a checkpoint
+    if (damage, file) != (Path.unlink, "ckpt/ckpt-224.json"):
         assert "DAMAGED CHECKPOINT: ckpt-224" in output.read_text()
         assert "going on from the one before" in output.read_text()
     assert differences(record(tmp_path / "straight"), record(tmp_path / "run")) == []
@@ -106,11 +107,16 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *(("config.yaml", content) for content in (b"", None, b"{]\n", b"\xff\n", b"frames: [1]\n", b"seed: ${\n")),
+        *(
+            ("config.yaml", content)
+            for content in (b"", None, b"{]\n", b"\xff\n", b"frames: [1]\n", b"seed: ${\n")
+        ),
         *(("history.jsonl", content) for content in (b"{]\n", b"\xff\n", b"{}\n", b"3\n")),
     ],
 )
-def test_a_run_whose_own_files_cannot_be_read_is_refused_by_their_names(name: str, content: bytes | None, tmp_path: Path) -> None:
+def test_a_run_whose_own_files_cannot_be_read_is_refused_by_their_names(
+    name: str, content: bytes | None, tmp_path: Path
+) -> None:
     assert go(tmp_path / "run", *LINE) == 0
     (tmp_path / "run" / name).unlink()
     if content is not None:
@@ -163,7 +169,8 @@ def test_loading_and_resuming_run_no_pickle(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "run" / "result.json").read_text())["frames"] == 288
 
 
-# ------------------------------------------------------------------------------------------------------- the disk
+# ------------------------------------------------------------------------------------------------------- the
+# disk
 
 SHORT = [*LINE, "frames=64", "ckpt.every=32", "eval.every=32", "ckpt.keep=1"]  # 2 iterations
 
@@ -193,8 +200,12 @@ def test_a_disk_that_fails_stops_the_run_with_the_reason_and_the_way_on(tmp_path
         assert f"stopped: {folder}" in said, said
         assert f"go on with: python train.py resume={folder}" in said
         left = [str(path) for path in folder.rglob("*.tmp")]
-        assert (number, left) == (number, []) or code == errno.EIO and len(left) == 1  # the one whose removal failed
-        state = tuple(sorted(path.name for path in folder.rglob("*"))), tuple((folder / n).stat().st_size for n in os.listdir(folder))
+        # the one whose removal failed
+        assert (number, left) == (number, []) or code == errno.EIO and len(left) == 1
+        state = (
+            tuple(sorted(path.name for path in folder.rglob("*"))),
+            tuple((folder / n).stat().st_size for n in os.listdir(folder)),
+        )
         if state not in resumed:
             resumed.add(state)
             assert in_child(functools.partial(go, folder, *SHORT)) == 0

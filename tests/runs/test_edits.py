@@ -31,7 +31,13 @@ SMALL = [
 
 def command_line(*words, cwd=ROOT, script=ROOT / "train.py"):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(script), *map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(script), *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def train(*words, **where):
@@ -48,7 +54,11 @@ def refused(*words, **where):
 
 
 def contents(folder):
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +97,10 @@ def test_a_key_that_nobody_classified_is_found_and_frozen():
 def edited(*overrides, frames=1000, old=()):
     """What `compare` says of each edit, by key."""
     before, after = (compose(line, RunConfig).values for line in (old, [*old, *overrides]))
-    return {change.key: change for change in compare(before, after, frames, [o.partition("=")[0] for o in overrides])}
+    return {
+        change.key: change
+        for change in compare(before, after, frames, [o.partition("=")[0] for o in overrides])
+    }
 
 
 @pytest.mark.parametrize(
@@ -127,7 +140,10 @@ def test_policy(override, policy, accepted):
 
 
 def test_the_first_frame_that_would_differ_is_named_with_both_values():
-    assert "at frame 501 it was 0.002, now 0.001996" in edited("algo.lr=[[0,2e-3],[500,2e-3],[1000,0]]")["algo.lr"].note
+    assert (
+        "at frame 501 it was 0.002, now 0.001996"
+        in edited("algo.lr=[[0,2e-3],[500,2e-3],[1000,0]]")["algo.lr"].note
+    )
 
 
 def test_key_that_is_new_or_gone_counts_as_its_default_unless_somebody_typed_it():
@@ -230,16 +246,28 @@ def test_runs_lists_states_and_marks_latest(run, tmp_path):
     (place / "2025-12-31_00-00-00" / "history.jsonl").write_text("{rotten\n")
     shutil.rmtree(place / "2026-01-02_00-00-00" / "ckpt")
     shutil.copytree(run / ".hydra", place / "2026-01-04_00-00-00" / ".hydra")
-    done = subprocess.run([sys.executable, "-m", "rl.runs", f"outputs={tmp_path / 'outputs'}"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "rl.runs", f"outputs={tmp_path / 'outputs'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     rotten, *lines = done.stdout.splitlines()[1:]
     assert "damaged" in rotten
-    assert ["stopped" in lines[0], "damaged" in lines[1], "finished" in lines[2], "never committed" in lines[3]] == [True] * 4
+    assert [
+        "stopped" in lines[0],
+        "damaged" in lines[1],
+        "finished" in lines[2],
+        "never committed" in lines[3],
+    ] == [True] * 4
     assert [line.startswith("->") for line in lines] == [False, False, True, False]
 
 
 def test_configuration_of_a_run_that_is_older_than_a_key_is_filled_in(run):
     lines = (run / "config.yaml").read_text().splitlines(keepends=True)
-    (run / "config.yaml").write_text("".join(line for line in lines if "max_grad_norm" not in line and "stop_at" not in line))
+    (run / "config.yaml").write_text(
+        "".join(line for line in lines if "max_grad_norm" not in line and "stop_at" not in line)
+    )
     train(f"resume={run}", "frames=576", "base=run")
     assert "max_grad_norm: 0.5\n" in (run / "config.yaml").read_text()
 

@@ -14,11 +14,15 @@ WRITERS = [files.write_new, files.write_atomic, files.append]
 
 
 def no_space(*paths: Any, **_: Any) -> Any:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *(path for path in paths[:1] if isinstance(path, Path)))
+    raise OSError(
+        errno.ENOSPC, os.strerror(errno.ENOSPC), *(path for path in paths[:1] if isinstance(path, Path))
+    )
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_short_writes_are_continued(write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(
+    write: Callable[[Path, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:3]))
     write(tmp_path / "f", b"0123456789")
@@ -44,7 +48,9 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("call", ["symlink", "replace"])
-def test_a_link_that_cannot_be_made_leaves_the_old_one(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_that_cannot_be_made_leaves_the_old_one(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files.point_link(tmp_path / "link", "old")
     monkeypatch.setattr(os, call, no_space)
     with pytest.raises(OSError, match="No space"):
@@ -74,7 +80,9 @@ def test_what_a_kill_left_is_written_over(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "l"]
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)

@@ -1,4 +1,6 @@
-"""A process that dies at any moment at all: before each call that changes the run's folder, and half way in each write."""
+"""A process that dies at any moment at all: before each call that changes the run's folder, and half way in
+each write.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,19 @@ from short_runs import TINY, differences, go, in_child, record
 
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
 # 5 iterations; checkpoints at 64, 128 and 160, evaluations at 96 and, if it is extended, at 192
-LINE = [*TINY, "frames=160", "algo.rollout_length=16", "log_every=32", "ckpt.every=64", "eval.every=96", "eval.episodes=1"]
+LINE = [
+    *TINY,
+    "frames=160",
+    "algo.rollout_length=16",
+    "log_every=32",
+    "ckpt.every=64",
+    "eval.every=96",
+    "eval.episodes=1",
+]
 
 
-# the same with a memory of which the checkpoints at 64, 128, 160, 192 and 224 keep chunks, and which is full after 100 frames
+# the same with a memory of which the checkpoints at 64, 128, 160, 192 and 224 keep chunks, and which is full
+# after 100 frames
 MEMORY = ["algo=ddqn_per", "algo.replay.capacity=100", "algo.learning_starts=40", "algo.batch_size=8"]
 
 
@@ -36,9 +47,13 @@ def all_moments(folder: Path, *overrides: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(
-    ("already", "algo"), [("frames=0", []), ("frames=160", []), ("frames=160", MEMORY)], ids=["new", "extended", "extended, with a memory"]
+    ("already", "algo"),
+    [("frames=0", []), ("frames=160", []), ("frames=160", MEMORY)],
+    ids=["new", "extended", "extended, with a memory"],
 )
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(already: str, algo: list[str], tmp_path: Path) -> None:
+def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
+    already: str, algo: list[str], tmp_path: Path
+) -> None:
     line = [*LINE, *algo, *([] if already == "frames=0" else ["frames=224"])]
     assert go(tmp_path / "straight", *line) == 0
     expected = record(tmp_path / "straight")

@@ -28,7 +28,8 @@ from rl.training.run import Run
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
 RUN = Path("outputs/reinforce_cartpole/a")
 
-# ------------------------------------------------------------------------------------------------------------ signals
+# ------------------------------------------------------------------------------------------------------------
+# signals
 
 
 class Signalling:
@@ -48,9 +49,13 @@ def signalled(*numbers: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)], ids=lambda x: str(int(x))
+    ("number", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)],
+    ids=lambda x: str(int(x)),
 )
-def test_a_signal_lets_the_iteration_finish_saves_and_then_calls_the_handler_before_ours(number: signal.Signals, code: int) -> None:
+def test_a_signal_lets_the_iteration_finish_saves_and_then_calls_the_handler_before_ours(
+    number: signal.Signals, code: int
+) -> None:
     saved: list[list[int]] = []
     before = signal.signal(number, lambda *_: saved.append(frames_of(RUN)))
     try:
@@ -89,7 +94,8 @@ def test_a_run_stopped_while_it_is_scored_is_scored_by_the_next_session() -> Non
     assert differences(record(Path("straight")), record(RUN)) == []
 
 
-# -------------------------------------------------------------------------------------------------- the run's folder
+# -------------------------------------------------------------------------------------------------- the run's
+# folder
 
 
 class Witness:
@@ -140,7 +146,9 @@ def test_a_checkpoint_is_due_after_minutes_too() -> None:
 def test_the_last_checkpoints_and_the_best_are_kept(keep: int) -> None:
     assert go(RUN, *TINY, f"ckpt.keep={keep}") == 0
     assert frames_of(RUN) == [0, 128, 256, 384, 512, 640][-keep:]
-    named = {name for path in (RUN / "ckpt").glob("*.json") for name in (path.name, *Manifest.read(path).files)}
+    named = {
+        name for path in (RUN / "ckpt").glob("*.json") for name in (path.name, *Manifest.read(path).files)
+    }
     assert set(os.listdir(RUN / "ckpt")) == named | {"ckpt-best"}
     newest = Manifest.read(RUN / "ckpt" / "ckpt-640.json")
     assert newest.best is not None
@@ -157,7 +165,17 @@ def test_the_time_of_saving_never_decreases(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "override", ["seed=1", "algo.gamma=0.5", "frames=64", "algo.lr=1", "env=pendulum", "algo=random", "env.num_envs=3", "nonsense=1"]
+    "override",
+    [
+        "seed=1",
+        "algo.gamma=0.5",
+        "frames=64",
+        "algo.lr=1",
+        "env=pendulum",
+        "algo=random",
+        "env.num_envs=3",
+        "nonsense=1",
+    ],
 )
 def test_a_refused_resume_leaves_every_byte(override: str) -> None:
     assert go(RUN, *TINY, "frames=256") == 0
@@ -168,7 +186,8 @@ def test_a_refused_resume_leaves_every_byte(override: str) -> None:
     assert os.stat(RUN / "ckpt").st_mtime_ns == changed_at
 
 
-# ------------------------------------------------------------------------------------------------------------- locks
+# -------------------------------------------------------------------------------------------------------------
+# locks
 
 
 def holds(folder: Path, ready: Path) -> int:
@@ -221,7 +240,8 @@ def test_runs_started_in_one_second_get_folders_of_their_own() -> None:
     assert plans[0].folder.parent == Path("outputs/reinforce_cartpole")
 
 
-# ------------------------------------------------------------------------------------------------------------- latest
+# -------------------------------------------------------------------------------------------------------------
+# latest
 
 
 @pytest.fixture
@@ -247,7 +267,9 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-def test_the_latest_run_is_the_one_that_saved_last_whatever_its_name_and_its_files_times(make_run: Any) -> None:
+def test_the_latest_run_is_the_one_that_saved_last_whatever_its_name_and_its_files_times(
+    make_run: Any,
+) -> None:
     make_run("reinforce_cartpole/2026-01-03", 100.0)
     last = make_run("reinforce_cartpole/2026-01-01", 300.0)
     make_run("reinforce_cartpole/2026-01-02", 200.0)

@@ -1,4 +1,6 @@
-"""Sweeps through submitit, on this machine as on a cluster, and on a local Ray cluster: jobs are requeued, killed and come back."""
+"""Sweeps through submitit, on this machine as on a cluster, and on a local Ray cluster: jobs are requeued,
+killed and come back.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,12 @@ def test_a_sweep_on_a_cluster_is_killed_and_comes_back_bit_for_bit(launcher: str
     words = ["-m", *LINE, "seed=1,2", f"hydra.sweep.dir={SWEEP}", f"launcher={launcher}", "launcher.n_jobs=2"]
     words += ["launcher.cluster=local"] if launcher == "slurm" else []
     pipe = subprocess.PIPE
-    parent = subprocess.Popen(command(*words), stdout=pipe, stderr=subprocess.STDOUT, env=environment(), text=True)
+    parent = subprocess.Popen(
+        command(*words), stdout=pipe, stderr=subprocess.STDOUT, env=environment(), text=True
+    )
     wait_for(trained(2), parent)
-    if launcher == "slurm":  # what SLURM sends before the time limit: the job saves and is requeued, and goes on
+    # what SLURM sends before the time limit: the job saves and is requeued, and goes on
+    if launcher == "slurm":
         run = SWEEP / "seed=1"
         before = holder(run)
         os.kill(before, signal.SIGUSR2)

@@ -1,4 +1,6 @@
-"""`python train.py -m`: jobs are found again by their values, judged before any starts, and come back bit for bit."""
+"""`python train.py -m`: jobs are found again by their values, judged before any starts, and come back bit for
+bit.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def break_down(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("broken").touch()
     code, _, _ = run(*LINE, "seed=1,2,3", "callbacks=[{_target_: test_sweeps.break_down}]")
     assert code == 1
@@ -95,16 +99,31 @@ def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(capsys: pytes
     out = capsys.readouterr().out
     assert "skipped" in out
     for seed in (1, 2, 3):
-        assert go(Path(f"alone-{seed}"), *TINY, "frames=256", f"seed={seed}", "callbacks=[{_target_: test_sweeps.break_down}]") == 0
+        assert (
+            go(
+                Path(f"alone-{seed}"),
+                *TINY,
+                "frames=256",
+                f"seed={seed}",
+                "callbacks=[{_target_: test_sweeps.break_down}]",
+            )
+            == 0
+        )
         assert differences(record(Path(f"alone-{seed}")), record(SWEEP / f"seed={seed}")) == []
     assert differences(record(Path("alone-1")), record(SWEEP / "seed=2")) != []
 
 
 def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> None:
     planned = plan_sweep([*LINE, "seed=1,2,3"])
-    for job, code, stopped in zip(planned.jobs, (-signal.SIGSEGV, -signal.SIGTERM, 75), (False, True, False), strict=True):
+    for job, code, stopped in zip(
+        planned.jobs, (-signal.SIGSEGV, -signal.SIGTERM, 75), (False, True, False), strict=True
+    ):
         _end(planned, job, code, "", stopped=stopped)
-    assert [(job.state, job.note) for job in planned.jobs] == [("failed", "killed by SIGSEGV"), ("stopped", ""), ("stopped", "")]
+    assert [(job.state, job.note) for job in planned.jobs] == [
+        ("failed", "killed by SIGSEGV"),
+        ("stopped", ""),
+        ("stopped", ""),
+    ]
     assert exit_code([], {job.state for job in planned.jobs}) == 1
     assert [exit_code([number], {"failed"}) for number in (signal.SIGTERM, signal.SIGINT)] == [75, 130]
     assert exit_code([], {"finished", "stopped"}) == 75
@@ -145,14 +164,18 @@ def test_jobs_that_never_started_are_in_the_list_of_a_resumed_sweep() -> None:
     planned.lock.release()
     again = plan_sweep(["resume=sweep"])
     assert [(job.name, job.line) for job in again.jobs] == [(job.name, job.line) for job in planned.jobs]
-    assert [job.name for job in again.jobs] == [f"algo={algo},seed={seed}" for algo in ("a2c", "reinforce") for seed in (1, 2)]
+    assert [job.name for job in again.jobs] == [
+        f"algo={algo},seed={seed}" for algo in ("a2c", "reinforce") for seed in (1, 2)
+    ]
 
 
 def test_one_refused_job_stops_all_and_nothing_changes() -> None:
     assert run(*LINE, "seed=1,2", "frames=64")[0] == 0
     assert go(SWEEP / "seed=2", "frames=128") == 0
     before = contents(Path())
-    with pytest.raises(Refused, match=r"(?s)seed=2 is at frame 128.*no job of the sweep was started") as caught:
+    with pytest.raises(
+        Refused, match=r"(?s)seed=2 is at frame 128.*no job of the sweep was started"
+    ) as caught:
         plan_sweep(["resume=sweep", "frames=96"])
     assert "hydra.run.dir" not in str(caught.value)
     with pytest.raises(Refused, match="frozen"):
@@ -206,7 +229,11 @@ def test_latest_is_the_sweep_that_was_active_last() -> None:
 def test_a_long_or_awkward_value_still_gives_a_folder() -> None:
     nets = [f"[{','.join(['8'] * n)}]" for n in (120, 121)]
     planned = _match(
-        None, Record(), [[f"algo.network.hidden={net}", "outputs=x/y"] for net in nets], ["algo.network.hidden", "outputs"], None
+        None,
+        Record(),
+        [[f"algo.network.hidden={net}", "outputs=x/y"] for net in nets],
+        ["algo.network.hidden", "outputs"],
+        None,
     )
     names = list(planned)
     assert len(set(names)) == 2
@@ -220,11 +247,19 @@ def test_jobs_fill_the_cores_that_their_threads_leave(monkeypatch: pytest.Monkey
 
 
 def test_a_sweep_killed_side_by_side_leaves_nothing_running_and_comes_back_bit_for_bit() -> None:
-    line = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: short_runs.hold}]"]
+    line = [
+        *TINY,
+        "frames=8192",
+        "eval.every=4000",
+        "ckpt.every=1024",
+        "callbacks=[{_target_: short_runs.hold}]",
+    ]
     longer = [*line, "frames=10240"]
     Path("hold").touch()
     words = [*line, "seed=1,2,3", "launcher=processes", "launcher.n_jobs=2"]
-    parent = subprocess.Popen(command("-m", *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), text=True)
+    parent = subprocess.Popen(
+        command("-m", *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment(), text=True
+    )
     outputs = Path("outputs/sweeps")
     while len(list(outputs.glob("*/seed=*/ckpt/ckpt-3072.json"))) < 2:
         assert parent.poll() is None, parent.communicate()[0]

@@ -1,4 +1,5 @@
-"""Trackers show the rows of the CSV files, each once and in order, however often the run is killed; and training does not notice.
+"""Trackers show the rows of the CSV files, each once and in order, however often the run is killed; and
+training does not notice.
 
 Each test runs where its library is installed, and reads back what was logged with the library itself."""
 
@@ -42,7 +43,8 @@ def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-# ----------------------------------------------------------------------------------------------------- reading back
+# -----------------------------------------------------------------------------------------------------
+# reading back
 
 
 def in_tensorboard(run: Path) -> Points:
@@ -56,13 +58,18 @@ def in_tensorboard(run: Path) -> Points:
 def in_mlflow(run: Path) -> Points:
     client, found = mlflow_run(run)
     history = client.get_metric_history
-    return [(tag, point.step, point.value) for tag in found.data.metrics for point in history(found.info.run_id, tag)]
+    return [
+        (tag, point.step, point.value)
+        for tag in found.data.metrics
+        for point in history(found.info.run_id, tag)
+    ]
 
 
 def mlflow_run(run: Path, uri: str = "") -> tuple[Any, Any]:
     from mlflow import MlflowClient
 
-    client = MlflowClient(uri or f"sqlite:///{run.parent / 'outputs/mlflow.db'}")  # which it keeps open by its name
+    # which it keeps open by its name
+    client = MlflowClient(uri or f"sqlite:///{run.parent / 'outputs/mlflow.db'}")
     numbers = [experiment.experiment_id for experiment in client.search_experiments()]
     (found,) = client.search_runs(numbers, f"tags.`{MLflow.TAG}` = '{(run / ID).read_text()}'")
     return client, found
@@ -75,8 +82,15 @@ def in_wandb(run: Path) -> Points:
         for message in wandb_messages(path):
             if message.WhichOneof("record_type") != "history":
                 continue
-            cells = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in message.history.item}
-            points += [(name, int(cells["_step"]), float(value)) for name, value in cells.items() if not name.startswith("_")]
+            cells = {
+                item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                for item in message.history.item
+            }
+            points += [
+                (name, int(cells["_step"]), float(value))
+                for name, value in cells.items()
+                if not name.startswith("_")
+            ]
     return points
 
 
@@ -87,7 +101,8 @@ def wandb_messages(path: Path) -> Iterator[Any]:
     data, at, parts = path.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
     while at + 7 <= len(data):
-        left = 32768 - at % 32768  # a record does not reach into the next block; one that is longer comes in parts
+        # a record does not reach into the next block; one that is longer comes in parts
+        left = 32768 - at % 32768
         if left < 7:
             at += left
             continue
@@ -105,7 +120,12 @@ READERS = {"tensorboard": in_tensorboard, "wandb": in_wandb, "mlflow": in_mlflow
 
 def in_files(run: Path) -> Points:
     cells = [(table, row) for table, name in TABLES.items() for row in rows(run / name)]
-    points = [(f"{table}/{name}", int(row["frames"]), value) for table, row in cells for name, value in row.items() if value]
+    points = [
+        (f"{table}/{name}", int(row["frames"]), value)
+        for table, row in cells
+        for name, value in row.items()
+        if value
+    ]
     return [(tag, frames, float(value)) for tag, frames, value in points if not tag.endswith("/frames")]
 
 
@@ -113,8 +133,12 @@ def assert_shown(name: str, run: Path) -> None:
     """The tracker has the points of the files, each once, and those of a tag in the order of their frames."""
     rounded = struct.Struct("f") if name == "tensorboard" else struct.Struct("d")
     shown, expected = READERS[name](run), in_files(run)
-    assert Counter((tag, frames) for tag, frames, _ in shown) == Counter((tag, frames) for tag, frames, _ in expected)
-    assert Counter(shown) == Counter((tag, frames, rounded.unpack(rounded.pack(value))[0]) for tag, frames, value in expected)
+    assert Counter((tag, frames) for tag, frames, _ in shown) == Counter(
+        (tag, frames) for tag, frames, _ in expected
+    )
+    assert Counter(shown) == Counter(
+        (tag, frames, rounded.unpack(rounded.pack(value))[0]) for tag, frames, value in expected
+    )
     for tag in {tag for tag, _, _ in shown}:
         steps = [frames for other, frames, _ in shown if other == tag]
         assert steps == sorted(steps), tag
@@ -129,7 +153,8 @@ def repeated(points: Points) -> set[str]:
     return found
 
 
-# ------------------------------------------------------------------------------------------- killed, and gone on with
+# ------------------------------------------------------------------------------------------- killed, and gone
+# on with
 
 # 10 iterations of 64 frames; checkpoints at 256 and 512, rows at every 64, evaluations at every 192
 LINE = [*TINY, "ckpt.every=256", "callbacks=[{_target_: test_trackers.at_448}]"]
@@ -171,7 +196,9 @@ def dies(run: Path, name: str, who: str) -> None:
 
 @pytest.mark.parametrize("who", ["training", "all"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_killed_run_is_shown_as_if_it_never_was(name: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_is_shown_as_if_it_never_was(
+    name: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip(name)
     run = tmp_path / "run"
     dies(run, name, who)
@@ -198,7 +225,8 @@ def show(run: Path) -> int:
     return len(said)
 
 
-# -------------------------------------------------------------------------------------------------- switching, servers
+# --------------------------------------------------------------------------------------------------
+# switching, servers
 
 
 def test_a_tracker_that_a_resume_switches_on_shows_the_rows_from_before(tmp_path: Path) -> None:
@@ -210,7 +238,11 @@ def test_a_tracker_that_a_resume_switches_on_shows_the_rows_from_before(tmp_path
     assert go(run, *LINE, "logger=tensorboard") == 0
     wait_for_trackers(run)
     assert_shown("tensorboard", run)
-    policies = [change["policy"] for line in (run / "history.jsonl").read_text().splitlines() for change in json.loads(line)["changes"]]
+    policies = [
+        change["policy"]
+        for line in (run / "history.jsonl").read_text().splitlines()
+        for change in json.loads(line)["changes"]
+    ]
     assert set(policies) == {"free", "horizon"}
 
 
@@ -264,7 +296,8 @@ def test_wandb_online_goes_on_after_its_last_step() -> None:
     assert logged == [192]
 
 
-# ------------------------------------------------------------------------------------------------------ what goes wrong
+# ------------------------------------------------------------------------------------------------------ what
+# goes wrong
 
 
 def test_a_tracker_that_fails_is_warned_of_once_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -294,7 +327,9 @@ def test_a_tracker_that_recovers_shows_all_rows(tmp_path: Path, monkeypatch: pyt
         raise OSError("no space")
 
     (run / "config.yaml").write_text(
-        (run / "config.yaml").read_text().replace("logger: {}", "logger: {tensorboard: {_target_: rl.trackers.TensorBoard}}")
+        (run / "config.yaml")
+        .read_text()
+        .replace("logger: {}", "logger: {tensorboard: {_target_: rl.trackers.TensorBoard}}")
     )
     monkeypatch.setattr(TensorBoard, "add", fails_once)
     monkeypatch.setattr("rl.trackers.follow.RETRY_S", 0)
@@ -321,7 +356,8 @@ def test_rows_come_whole_in_order_and_from_this_session_alone(tmp_path: Path) ->
         found.new()
 
 
-# ------------------------------------------------------------------------------------------------------ the command line
+# ------------------------------------------------------------------------------------------------------ the
+# command line
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -347,7 +383,10 @@ def test_logger_takes_none_one_or_several() -> None:
     both = compose(["logger=[tensorboard,mlflow]", "logger.mlflow.experiment=mine"], RunConfig)
     assert list(both.values["logger"]) == ["tensorboard", "mlflow"]
     assert both.config.logger["mlflow"].experiment == "mine"
-    for wrong, says in (("logger=[tensorboard,wand]", "did you mean wandb"), ("logger=tensorbord", "did you mean tensorboard")):
+    for wrong, says in (
+        ("logger=[tensorboard,wand]", "did you mean wandb"),
+        ("logger=tensorbord", "did you mean tensorboard"),
+    ):
         with pytest.raises(ConfigError, match=says):
             compose([wrong], RunConfig)
     with pytest.raises(ConfigError, match="did you mean logger.wandb.mode"):

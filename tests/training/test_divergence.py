@@ -1,4 +1,6 @@
-"""A loss or weights that are no numbers any more: the run stops, keeps its last good checkpoint and says how to go on."""
+"""A loss or weights that are no numbers any more: the run stops, keeps its last good checkpoint and says how
+to go on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ from rl.state import not_finite
 from rl.training.run import Run
 
 RUN = Path("run")
-OFF_POLICY = ["algo.rollout_length=16", "algo.learning_starts=40", "algo.batch_size=8", "algo.replay.capacity=100"]
+OFF_POLICY = [
+    "algo.rollout_length=16",
+    "algo.learning_starts=40",
+    "algo.batch_size=8",
+    "algo.replay.capacity=100",
+]
 NARROW = {
     "crossq": ["algo.critic_network.hidden=[8]"],
     "ppo": ["algo.minibatch_size=8"],
@@ -58,7 +65,10 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_its_rows(algo: s
     Path("spoil").touch()
     assert in_child(functools.partial(go, RUN, *line(algo, frames)), Path("output")) == 1
     said = Path("output").read_text()
-    assert re.search(r"stopped: at frame 128 .* (is (nan|inf)|holds infinities or no numbers); the checkpoint at frame 64 stands", said)
+    assert re.search(
+        r"stopped: at frame 128 .* (is (nan|inf)|holds infinities or no numbers); the checkpoint at frame 64 stands",
+        said,
+    )
     assert "Traceback" not in said
     assert frames_of(RUN) == [0, 64]
     for path in RUN.glob("ckpt/*.pt"):
@@ -73,7 +83,12 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_its_rows(algo: s
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
 def test_the_command_that_a_diverged_run_offers_goes_on_with_a_lower_learning_rate() -> None:
-    wild = [*line("reinforce", 0), "algo.optimizer._target_=torch.optim.SGD", "algo.lr=1e39", "algo.max_grad_norm=null"]
+    wild = [
+        *line("reinforce", 0),
+        "algo.optimizer._target_=torch.optim.SGD",
+        "algo.lr=1e39",
+        "algo.max_grad_norm=null",
+    ]
     assert in_child(functools.partial(go, RUN, *wild), Path("output")) == 1
     offered = shlex.split(Path("output").read_text().partition("with a lower learning rate: ")[2])
     assert offered == ["python", "train.py", f"resume={RUN}", "algo.lr=[[0,1e+39],[1,1e+38]]"]
@@ -86,7 +101,8 @@ def test_an_environment_that_gives_no_numbers_is_named_as_the_reason() -> None:
     broken = [*ON_POLICY, "env=gym", "env.id=tiny_envs:NoNumber-v0"]
     assert in_child(functools.partial(go, RUN, *broken), Path("output")) == 1
     assert (
-        "the environment gave a reward or an observation that is not finite; the checkpoint at frame 0 stands" in Path("output").read_text()
+        "the environment gave a reward or an observation that is not finite; the checkpoint at frame 0 stands"
+        in Path("output").read_text()
     )
 
 

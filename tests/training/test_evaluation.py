@@ -22,7 +22,11 @@ def test_training_is_the_same_however_often_it_is_evaluated(tmp_path: Path) -> N
     assert [
         name
         for name in training
-        if not (torch.equal(never[name], always[name]) if torch.is_tensor(never[name]) else never[name] == always[name])
+        if not (
+            torch.equal(never[name], always[name])
+            if torch.is_tensor(never[name])
+            else never[name] == always[name]
+        )
     ] == []
 
 
@@ -47,7 +51,14 @@ def test_returns_do_not_depend_on_how_many_play_side_by_side(tmp_path: Path) -> 
 def test_every_env_plays_its_quota_of_episodes(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", *TINY)
     played: list[tuple[float, int]] = []
-    scores = play(run.agent, run.parts.make_env, 7, 1, width=3, on_episode=lambda total, length: played.append((total, length)))
+    scores = play(
+        run.agent,
+        run.parts.make_env,
+        7,
+        1,
+        width=3,
+        on_episode=lambda total, length: played.append((total, length)),
+    )
     assert sorted(played) == sorted(zip(scores.returns, scores.lengths, strict=True))
     assert len(played) == 7
     assert scores == play(run.agent, run.parts.make_env, 7, 1, width=3)

@@ -16,9 +16,7 @@ COMMON = "frames,episodes,updates,wall_s,fps,total_reward,total_reward_ma,episod
 def test_the_header_is_the_common_columns_and_then_the_algorithms_own(tmp_path: Path) -> None:
     Metrics(tmp_path / "metrics.csv", ["value_loss", "entropy", "q_mean"]).table.start()
     assert (tmp_path / "metrics.csv").read_text() == f"{COMMON},value_loss,q_mean\n"
-    expected = (
-        "frames,updates,wall_s,episodes,total_reward,total_reward_std,total_reward_min,total_reward_max,total_reward_ma,episode_length"
-    )
+    expected = "frames,updates,wall_s,episodes,total_reward,total_reward_std,total_reward_min,total_reward_max,total_reward_ma,episode_length"
     assert ",".join(EVAL_COLUMNS) == expected
 
 
@@ -72,7 +70,12 @@ def test_the_sums_behind_the_next_row_are_state(tmp_path: Path) -> None:
         metrics.add_episodes([5.0], [1])
         metrics.table.start()
         metrics.write(clock)
-    differing = {name for a, b in zip(rows(tmp_path / "1.csv"), rows(tmp_path / "2.csv"), strict=True) for name in a if a[name] != b[name]}
+    differing = {
+        name
+        for a, b in zip(rows(tmp_path / "1.csv"), rows(tmp_path / "2.csv"), strict=True)
+        for name in a
+        if a[name] != b[name]
+    }
     assert differing <= {"wall_s", "fps"}
 
 

@@ -22,7 +22,8 @@ from rl.state import GlobalRandom, Streams, check_parts, derive_seed
 from rl.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("few_scores")
-SMALL_MEMORY = ["algo.replay.capacity=100", "algo.learning_starts=40", "algo.batch_size=8"]  # two iterations: the ring has wrapped
+# two iterations: the ring has wrapped
+SMALL_MEMORY = ["algo.replay.capacity=100", "algo.learning_starts=40", "algo.batch_size=8"]
 SMALL_CNN = ["algo.network._target_=rl.pixels.NatureCNN", "+algo.network.channels=[2,4,4]"]
 TRAITS = {
     "reinforce": [],
@@ -30,23 +31,49 @@ TRAITS = {
     "reinforce, continuous": ["env=pendulum", "algo.baseline=true"],
     "ppo": ["algo=ppo", "algo.minibatch_size=32", "algo.normalize_obs=true", "algo.normalize_reward=true"],
     "ppo, continuous": ["algo=ppo", "algo.minibatch_size=32", "env=pendulum", "algo.shared_network=true"],
-    "recurrent ppo": ["algo=recurrent_ppo", "algo.minibatch_size=32", "algo.normalize_obs=true", "algo.normalize_reward=true"],
+    "recurrent ppo": [
+        "algo=recurrent_ppo",
+        "algo.minibatch_size=32",
+        "algo.normalize_obs=true",
+        "algo.normalize_reward=true",
+    ],
     "a2c": ["algo=a2c", "algo.normalize_obs=true", "algo.normalize_reward=true"],
     "sarsa": ["algo=sarsa", "algo.normalize_obs=true"],
     "pqn": ["algo=pqn", "algo.minibatch_size=16", "algo.normalize_obs=true"],
     "dqn": ["algo=dqn", *SMALL_MEMORY],
-    "dqn, all of it": ["algo=ddqn_per", *SMALL_MEMORY, "algo.target_every=null", "algo.target_tau=0.01", "algo.normalize_obs=true"],
+    "dqn, all of it": [
+        "algo=ddqn_per",
+        *SMALL_MEMORY,
+        "algo.target_every=null",
+        "algo.target_tau=0.01",
+        "algo.normalize_obs=true",
+    ],
     "qr-dqn": ["algo=qr_dqn", *SMALL_MEMORY],
     "rainbow": ["algo=rainbow", *SMALL_MEMORY],
     "sac": ["algo=sac", "env=pendulum", *SMALL_MEMORY, "algo.normalize_obs=true"],
     "discrete sac": ["algo=sac_discrete", *SMALL_MEMORY],
     "td3": ["algo=td3", "env=pendulum", *SMALL_MEMORY, "algo.policy_delay=3"],
     "ddpg": ["algo=ddpg", "env=pendulum", *SMALL_MEMORY, "algo.normalize_obs=true"],
-    "crossq": ["algo=crossq", "env=pendulum", *SMALL_MEMORY, "algo.critic_network.hidden=[8]", "algo.critic_network.warm_up=30"],
+    "crossq": [
+        "algo=crossq",
+        "env=pendulum",
+        *SMALL_MEMORY,
+        "algo.critic_network.hidden=[8]",
+        "algo.critic_network.warm_up=30",
+    ],
     "random": ["algo=random"],
     "async": ["env.vectorization=async"],
     "a wrapper with a state": ["env.wrappers=[{_target_: tiny_envs.Centred}]"],
-    "atari": [*("algo=ppo", "algo.minibatch_size=32", "algo.shared_network=true", "env=breakout", "env.deepmind=true"), *SMALL_CNN],
+    "atari": [
+        *(
+            "algo=ppo",
+            "algo.minibatch_size=32",
+            "algo.shared_network=true",
+            "env=breakout",
+            "env.deepmind=true",
+        ),
+        *SMALL_CNN,
+    ],
     "an env of one's own": ["env=gym", "env.id=tiny_envs:Identity-v0"],
 }
 
@@ -102,7 +129,9 @@ def test_the_audit_names_what_is_forgotten(tmp_path: Path) -> None:
     assert names == [".parts.callbacks[0].unsaved['deep'][0]", ".parts.callbacks[0].draw"]
 
 
-@pytest.mark.parametrize("part", ["agent.policy", "agent.optimizer", "collector", "clock", "streams", "metrics"])
+@pytest.mark.parametrize(
+    "part", ["agent.policy", "agent.optimizer", "collector", "clock", "streams", "metrics"]
+)
 def test_the_audit_names_every_part_that_is_left_out(part: str, tmp_path: Path) -> None:
     made = []
 
@@ -113,7 +142,8 @@ def test_the_audit_names_every_part_that_is_left_out(part: str, tmp_path: Path) 
     assert forgotten(make, iterate, lambda run: {name: p for name, p in run.stateful.items() if name != part})
 
 
-# ------------------------------------------------------------------------------------------- continuations compared
+# ------------------------------------------------------------------------------------------- continuations
+# compared
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -127,8 +157,23 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / "ckpt" / f"ckpt-{manifest.frames}.json").write_bytes(manifest.to_bytes())
 
 
-LUCKY = ["env=gym", "env.id=tiny_envs:LuckyEnd-v0", "callbacks=[{_target_: test_state.Counter}]", "algo.baseline=true"]
-PARTS = ["clock", "streams", "agent.policy", "agent.optimizer", "agent.value", "collector", "callback.0", "global_random", "metrics"]
+LUCKY = [
+    "env=gym",
+    "env.id=tiny_envs:LuckyEnd-v0",
+    "callbacks=[{_target_: test_state.Counter}]",
+    "algo.baseline=true",
+]
+PARTS = [
+    "clock",
+    "streams",
+    "agent.policy",
+    "agent.optimizer",
+    "agent.value",
+    "collector",
+    "callback.0",
+    "global_random",
+    "metrics",
+]
 HALF, WHOLE = [*TINY, *LUCKY, "frames=320"], [*TINY, *LUCKY]
 
 
@@ -171,7 +216,8 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(halves: Any, tmp_path: Path) 
     assert go(tmp_path / "run", *WHOLE) == 1
 
 
-# --------------------------------------------------------------------------------------------------------- the parts
+# ---------------------------------------------------------------------------------------------------------
+# the parts
 
 
 def test_streams_are_independent_and_come_back() -> None:
@@ -213,7 +259,15 @@ def as_file(state: Any) -> io.BytesIO:
 
 
 def test_seeds_differ_by_every_step_of_their_path() -> None:
-    paths: list[tuple[Any, ...]] = [(0, "env"), (1, "env"), (0, "eval"), (0, "env", 0), (0, "env", 1), (0, 0, "env"), (2**63 - 1, "env")]
+    paths: list[tuple[Any, ...]] = [
+        (0, "env"),
+        (1, "env"),
+        (0, "eval"),
+        (0, "env", 0),
+        (0, "env", 1),
+        (0, 0, "env"),
+        (2**63 - 1, "env"),
+    ]
     assert len({derive_seed(*path) for path in paths}) == len(paths)
     assert derive_seed(0, "env", 1) == derive_seed(0, "env", 1)
 

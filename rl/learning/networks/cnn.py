@@ -1,7 +1,7 @@
 """Networks for images [B, channels, height, width], bytes or float32.
 
-Bytes stay bytes until here: they are divided by 255 by way of the first convolution's weights, which are fewer. Images are
-laid out channels last: on a CPU forward and backward together take two thirds of the time.
+Bytes stay bytes until here: they are divided by 255 by way of the first convolution's weights, which are
+fewer. Images are laid out channels last: on a CPU forward and backward together take two thirds of the time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ def channels_last(obs: Tensor) -> Tensor:
 
 
 def select(obs: Tensor, index: Tensor) -> Tensor:
-    """Observations `index` [M] of [B, ...] in the layout of `channels_last`: `index_select` makes another, in 9 ms for 0.6."""
-    return obs.movedim(1, -1).index_select(0, index).movedim(-1, 1) if obs.ndim == 4 else obs.index_select(0, index)
+    """Observations `index` [M] of [B, ...] in the layout of `channels_last`: `index_select` makes another, in
+    9 ms for 0.6.
+    """
+    return (
+        obs.movedim(1, -1).index_select(0, index).movedim(-1, 1)
+        if obs.ndim == 4
+        else obs.index_select(0, index)
+    )
 
 
 class Convolutions(nn.Module):
@@ -49,11 +55,15 @@ class Convolutions(nn.Module):
         out_gain: float | Sequence[float] | None = None,
         quantiles: int | None = None,
     ) -> None:
-        """ValueError if observations are no images, or too small, or the number of `channels` is not that of the layers."""
+        """ValueError if observations are no images, or too small, or the number of `channels` is not that of
+        the layers.
+        """
         super().__init__()
         channels = channels or self.default_channels
         if len(channels) != len(self.default_channels):
-            raise ValueError(f"algo.network.channels={list(channels)}: {type(self).__name__} has {len(self.default_channels)} of them")
+            raise ValueError(
+                f"algo.network.channels={list(channels)}: {type(self).__name__} has {len(self.default_channels)} of them"
+            )
         if len(obs_shape) != 3 or min(obs_shape[1:]) < self.smallest:
             raise ValueError(
                 f"algo.network={type(self).__name__} needs images [channels, height, width] of at least {self.smallest} x {self.smallest},"
@@ -70,7 +80,15 @@ class Convolutions(nn.Module):
         with torch.no_grad():
             features = self.features(torch.zeros(1, *obs_shape, dtype=torch.uint8)).numel()
         gain = {} if out_gain is None else {"out_gain": out_gain}
-        self.head = self.head_class((features,), num_outputs, hidden=hidden, activation=activation, init=init, quantiles=quantiles, **gain)
+        self.head = self.head_class(
+            (features,),
+            num_outputs,
+            hidden=hidden,
+            activation=activation,
+            init=init,
+            quantiles=quantiles,
+            **gain,
+        )
         self.noise_size = getattr(self.head, "noise_size", 0)
 
     def make(self, in_channels: int, channels: Sequence[int]) -> list[nn.Conv2d]:
@@ -90,12 +108,15 @@ class Convolutions(nn.Module):
         layer = self.convolutions[0]
         assert isinstance(layer, nn.Conv2d)
         weight = layer.weight / 255 if images.dtype == torch.uint8 else layer.weight
-        x = images.float().contiguous(memory_format=torch.channels_last)  # in two steps, which take 7 ms where one takes 13
+        # in two steps, which take 7 ms where one takes 13
+        x = images.float().contiguous(memory_format=torch.channels_last)
         return conv2d(x, weight, layer.bias, layer.stride, layer.padding)
 
 
 class NatureCNN(Convolutions):
-    """Three convolutions (Mnih et al. 2015, Methods): 8 x 8 with stride 4, 4 x 4 with stride 2, 3 x 3; there with 512 hidden units."""
+    """Three convolutions (Mnih et al. 2015, Methods): 8 x 8 with stride 4, 4 x 4 with stride 2, 3 x 3; there
+    with 512 hidden units.
+    """
 
     default_channels, smallest = (32, 64, 64), 36
 
@@ -125,9 +146,11 @@ class NoisyDuelingNatureCNN(NatureCNN):
 
 
 class ImpalaResNet(Convolutions):
-    """The residual network of IMPALA (Espeholt et al. 2018, figure 3, right), without its LSTM; there with 256 hidden units.
+    """The residual network of IMPALA (Espeholt et al. 2018, figure 3, right), without its LSTM; there with
+    256 hidden units.
 
-    Three sections, each of a 3 x 3 convolution, a 3 x 3 max-pooling with stride 2 and two residual blocks of two 3 x 3 convolutions.
+    Three sections, each of a 3 x 3 convolution, a 3 x 3 max-pooling with stride 2 and two residual blocks of
+    two 3 x 3 convolutions.
     """
 
     default_channels, smallest = (16, 32, 32), 8
@@ -136,7 +159,9 @@ class ImpalaResNet(Convolutions):
         """Five for each section."""
         before = [in_channels, *channels[:-1]]
         return [
-            nn.Conv2d(size, to, 3, padding=1) for previous, to in zip(before, channels, strict=True) for size in (previous, to, to, to, to)
+            nn.Conv2d(size, to, 3, padding=1)
+            for previous, to in zip(before, channels, strict=True)
+            for size in (previous, to, to, to, to)
         ]
 
     def features(self, images: Tensor) -> Tensor:

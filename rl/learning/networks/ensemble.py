@@ -24,12 +24,16 @@ class Ensemble(nn.Module):
 
 
 def ensemble(network: NetworkFactory, count: int, obs_shape: Sequence[int], num_outputs: int) -> nn.Module:
-    """`count` networks as one module: evaluated together where their class itself, not one above it, says how."""
+    """`count` networks as one module: evaluated together where their class itself, not one above it, says
+    how.
+    """
     members = [network(obs_shape, num_outputs) for _ in range(count)]
     return vars(type(members[0])).get("together", Ensemble)(members)
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:
-    """A module whose parameters are constants: gradients pass through it, and none of its weights' is computed."""
+    """A module whose parameters are constants: gradients pass through it, and none of its weights' is
+    computed.
+    """
     constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
     return lambda *inputs, **options: functional_call(module, constants, inputs, options)

@@ -1,7 +1,7 @@
 """Networks, and the policy that acts through them.
 
-Acting on a CPU is bound by dispatch, not by arithmetic: for a batch of 4, torch takes 60 to 90 us and NumPy over the same
-memory 20 us. So a network may offer `numpy_forward`, and the policy acts with it.
+Acting on a CPU is bound by dispatch, not by arithmetic: for a batch of 4, torch takes 60 to 90 us and NumPy
+over the same memory 20 us. So a network may offer `numpy_forward`, and the policy acts with it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
 class MLP(nn.Module):
-    """Fully connected layers from flat observations [B, *obs_shape] to [B, num_outputs]; with `quantiles` to [B, num_outputs, quantiles].
+    """Fully connected layers from flat observations [B, *obs_shape] to [B, num_outputs]; with `quantiles` to
+    [B, num_outputs, quantiles].
 
-    `orthogonal` weights have gain sqrt(2), `out_gain` in the last layer (one number, or one for each output), and zero biases
-    (Andrychowicz et al. 2021).
+    `orthogonal` weights have gain sqrt(2), `out_gain` in the last layer (one number, or one for each output),
+    and zero biases (Andrychowicz et al. 2021).
     """
 
     def __init__(
@@ -66,11 +67,21 @@ class MLP(nn.Module):
         return MLPEnsemble(members)
 
     def numpy_forward(self) -> Callable[..., Array]:
-        """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights move."""
-        layers = [(linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears]
+        """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights
+        move.
+        """
+        layers = [
+            (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears
+        ]
         *inner, (last_weight, last_bias) = layers
         relu, quantiles = self.activation == "relu", self.quantiles
-        dot, tanh, maximum, float32, zero = np.dot, np.tanh, np.maximum, np.dtype(np.float32), np.zeros((), np.float32)
+        dot, tanh, maximum, float32, zero = (
+            np.dot,
+            np.tanh,
+            np.maximum,
+            np.dtype(np.float32),
+            np.zeros((), np.float32),
+        )
 
         def forward(obs: Array) -> Array:
             x = obs if obs.ndim == 2 else obs.reshape(len(obs), -1)
@@ -98,8 +109,12 @@ class MLPEnsemble(nn.Module):
         self.activate = members[0].activate
         layers = [member._linears for member in members]
         columns = list(zip(*layers, strict=True))
-        self.weights = nn.ParameterList(torch.stack([one.weight.detach().T for one in column]) for column in columns)  # [E, in, out]
-        self.biases = nn.ParameterList(torch.stack([one.bias.detach().unsqueeze(0) for one in column]) for column in columns)  # [E, 1, out]
+        self.weights = nn.ParameterList(
+            torch.stack([one.weight.detach().T for one in column]) for column in columns
+        )  # [E, in, out]
+        self.biases = nn.ParameterList(
+            torch.stack([one.bias.detach().unsqueeze(0) for one in column]) for column in columns
+        )  # [E, 1, out]
 
     def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
         """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` so many."""
@@ -115,12 +130,23 @@ class MLPEnsemble(nn.Module):
 
 
 class DuelingMLP(MLP):
-    """Action values from one network with two heads, V(s) and A(s, a) (Wang et al. 2016, eq. 9): Q = V + A - mean of A."""
+    """Action values from one network with two heads, V(s) and A(s, a) (Wang et al. 2016, eq. 9): Q = V + A -
+    mean of A.
+    """
 
     def __init__(
-        self, obs_shape: Sequence[int], num_outputs: int, *, hidden: Sequence[int], activation: str, init: str, quantiles: int | None = None
+        self,
+        obs_shape: Sequence[int],
+        num_outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        quantiles: int | None = None,
     ) -> None:
-        super().__init__(obs_shape, 1 + num_outputs, hidden=hidden, activation=activation, init=init, quantiles=quantiles)
+        super().__init__(
+            obs_shape, 1 + num_outputs, hidden=hidden, activation=activation, init=init, quantiles=quantiles
+        )
 
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""

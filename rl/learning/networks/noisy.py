@@ -15,8 +15,9 @@ from rl.learning.networks.numpy_forward import Array
 class NoisyMLP(MLP):
     """An MLP whose weights are noisy, by learned amounts (Fortunato et al. 2018, section 3, factorised).
 
-    y = (mu + sigma * f(e') f(e)^T) x + mu_b + sigma_b * f(e') with f(e) = sign(e) sqrt|e| (eq. 9 to 11). All f(e) come with the
-    observations, [B, noise_size] or for all of them [1, noise_size] (see `noise_for`); without them the means alone count.
+    y = (mu + sigma * f(e') f(e)^T) x + mu_b + sigma_b * f(e') with f(e) = sign(e) sqrt|e| (eq. 9 to 11). All
+    f(e) come with the observations, [B, noise_size] or for all of them [1, noise_size] (see `noise_for`);
+    without them the means alone count.
     """
 
     sigma_0 = 0.5  # of all sigma at the start, times the square root of the layer's inputs
@@ -32,7 +33,15 @@ class NoisyMLP(MLP):
         out_gain: float | Sequence[float] = 1.0,
         quantiles: int | None = None,
     ) -> None:
-        super().__init__(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init, out_gain=out_gain, quantiles=quantiles)
+        super().__init__(
+            obs_shape,
+            num_outputs,
+            hidden=hidden,
+            activation=activation,
+            init=init,
+            out_gain=out_gain,
+            quantiles=quantiles,
+        )
         self._sigmas = [nn.Linear(mean.in_features, mean.out_features) for mean in self._linears]
         self.sigmas = nn.ModuleList(self._sigmas)
         for sigma in self._sigmas:
@@ -46,7 +55,9 @@ class NoisyMLP(MLP):
         if not noise:
             return super().forward(obs)
         x, parts = obs.flatten(1).float(), noise[0].split(self.noise_sizes, -1)
-        for layer, (mean, sigma, e_in, e_out) in enumerate(zip(self._linears, self._sigmas, parts[::2], parts[1::2], strict=True)):
+        for layer, (mean, sigma, e_in, e_out) in enumerate(
+            zip(self._linears, self._sigmas, parts[::2], parts[1::2], strict=True)
+        ):
             x = self.activate(x) if layer else x
             perturbation = nn.functional.linear(x * e_in, sigma.weight, sigma.bias) * e_out
             x = nn.functional.linear(x, mean.weight, mean.bias) + perturbation
@@ -81,7 +92,9 @@ class NoisyDuelingMLP(DuelingMLP, NoisyMLP):
 
 
 def noise_for(network: nn.Module) -> Callable[[int, np.random.Generator], Sequence[Array]]:
-    """What draws the noise that a network takes after its observations: [rows, noise_size] for a noisy one, for others none."""
+    """What draws the noise that a network takes after its observations: [rows, noise_size] for a noisy one,
+    for others none.
+    """
     size = getattr(network, "noise_size", 0)
 
     def draw(rows: int, rng: np.random.Generator) -> Sequence[Array]:

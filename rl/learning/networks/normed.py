@@ -13,7 +13,9 @@ from rl.learning.networks.numpy_forward import Array
 
 
 class LayerNormMLP(MLP):
-    """An MLP with layer normalisation (Ba et al. 2016) before the activation of every hidden layer, as in PQN's paper."""
+    """An MLP with layer normalisation (Ba et al. 2016) before the activation of every hidden layer, as in
+    PQN's paper.
+    """
 
     def __init__(
         self,
@@ -26,7 +28,15 @@ class LayerNormMLP(MLP):
         out_gain: float | Sequence[float] = 1.0,
         quantiles: int | None = None,
     ) -> None:
-        super().__init__(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init, out_gain=out_gain, quantiles=quantiles)
+        super().__init__(
+            obs_shape,
+            num_outputs,
+            hidden=hidden,
+            activation=activation,
+            init=init,
+            out_gain=out_gain,
+            quantiles=quantiles,
+        )
         self._norms = [nn.LayerNorm(size) for size in hidden]
         self.norms = nn.ModuleList(self._norms)
 
@@ -42,8 +52,12 @@ class LayerNormMLP(MLP):
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` in NumPy on the same memory."""
         modules = zip(self._linears, self._norms, strict=False)
-        layers = [[p.detach().numpy() for p in (linear.weight.T, linear.bias, norm.weight, norm.bias)] for linear, norm in modules]
-        averages = [np.full(len(bias), 1 / len(bias), np.float32) for _, bias, *_ in layers]  # a product takes 1 us, `mean` 5
+        layers = [
+            [p.detach().numpy() for p in (linear.weight.T, linear.bias, norm.weight, norm.bias)]
+            for linear, norm in modules
+        ]
+        # a product takes 1 us, `mean` 5
+        averages = [np.full(len(bias), 1 / len(bias), np.float32) for _, bias, *_ in layers]
         *_, last = self._linears
         last_weight, last_bias = last.weight.detach().numpy().T, last.bias.detach().numpy()
         relu, quantiles, eps = self.activation == "relu", self.quantiles, np.float32(1e-5)
@@ -65,11 +79,13 @@ class LayerNormMLP(MLP):
 
 
 class BatchRenormMLP(nn.Module):
-    """MLPs with batch renormalisation before every layer (Ioffe 2017; Bhatt et al. 2024), `members` of them together.
+    """MLPs with batch renormalisation before every layer (Ioffe 2017; Bhatt et al. 2024), `members` of them
+    together.
 
-    Where they learn, `by_batch` normalises by the batch; its moments come back for `follow`, which lets the running ones
-    follow them. Everywhere else the running moments count. In the first `warm_up` batches it is plain batch
-    normalisation; then r and d make up for what a batch's moments differ from the running ones, within bounds.
+    Where they learn, `by_batch` normalises by the batch; its moments come back for `follow`, which lets the
+    running ones follow them. Everywhere else the running moments count. In the first `warm_up` batches it is
+    plain batch normalisation; then r and d make up for what a batch's moments differ from the running ones,
+    within bounds.
     """
 
     eps, momentum, r_max, d_max = 1e-3, 0.01, 3.0, 5.0
@@ -87,13 +103,21 @@ class BatchRenormMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation, self.activate, self.warm_up = activation, ACTIVATIONS[activation], warm_up
-        plain = MLPEnsemble([MLP(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init) for _ in range(members)])
+        plain = MLPEnsemble(
+            [
+                MLP(obs_shape, num_outputs, hidden=hidden, activation=activation, init=init)
+                for _ in range(members)
+            ]
+        )
         self.weights, self.biases = plain.weights, plain.biases
         self.sizes = [weight.shape[1] for weight in self.weights]
         self.scales = nn.ParameterList(torch.ones(members, 1, size) for size in self.sizes)
         self.shifts = nn.ParameterList(torch.zeros(members, 1, size) for size in self.sizes)
-        moments = torch.stack([torch.zeros(members, 1, sum(self.sizes)), torch.ones(members, 1, sum(self.sizes))])
-        self.register_buffer("moments", moments)  # [2, E, 1, features of all layers]: running means and variances
+        moments = torch.stack(
+            [torch.zeros(members, 1, sum(self.sizes)), torch.ones(members, 1, sum(self.sizes))]
+        )
+        # [2, E, 1, features of all layers]: running means and variances
+        self.register_buffer("moments", moments)
         self.register_buffer("batches", torch.zeros(1, dtype=torch.int64))
         self.moments: Tensor
         self.batches: Tensor
@@ -122,7 +146,9 @@ class BatchRenormMLP(nn.Module):
         return [part.split(self.sizes, -1) for part in moments]
 
     def _layer(self, layer: int, x: Tensor) -> Tensor:
-        x = torch.baddbmm(self.biases[layer], x * self.scales[layer] + self.shifts[layer], self.weights[layer])
+        x = torch.baddbmm(
+            self.biases[layer], x * self.scales[layer] + self.shifts[layer], self.weights[layer]
+        )
         return self.activate(x) if layer < len(self.sizes) - 1 else x
 
     @torch.no_grad()
@@ -134,7 +160,9 @@ class BatchRenormMLP(nn.Module):
     def numpy_forward(self) -> Callable[[Array], Array]:
         """`forward` of a single network from and to NumPy: [B, *obs_shape] -> [1, B, num_outputs]."""
         names = ("weights", "biases", "scales", "shifts")
-        layers = list(zip(*([p.detach().cpu().numpy()[0] for p in getattr(self, name)] for name in names), strict=True))
+        layers = list(
+            zip(*([p.detach().cpu().numpy()[0] for p in getattr(self, name)] for name in names), strict=True)
+        )
         ends = np.cumsum(self.sizes)[:-1]
         moments = self.moments.numpy()[:, 0, 0]
 
@@ -155,10 +183,11 @@ class BatchRenormMLP(nn.Module):
 def batch_renorm(
     x: Tensor, running_mean: Tensor, running_var: Tensor, r_max: Tensor, d_max: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch renormalisation of [..., B, F] over B (Ioffe 2017, algorithm 1, without scale and shift), the batch's mean and variance.
+    """Batch renormalisation of [..., B, F] over B (Ioffe 2017, algorithm 1, without scale and shift), the
+    batch's mean and variance.
 
-    (x - mean) / std * r + d, where r = std / running std within [1 / r_max, r_max] and d = (mean - running mean) / running std
-    within +-d_max are constants to the gradient.
+    (x - mean) / std * r + d, where r = std / running std within [1 / r_max, r_max] and d = (mean - running
+    mean) / running std within +-d_max are constants to the gradient.
     """
     mean, var = x.mean(-2, keepdim=True), x.var(-2, correction=0, keepdim=True)
     std, running_std = (var + eps).sqrt(), (running_var + eps).sqrt()

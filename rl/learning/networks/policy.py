@@ -19,13 +19,24 @@ class Policy(nn.Module):
     """
 
     def __init__(
-        self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, out_gain: float = 0.01, num_extra: int = 0
+        self,
+        network: NetworkFactory,
+        obs_shape: Sequence[int],
+        distribution: Distribution,
+        out_gain: float = 0.01,
+        num_extra: int = 0,
     ) -> None:
-        """`num_extra`: outputs of the same network, after the policy's, for another purpose (see `with_extra`)."""
+        """`num_extra`: outputs of the same network, after the policy's, for another purpose (see
+        `with_extra`).
+        """
         super().__init__()
         means = self.num_means = distribution.num_means
         self.num_extra = num_extra
-        self.network = network(obs_shape, means + num_extra, out_gain=[out_gain] * means + [1.0] * num_extra if num_extra else out_gain)
+        self.network = network(
+            obs_shape,
+            means + num_extra,
+            out_gain=[out_gain] * means + [1.0] * num_extra if num_extra else out_gain,
+        )
         free = distribution.num_params - distribution.num_means
         self.log_std = nn.Parameter(torch.zeros(free)) if free else None
 
@@ -42,7 +53,9 @@ class Policy(nn.Module):
         return means if self.log_std is None else torch.cat([means, self.log_std.expand(len(means), -1)], -1)
 
     def numpy_forward(self) -> Callable[[Array], Array]:
-        """`forward` from and to NumPy: [N, *obs_shape] -> [N, num_params]; by NumPy alone where the network can."""
+        """`forward` from and to NumPy: [N, *obs_shape] -> [N, num_params]; by NumPy alone where the network
+        can.
+        """
         if self.num_extra:
             both = self.numpy_with_extra()
             return lambda obs: both(obs)[0]
@@ -63,7 +76,9 @@ class Policy(nn.Module):
         if self.log_std is None:
             return lambda means: means
         log_std = self.log_std.detach()
-        return lambda means: np.concatenate([means, np.broadcast_to(log_std.cpu().numpy(), (len(means), len(log_std)))], -1)
+        return lambda means: np.concatenate(
+            [means, np.broadcast_to(log_std.cpu().numpy(), (len(means), len(log_std)))], -1
+        )
 
 
 class ActorCritic(nn.Module):
@@ -72,14 +87,18 @@ class ActorCritic(nn.Module):
     Of two networks the policy's comes first in `parameters()`.
     """
 
-    def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, shared: bool) -> None:
+    def __init__(
+        self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, shared: bool
+    ) -> None:
         super().__init__()
         self.policy = Policy(network, obs_shape, distribution, num_extra=1 if shared else 0)
         self.value: nn.Module | None = None if shared else network(obs_shape, 1, out_gain=1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, *obs_shape] -> the policy's params [B, num_params] and the values [B]."""
-        params, value = self.policy.with_extra(obs) if self.value is None else (self.policy(obs), self.value(obs))
+        params, value = (
+            self.policy.with_extra(obs) if self.value is None else (self.policy(obs), self.value(obs))
+        )
         return params, value.squeeze(-1)
 
     def numpy_policy(self) -> Callable[[Array], Array]:

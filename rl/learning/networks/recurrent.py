@@ -1,4 +1,6 @@
-"""Networks with a memory: a state [B, H] goes through them from step to step, and is zero where an episode begins."""
+"""Networks with a memory: a state [B, H] goes through them from step to step, and is zero where an episode
+begins.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from rl.learning.networks.policy import ActorCritic
 class GRU(nn.Module):
     """Gated recurrent unit (Cho et al. 2014) whose gates' inputs x [B, 3 H] are the outputs of an encoder:
 
-    r, z = sigmoid(x_rz + U_rz h),    n = tanh(x_n + r * U_n h),    h' = (1 - z) * n + z * h,    U linear with a bias.
+    r, z = sigmoid(x_rz + U_rz h),    n = tanh(x_n + r * U_n h),    h' = (1 - z) * n + z * h,    U linear with
+    a bias.
     """
 
     def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], size: int) -> None:
@@ -60,7 +63,8 @@ class GRU(nn.Module):
 
         def forward(obs: Array, state: Array) -> Array:
             x, h = encode(obs), np.dot(state, weight) + bias
-            gates = np.tanh((x[:, : 2 * size] + h[:, : 2 * size]) * np.float32(0.5))  # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
+            # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
+            gates = np.tanh((x[:, : 2 * size] + h[:, : 2 * size]) * np.float32(0.5))
             gates += 1
             gates *= np.float32(0.5)
             n = np.tanh(x[:, 2 * size :] + gates[:, :size] * h[:, 2 * size :])
@@ -73,13 +77,17 @@ class GRU(nn.Module):
 class RecurrentActorCritic(nn.Module):
     """A policy and a value function that share a memory: both are linear in the state of one GRU."""
 
-    def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, size: int) -> None:
+    def __init__(
+        self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, size: int
+    ) -> None:
         super().__init__()
         self.memory = GRU(network, obs_shape, size)
         linear = functools.partial(MLP, hidden=[], activation="tanh", init="orthogonal")
         self.heads = ActorCritic(linear, (size,), distribution, shared=True)
 
     def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As GRU.sequence: the policy's params [T * B, num_params], the values [T * B] and the states after [T, B, H]."""
+        """As GRU.sequence: the policy's params [T * B, num_params], the values [T * B] and the states after
+        [T, B, H].
+        """
         states = self.memory.sequence(obs, state, begins)
         return *self.heads(states.flatten(0, 1)), states
