@@ -1,7 +1,7 @@
 """`python -m benchmarks.random_baselines [episodes=100]`: what uniformly random actions score in each
 environment.
 
-Written as rl/random_baselines.csv, which the package ships: `rl.report` measures strength against it. Left
+Written as rl/report/random_baselines.csv, which the package ships: `rl.report` measures strength against it. Left
 out is what takes hours: CarRacing, and of Atari all but Pong.
 """
 
@@ -53,7 +53,9 @@ def main() -> None:
         )
         print(env, rows[-1], flush=True)
     record(
-        "random_baselines", sorted(rows, key=lambda row: (str(row["id"]), str(row["kwargs"]))), ROOT / "rl"
+        "random_baselines",
+        sorted(rows, key=lambda row: (str(row["id"]), str(row["kwargs"]))),
+        ROOT / "rl" / "report",
     )
 
 

@@ -113,7 +113,7 @@ def what_may_change() -> str:
     sections = {"": RunConfig, **{f"{target}: ": part for target, part in TARGETS.items()}}
     lines = ["# What a resumed run may change", ""]
     lines += [
-        "Made by `python -m rl.help` from the policies in `rl/config.py`. Keys that are not listed are frozen.",
+        "Made by `python -m rl.config.help` from the policies in `rl/config`. Keys that are not listed are frozen.",
         "",
     ]
     for policy, meaning in _POLICIES.items():

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,14 @@ from rl.runs import plan as resume
 from rl.runs.lock import is_locked
 from rl.runs.outcome import Refused
 from rl.sweeps.launchers import Processes
-from rl.sweeps.plan import _match, find_sweep, plan_sweep
+from rl.sweeps.plan import _match, find_sweep
+from rl.sweeps.plan import plan_sweep as plan_and_check
 from rl.sweeps.record import Record, Sweep
 from rl.sweeps.sweep import _end, exit_code, run_sweep
+from rl.training.build import check_parts_of
 from rl.training.run import Run
+
+plan_sweep = partial(plan_and_check, check=check_parts_of)
 
 SWEEP = Path("sweep")
 LINE = [*TINY, "frames=256", f"hydra.sweep.dir={SWEEP}"]
