@@ -56,11 +56,13 @@ class Run:
             self.evaluations.start()
             for warning in self.parts.warnings:
                 log.warning(warning)
-            not_replayable = self.try_replay()
-            if not_replayable:
-                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_replayable)
+            not_reproducible = self.check_reproducible()
+            if not_reproducible:
+                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_reproducible)
             self.collector.start()
-            self.plan.write_history(frames=0, command=command, not_exact=[], not_replayable=not_replayable)
+            self.plan.write_history(
+                frames=0, command=command, not_exact=[], not_reproducible=not_reproducible
+            )
             self.save()
         else:
             self.checkpoints.resume_from(manifest)
@@ -76,13 +78,13 @@ class Run:
             (self.folder / RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
 
-    def try_replay(self) -> str:
-        """What keeps the environment from being brought back exactly, as far as a short trial shows; else ''."""
-        from rl.envs.checks import replay_problem
+    def check_reproducible(self) -> str:
+        """Why the environment cannot be restored exactly, as far as a short trial shows; else ''."""
+        from rl.envs.checks import reproducibility_problem
         from rl.state import derive_seed
 
         own_process = self.config.env.vectorization == "async"
-        return replay_problem(
+        return reproducibility_problem(
             self.parts.make_env, derive_seed(self.config.seed, "trial"), own_process=own_process
         )
 

@@ -20,7 +20,7 @@ from short_runs import TINY, begun, differences, go, record, to_compose
 import rl.envs.checks
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose, options
-from rl.envs.checks import interface_warnings, replay_problem
+from rl.envs.checks import interface_warnings, reproducibility_problem
 from rl.envs.make import check_env, make_factory
 from rl.state import GlobalRandom
 from rl.training.build import build_env_factory
@@ -49,7 +49,9 @@ def own(name: str) -> list[str]:
     ],
 )
 def test_the_trial_finds_what_cannot_be_played_again(name: str, own_process: bool, found: str) -> None:
-    problem = replay_problem(make_factory(f"tiny_envs:{name}-v0", {}, []), 3, own_process=own_process)
+    problem = reproducibility_problem(
+        make_factory(f"tiny_envs:{name}-v0", {}, []), 3, own_process=own_process
+    )
     assert found in problem
     assert bool(found) == bool(problem)
 
@@ -57,12 +59,12 @@ def test_the_trial_finds_what_cannot_be_played_again(name: str, own_process: boo
 def test_the_trial_finds_that_a_wrapper_remembers_and_that_one_with_a_state_can_be_played_again() -> None:
     for forgetful in (True, False):
         factory = make_factory("CartPole-v1", {}, [lambda env, f=forgetful: tiny_envs.Centred(env, f)])
-        assert bool(replay_problem(factory, 0, own_process=False)) == forgetful
+        assert bool(reproducibility_problem(factory, 0, own_process=False)) == forgetful
 
 
 @pytest.mark.parametrize("name", ["BipedalWalker-v3", "BipedalWalkerHardcore-v3"])
 def test_the_trial_finds_that_bipedal_walkers_world_goes_on(name: str) -> None:
-    assert replay_problem(make_factory(name, {}, []), 0, own_process=False, seconds=10)
+    assert reproducibility_problem(make_factory(name, {}, []), 0, own_process=False, seconds=10)
 
 
 def of_others() -> list[str]:
@@ -76,7 +78,10 @@ def of_others() -> list[str]:
 @pytest.mark.parametrize("name", of_others())
 def test_the_trial_finds_nothing_in_the_envs_of_conf_and_solved_is_what_their_authors_say(name: str) -> None:
     config = compose([f"env={name}"], RunConfig).config.env
-    assert replay_problem(build_env_factory(config), 0, own_process=config.vectorization == "async") == ""
+    assert (
+        reproducibility_problem(build_env_factory(config), 0, own_process=config.vectorization == "async")
+        == ""
+    )
     threshold = gym.spec(config.id.rpartition(":")[2]).reward_threshold
     assert config.solved == (threshold or None)  # Pusher's is 0, and every return is below
 
@@ -97,7 +102,7 @@ def test_of_a_slow_env_one_step_is_tried() -> None:
             calls.append("step")
             return super().step(action)
 
-    assert replay_problem(lambda render_mode=None: Slow(), 0, own_process=False, seconds=1e-9)
+    assert reproducibility_problem(lambda render_mode=None: Slow(), 0, own_process=False, seconds=1e-9)
     assert calls == ["made", "reset", "step", "reset", "step"]
 
 
@@ -110,7 +115,9 @@ def test_the_trial_and_the_checker_leave_the_global_generators_alone() -> None:
     untouched = draws_after(lambda: None)
     assert (
         draws_after(
-            lambda: replay_problem(make_factory("tiny_envs:GlobalDice-v0", {}, []), 3, own_process=False)
+            lambda: reproducibility_problem(
+                make_factory("tiny_envs:GlobalDice-v0", {}, []), 3, own_process=False
+            )
         )
         == untouched
     )
@@ -122,7 +129,7 @@ def test_a_run_is_the_same_with_and_without_the_trial(
 ) -> None:
     line = [*own("GlobalDice"), "frames=192", "eval.every=128"]
     assert go(Path("with"), *line) == 0
-    monkeypatch.setattr(rl.envs.checks, "replay_problem", lambda *args, **kwargs: "")
+    monkeypatch.setattr(rl.envs.checks, "reproducibility_problem", lambda *args, **kwargs: "")
     assert go(Path("without"), *line) == 0
     assert differences(record(Path("with")), record(Path("without"))) == []
 

@@ -26,10 +26,10 @@ from short_runs import TINY, differences, go, in_child, record, rows, typed
 from benchmarks.sweep_kills import children
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose, merge
-from rl.trackers.follow import Overtaken, Rows, follow, make, session_of
+from rl.trackers.follow import RowReader, Superseded, follow, make, session_id
 from rl.trackers.mlflow import MLflow
 from rl.trackers.tensorboard import TensorBoard
-from rl.trackers.tracker import ID, TABLES, Followed, Row
+from rl.trackers.tracker import ID, TABLES, Row, RunInfo
 from rl.trackers.wandb import Wandb
 
 pytestmark = pytest.mark.usefixtures("few_scores")
@@ -212,7 +212,7 @@ def test_a_killed_run_is_shown_as_if_it_never_was(
     assert go(tmp_path / "straight", *LINE) == 0
     assert [leaf for leaf in differences(record(tmp_path / "straight"), record(run)) if leaf != "files"] == []
     kind = type(make({name: compose([f"logger={name}"], RunConfig).config.logger[name]})[name])
-    monkeypatch.setattr(kind, "_forget", lambda self, old: None)
+    monkeypatch.setattr(kind, "_delete_old", lambda self, old: None)
     time.sleep(1)  # W&B names a folder by the second
     assert in_child(functools.partial(show, run)) == 0
     assert repeated(READERS[name](run))  # the comparison sees what it is there for
@@ -221,7 +221,7 @@ def test_a_killed_run_is_shown_as_if_it_never_was(
 def show(run: Path) -> int:
     """Show a run that is not being trained; how often the trackers complain."""
     said: list[str] = []
-    follow(run, session_of(run), time.time(), lambda: True, said.append)
+    follow(run, session_id(run), time.time(), lambda: True, said.append)
     return len(said)
 
 
@@ -281,7 +281,7 @@ def test_a_server_gets_the_rows_after_its_last(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("mlflow.MlflowClient", Client)
     tracker = MLflow("http://server", "x")
-    tracker.open(Followed(tmp_path, "id", 0.0, {}, {}))
+    tracker.open(RunInfo(tmp_path, "id", 0.0, {}, {}))
     tracker.add(rows_of(64, 128, 192, 256))
     assert logged == [192, 256]
 
@@ -334,7 +334,7 @@ def test_a_tracker_that_recovers_shows_all_rows(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(TensorBoard, "add", fails_once)
     monkeypatch.setattr("rl.trackers.follow.RETRY_S", 0)
     ends = iter([False, True])
-    follow(run, session_of(run), 0.0, lambda: next(ends), said.append)
+    follow(run, session_id(run), 0.0, lambda: next(ends), said.append)
     assert said == ["tensorboard: no space; training goes on, and its rows will be shown once that is over"]
     assert_shown("tensorboard", run)
 
@@ -344,7 +344,7 @@ def test_rows_come_whole_in_order_and_from_this_session_alone(tmp_path: Path) ->
     train, evaluation = tmp_path / "metrics.csv", tmp_path / "eval.csv"
     train.write_text("frames,wall_s,loss\n64,0.5,\n128,1.0,0.25\n192,1.")
     evaluation.write_text("frames,wall_s\n64,0.75\n")
-    found = Rows(tmp_path, 3)
+    found = RowReader(tmp_path, 3)
     first = Row("train", 64, 0.5, {"train/wall_s": 0.5}), Row("eval", 64, 0.75, {"eval/wall_s": 0.75})
     assert found.new() == [*first, Row("train", 128, 1.0, {"train/wall_s": 1.0, "train/loss": 0.25})]
     with train.open("a") as file:
@@ -352,7 +352,7 @@ def test_rows_come_whole_in_order_and_from_this_session_alone(tmp_path: Path) ->
     assert found.new() == [Row("train", 192, 1.5, {"train/wall_s": 1.5, "train/loss": 3.0})]
     assert found.new() == []
     (tmp_path / "history.jsonl").write_text("{}\n{}\n")
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         found.new()
 
 
