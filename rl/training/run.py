@@ -29,11 +29,11 @@ _MUST_BE_FINITE = ("loss", "policy_loss", "value_loss", "grad_norm")
 
 
 class DivergedError(Exception):
-    """A loss or a weight is infinite or no number; says which, and at what frame."""
+    """A loss or a weight is NaN or inf; the message names it and the frame."""
 
 
 class Run:
-    """A run in its folder: the parts that train, and the files that tell of it."""
+    """A run in its folder: the parts that train, and the files they write."""
 
     def __init__(self, plan: Plan, parts: Parts) -> None:
         from rl.training.metrics import EVAL_COLUMNS, Metrics, Table
@@ -48,7 +48,7 @@ class Run:
         self._saved_at = time.monotonic()
 
     def begin(self, command: str) -> None:
-        """Be at frame 0, or at the checkpoint, with everything newer than it gone."""
+        """Start at frame 0, or restore the checkpoint and delete everything newer."""
         manifest = self.plan.manifest
         if manifest is None:
             self.checkpoints.start_over()
@@ -89,7 +89,7 @@ class Run:
         )
 
     def load(self, manifest: Manifest) -> None:
-        """Become what a checkpoint holds. DamagedError if that is not what this version knows."""
+        """Restore a checkpoint. DamagedError if its parts are not those of this version."""
         self._load(load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu"))
         if self.agent.replay and not self.agent.replay.refill:
             for chunk in manifest.replay:
@@ -105,7 +105,7 @@ class Run:
             part.load_state_dict(state[name])
 
     def save(self) -> None:
-        """Commit a checkpoint of this moment, unless there is one."""
+        """Commit a checkpoint, unless there is one at this frame."""
         self._saved_at = time.monotonic()
         if self.checkpoints.saved_frames == self.clock.frames:
             return
@@ -117,9 +117,7 @@ class Run:
         )
 
     def check_report(self, report: Mapping[str, float]) -> None:
-        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look
-        at a tensor.
-        """
+        """DivergedError if an iteration reports NaN or inf; cheap, since it reads no tensor."""
         wrong = [
             f"{name} is {value}"
             for name in _MUST_BE_FINITE
@@ -129,9 +127,7 @@ class Run:
             raise DivergedError(f"at frame {format_count(self.clock.frames)} {' and '.join(wrong)}")
 
     def check_weights(self) -> None:
-        """DivergedError if weights, or what an optimizer or a normaliser keeps, are not finite: no such file
-        is written.
-        """
+        """DivergedError if weights or the state of an optimizer or a normaliser hold NaN or inf."""
         from rl.state import not_finite
 
         parts = {
@@ -143,7 +139,7 @@ class Run:
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise DivergedError(
-                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers"
+                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds NaN or inf"
             )
 
     @property
