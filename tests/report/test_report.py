@@ -418,7 +418,8 @@ def test_a_browser_shows_the_page_without_a_complaint_on_phone_and_desktop(sweep
             assert driver.title == "sweep: report"
             assert driver.execute_script("return document.documentElement.scrollWidth") == width
             charts = driver.execute_script(
-                "return [...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.getBBox().height])"
+                "return [...document.querySelectorAll('figure svg')]"
+                ".map(s => [s.getBoundingClientRect().width, s.getBBox().height])"
             )
             assert len(charts) == 4
             assert all(300 < wide < width and high > 100 for wide, high in charts)

@@ -1,6 +1,4 @@
-"""A loss or weights that are no numbers any more: the run stops, keeps its last good checkpoint and says how
-to go on.
-"""
+"""A loss or weight of NaN or inf stops a run, which keeps its last good checkpoint and says how to go on."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ ALGOS = ("reinforce", "a2c", "ppo", "recurrent_ppo", "sarsa", "pqn", *DISCRETE, 
 
 
 class Spoil:
-    """A callback: one weight of the agent's first part is infinite from frame `frames` on, if a file says so."""
+    """A callback that makes one weight infinite at frame `frames`, if the file `spoil` exists."""
 
     def __init__(self, frames: int) -> None:
         self.frames = frames
@@ -98,7 +96,7 @@ def test_the_command_that_a_diverged_run_offers_goes_on_with_a_lower_learning_ra
 
 @pytest.mark.usefixtures("few_scores")
 def test_an_environment_that_gives_no_numbers_is_named_as_the_reason() -> None:
-    broken = [*ON_POLICY, "env=gym", "env.id=tiny_envs:NoNumber-v0"]
+    broken = [*ON_POLICY, "env=gym", "env.id=tiny_envs:NaNReward-v0"]
     assert in_child(functools.partial(go, RUN, *broken), Path("output")) == 1
     assert (
         "the environment gave a reward or an observation that is not finite; the checkpoint at frame 0 stands"

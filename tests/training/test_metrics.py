@@ -10,14 +10,19 @@ from rl.clock import Clock
 from rl.runs import files
 from rl.training.metrics import EVAL_COLUMNS, Metrics, Table, moving_average
 
-COMMON = "frames,episodes,updates,wall_s,fps,total_reward,total_reward_ma,episode_length,loss,lr,explore,entropy_coef,entropy,grad_norm"
+COMMON = (
+    "frames,episodes,updates,wall_s,fps,total_reward,total_reward_ma,episode_length,"
+    "loss,lr,explore,entropy_coef,entropy,grad_norm"
+)
 
 
 def test_the_header_is_the_common_columns_and_then_the_algorithms_own(tmp_path: Path) -> None:
     Metrics(tmp_path / "metrics.csv", ["value_loss", "entropy", "q_mean"]).table.start()
     assert (tmp_path / "metrics.csv").read_text() == f"{COMMON},value_loss,q_mean\n"
-    expected = "frames,updates,wall_s,episodes,total_reward,total_reward_std,total_reward_min,total_reward_max,total_reward_ma,episode_length"
-    assert ",".join(EVAL_COLUMNS) == expected
+    assert ",".join(EVAL_COLUMNS) == (
+        "frames,updates,wall_s,episodes,total_reward,total_reward_std,"
+        "total_reward_min,total_reward_max,total_reward_ma,episode_length"
+    )
 
 
 def test_missing_values_are_empty_cells_and_floats_are_written_by_repr(tmp_path: Path) -> None:
