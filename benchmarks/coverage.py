@@ -1,4 +1,4 @@
-"""`python -m benchmarks.coverage [pytest arguments ...]`: the lines of rl/ that the tests run in any process."""
+"""`python -m benchmarks.coverage [pytest arguments ...]`: the lines of rl/ that the tests run."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Collector:
         return state | ({"carried": list(self.envs.call("carried"))} if self.carries else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Replay every env's tape. If the result differs, begin its next episode and say so in `not_exact`."""
+        """Replay every env's tape; if the result differs, begin its next episode and add to `not_exact`."""
         actions = [tape.numpy() for tape in state["actions"]]
         expected = state["obs"].numpy()
         self.episode = list(state["episode"])

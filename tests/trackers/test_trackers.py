@@ -196,7 +196,7 @@ def dies(run: Path, name: str, who: str) -> None:
 
 @pytest.mark.parametrize("who", ["training", "all"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_killed_run_is_shown_as_if_it_never_was(
+def test_trackers_show_a_killed_run_like_an_uninterrupted_one(
     name: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(name)
@@ -229,7 +229,7 @@ def show(run: Path) -> int:
 # switching, servers
 
 
-def test_a_tracker_that_a_resume_switches_on_shows_the_rows_from_before(tmp_path: Path) -> None:
+def test_a_tracker_switched_on_later_shows_earlier_rows(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     assert go(run, *LINE, "logger=tensorboard", "frames=320") == 0
@@ -300,7 +300,7 @@ def test_wandb_online_goes_on_after_its_last_step() -> None:
 # goes wrong
 
 
-def test_a_tracker_that_fails_is_warned_of_once_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_failing_tracker_warns_once_and_training_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     run.mkdir()
@@ -339,7 +339,7 @@ def test_a_tracker_that_recovers_shows_all_rows(tmp_path: Path, monkeypatch: pyt
     assert_shown("tensorboard", run)
 
 
-def test_rows_come_whole_in_order_and_from_this_session_alone(tmp_path: Path) -> None:
+def test_rows_are_complete_ordered_and_of_one_session(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text("{}\n")
     train, evaluation = tmp_path / "metrics.csv", tmp_path / "eval.csv"
     train.write_text("frames,wall_s,loss\n64,0.5,\n128,1.0,0.25\n192,1.")
@@ -367,7 +367,7 @@ def test_a_missing_package_is_named_with_what_installs_it(name: str, monkeypatch
         make(compose([f"logger={name}"], RunConfig).config.logger)
 
 
-def test_a_tracker_that_cannot_be_is_refused_before_there_is_a_folder() -> None:
+def test_an_unusable_tracker_is_refused_before_a_folder_exists() -> None:
     if importlib.util.find_spec("mlflow") is not None:
         pytest.skip("MLflow is installed")
     for words in ([], ["-m", "seed=1,2"]):
@@ -395,7 +395,7 @@ def test_logger_takes_none_one_or_several() -> None:
         compose(["logger=wandb", "logger.wandb.mode=of"], RunConfig)
 
 
-def test_a_tracker_that_is_no_longer_chosen_takes_its_options_with_it() -> None:
+def test_dropping_a_tracker_drops_its_options() -> None:
     line = ["logger=[wandb,mlflow]", "logger.wandb.mode=offline", "logger.mlflow.experiment=mine"]
     assert merge(line, ["logger=mlflow"]) == ["logger.mlflow.experiment=mine", "logger=mlflow"]
     assert merge(line, ["logger=null"]) == ["logger=null"]
