@@ -12,10 +12,22 @@ import tiny_envs  # noqa: F401  registers them
 from gymnasium.wrappers import FlattenObservation, NormalizeObservation
 from short_runs import TINY, begun, differences, go, iterate, leaves, rows
 
-from rl.config import ConfigError
+from rl.config import ConfigError, RunConfig
+from rl.config.compose import compose, options
 from rl.envs.episodes import Episodes
 from rl.envs.make import check_env, make_factory
 from rl.envs.vector import make_vector
+
+
+def test_env_defaults_is_shared_and_not_a_choice() -> None:
+    assert "env_defaults" not in options("env")
+    with pytest.raises(ConfigError, match="env=env_defaults: no such env"):
+        compose(["env=env_defaults"], RunConfig)
+    with pytest.raises(ConfigError, match=r"env\.id: missing"):
+        compose(["env=gym"], RunConfig)
+    env = compose(["env=lunar_lander"], RunConfig).values["env"]
+    assert (env["kwargs"], env["wrappers"], env["vectorization"]) == ({}, [], "sync")
+    assert (env["num_envs"], env["tape_max"]) == (8, "100k")
 
 
 def first_obs(env: gym.Env) -> list[float]:
