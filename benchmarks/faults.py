@@ -124,7 +124,7 @@ class Session:
         return self.code
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
-        """Until that happened, or the session ended; whether it still runs. WrongError if it takes minutes."""
+        """Wait for an event or the session's end; whether it still runs. WrongError after minutes."""
         until = time.monotonic() + PATIENCE_S
         while self.poll() is None and not happened():
             if time.monotonic() > until:
@@ -203,7 +203,7 @@ class Hurt:
         return Session(words, self.logs / f"{self.folder.name}-{self.sessions}.txt", now=now, before=before)
 
     def ended(self, session: Session, *codes: int, says: str = "") -> None:
-        """WrongError if a session ended otherwise, or did not say this or what it should have said of damage."""
+        """WrongError unless a session ended with one of these codes and logged what it should."""
         must(session, *codes, says=says)
         self.listen(session.output)
 
@@ -280,7 +280,7 @@ def killed_alone(run: Hurt) -> str:
 
 
 def traced(run: Hurt, call: str, what: str) -> Session | None:
-    """A session in which strace does something at the n-th of some system calls; None if it was not reached."""
+    """A session in which strace acts at the n-th of some system calls; None if that was not reached."""
     name, most = CALLS[call]
     session = run.start(now=False)
     inject = f"inject={name}:{what}:when={run.rng.randint(1, most)}"

@@ -54,13 +54,13 @@ def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None
     files.write_atomic(folder / CONFIG, to_yaml(values).encode())
 
 
-def exactness(frames: int, not_exact: list[str], not_replayable: str = "") -> str:
+def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> str:
     """How exact a session is, in words.
 
-    `not_exact`: what could not be brought back; `not_replayable`: what a later resume will not bring back.
+    `not_exact`: what could not be brought back; `not_reproducible`: what a later resume will not bring back.
     """
     text = f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact"
-    return f"{text}, but a resume will not be: {not_replayable}" if not_replayable else text
+    return f"{text}, but a resume will not be: {not_reproducible}" if not_reproducible else text
 
 
 def world(config: RunConfig) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Plan:
         return bool(typed & {"algo", "env"}) and "experiment" not in typed
 
     def write_history(
-        self, *, frames: int, command: str, not_exact: list[str], not_replayable: str = ""
+        self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
     ) -> None:
         """Add this session to the run's history, and make its configuration the run's."""
         session = {
@@ -87,7 +87,7 @@ class Plan:
                 for c in self.changes
             ],
             "world": history.world(self.config),
-            "exactness": history.exactness(frames, not_exact, not_replayable),
+            "exactness": history.exactness(frames, not_exact, not_reproducible),
         }
         history.write(self.folder, session, self.composed.values)
 

@@ -42,13 +42,13 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             _announce(run)
             result = None
             started_at = time.time() - run.clock.wall_s
-            with trackers.Following(
+            with trackers.TrackerProcess(
                 run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
             ):
                 try:
                     train(run, stop, progress)
                 except Exception:
-                    run.check_weights()  # if they are no numbers, what choked on them is not the reason
+                    run.check_weights()  # weights of NaN or inf are the reason, not the error they caused
                     raise
                 if run.finished:
                     run.checkpoints.prune()

@@ -272,6 +272,6 @@ def test_seeds_differ_by_every_step_of_their_path() -> None:
     assert derive_seed(0, "env", 1) == derive_seed(0, "env", 1)
 
 
-def test_a_part_whose_state_cannot_be_saved_is_refused_by_name() -> None:
+def test_a_part_without_state_dict_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="policy"):
         check_parts({"policy": object()})
