@@ -30,7 +30,7 @@ EXPERIMENT = "ppo_lunar_lander"
 KILLED_AT = {1: 80_000, 2: 140_000, 3: 200_000}  # seed -> frames that its newest checkpoint has at the kill
 EVERY = ["ckpt.every=20k", "eval.every=20k", "eval.episodes=20"]
 WIDTH = 300  # pixels of the GIF
-EVERY_NTH = 3  # frame of the video that the GIF shows
+EVERY_NTH = 2  # frame of the video that the GIF shows
 COLOURS = 32
 LARGEST = 600_000  # bytes of a GIF that a page can carry
 
@@ -81,7 +81,7 @@ def make(place: Path) -> None:
     (chart,) = page.parent.glob("*evaluation-over-frames.png")
     shutil.copyfile(chart, PICTURES / "learning-curve.png")
     best = max(runs.values(), key=best_score)
-    overrides = [f"run={best}", "render=video", "video.format=gif", "episodes=2"]
+    overrides = [f"run={best}", "render=video", "video.format=gif", "episodes=1"]
     video = enjoy(compose(overrides, EnjoyConfig, "enjoy").config).video
     assert video is not None
     shrink(video, PICTURES / "agent.gif")
