@@ -4,6 +4,7 @@ Trains PPO on LunarLander with three seeds. Each run is killed once with SIGKILL
 command line resumes it. `rl.report` draws the learning curve, in which triangles mark the resumes, and
 `enjoy.py` records the best weights of the best seed. The curve and a smaller GIF of the video go to
 docs/pictures/. With place=DIR the runs stay in that folder, and a second call starts from what is there.
+Needs the extras `report` and `box2d`.
 """
 
 from __future__ import annotations
