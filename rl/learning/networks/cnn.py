@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from rl.learning.networks.mlp import ACTIVATIONS, MLP, DuelingMLP
+from rl.learning.networks.layers import ACTIVATIONS
+from rl.learning.networks.mlp import MLP, DuelingMLP
 from rl.learning.networks.noisy import NoisyDuelingMLP
 
 
@@ -69,7 +70,7 @@ class Convolutions(nn.Module):
                 f"algo.network={type(self).__name__} needs images [channels, height, width] of at least {self.smallest} x {self.smallest},"
                 f" and observations are {list(obs_shape)}; try algo.network._target_=rl.networks.MLP"
             )
-        self.activate = ACTIVATIONS[activation]
+        self.activate, _ = ACTIVATIONS[activation]
         layers = self.make(obs_shape[0], channels)
         self.convolutions = nn.ModuleList(layers)
         if init == "orthogonal":
