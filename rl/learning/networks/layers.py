@@ -44,6 +44,7 @@ class Flatten(TorchLayer):
         )
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """[B, ...] -> [B, F]."""
         return x.flatten(1).float()
 
 
@@ -55,6 +56,7 @@ class Activation(TorchLayer):
         super().__init__(numpy)
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """The activation, in place if the gradient allows it."""
         return self.function(x)
 
 
@@ -66,6 +68,7 @@ class Linear(TorchLayer):
         super().__init__("x = dot(x, linear.weight.T)\nadd(x, linear.bias, x)", linear=linear)
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """[B, in] -> [B, out]."""
         return functional.linear(x, self.linear.weight, self.linear.bias)
 
 
@@ -85,6 +88,7 @@ class NoisyLinear(TorchLayer):
         super().__init__(numpy, mean=mean, sigma=sigma, inputs=self.inputs, outputs=self.outputs)
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """[B, in] and noise, or none -> [B, out]."""
         y = functional.linear(x, self.mean.weight, self.mean.bias)
         if not extra:
             return y
@@ -107,6 +111,7 @@ class LayerNorm(TorchLayer):
         super().__init__(numpy, norm=norm, average=np.full(size, 1 / size, np.float32))
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """[B, F] -> [B, F]."""
         y: Tensor = self.norm(x)
         return y
 
@@ -119,6 +124,7 @@ class Quantiles(TorchLayer):
         super().__init__("x = x.reshape(len(x), -1, count)", count=count)
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """[B, A * Q] -> [B, A, Q]."""
         return x.unflatten(-1, (-1, self.count))
 
 
@@ -129,5 +135,6 @@ class DuelingHead(TorchLayer):
         super().__init__("advantage = x[:, 1:]\nx = x[:, :1] + advantage - advantage.mean(1, keepdims=True)")
 
     def torch(self, x: Tensor, *extra: Tensor) -> Tensor:
+        """[B, 1 + A, ...] -> [B, A, ...]."""
         value, advantage = x.tensor_split((1,), 1)
         return value + advantage - advantage.mean(1, keepdim=True)

@@ -44,7 +44,7 @@ class LayerNormMLP(MLP):
 
 
 class BatchRenormMLP(nn.Module):
-    """An ensemble of `members` MLPs with batch renormalisation before every layer (Ioffe 2017; Bhatt et al. 2024).
+    """`members` MLPs with batch renormalisation before every layer (Ioffe 2017; Bhatt et al. 2024).
 
     To learn, `by_batch` normalises by the moments of the batch and returns them; `follow` updates the running
     moments with them. `forward` normalises by the running moments. The first `warm_up` batches have plain

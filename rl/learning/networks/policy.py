@@ -60,7 +60,10 @@ class Policy(nn.Module):
         if self.num_extra:
             layers.append(Layer("outputs, x = x, x[:, :count]", count=self.num_means))
         if self.log_std is not None:
-            numpy = "means, x = x, empty((len(x), total), float32)\nx[:, :count] = means\nx[:, count:] = policy.log_std"
+            numpy = """\
+means, x = x, empty((len(x), total), float32)
+x[:, :count] = means
+x[:, count:] = policy.log_std"""
             total = self.num_means + len(self.log_std)
             layers.append(Layer(numpy, policy=self, count=self.num_means, total=total))
         return layers
