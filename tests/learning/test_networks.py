@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -237,6 +239,19 @@ def test_actor_critic_in_numpy_follows_weights_that_move(shared: bool) -> None:
         for found in ((policy(obs.numpy()), value(obs.numpy())), both(obs.numpy())):
             for ours, theirs in zip(found, expected, strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copied_network_has_weights_of_its_own(kind: str) -> None:
+    network, extra = KINDS[kind]()
+    inputs = [torch.randn(5, size) for size in (4, extra) if size]
+    copies = [copy.deepcopy(network), pickle.loads(pickle.dumps(network))]
+    expected = network(*inputs)
+    swap_data(network)
+    for copied in copies:
+        assert torch.equal(copied(*inputs), expected)
+        arrays = [x.numpy() for x in inputs]
+        np.testing.assert_allclose(numpy_forward(copied)(*arrays), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 class Doubled(MLP):

@@ -52,16 +52,16 @@ class MLP(nn.Module):
                 nn.init.zeros_(linear.bias)
             with torch.no_grad():
                 last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
-        self._set_layers([[Linear(linear)] for linear in linears])
-
-    def _set_layers(self, groups: Sequence[Sequence[TorchLayer]]) -> None:
-        """The forward pass: groups of layers, and an activation between each two."""
-        first, *others = groups
+        first, *others = self._make_layers(linears)
         self._forward_layers: list[TorchLayer] = [Flatten(), *first]
         for group in others:
-            self._forward_layers += [Activation(self.activation), *group]
-        if self.quantiles is not None:
-            self._forward_layers.append(Quantiles(self.quantiles))
+            self._forward_layers += [Activation(activation), *group]
+        if quantiles is not None:
+            self._forward_layers.append(Quantiles(quantiles))
+
+    def _make_layers(self, linears: Sequence[nn.Linear]) -> list[list[TorchLayer]]:
+        """Groups of layers with an activation between each two; a subclass adds its modules here."""
+        return [[Linear(linear)] for linear in linears]
 
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]; `noise` is a NoisyMLP's."""

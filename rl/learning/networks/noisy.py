@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import nn
 
-from rl.learning.networks.layers import NoisyLinear
+from rl.learning.networks.layers import NoisyLinear, TorchLayer
 from rl.learning.networks.mlp import MLP, DuelingMLP
 from rl.learning.networks.numpy_forward import Array
 
@@ -23,36 +23,17 @@ class NoisyMLP(MLP):
 
     sigma_0 = 0.5  # initial sigma, times the square root of the layer's inputs
 
-    def __init__(
-        self,
-        obs_shape: Sequence[int],
-        num_outputs: int,
-        *,
-        hidden: Sequence[int],
-        activation: str,
-        init: str,
-        out_gain: float | Sequence[float] = 1.0,
-        quantiles: int | None = None,
-    ) -> None:
-        super().__init__(
-            obs_shape,
-            num_outputs,
-            hidden=hidden,
-            activation=activation,
-            init=init,
-            out_gain=out_gain,
-            quantiles=quantiles,
-        )
-        means = [linear for linear in self.layers if isinstance(linear, nn.Linear)]
-        sigmas = [nn.Linear(mean.in_features, mean.out_features) for mean in means]
+    def _make_layers(self, linears: Sequence[nn.Linear]) -> list[list[TorchLayer]]:
+        sigmas = [nn.Linear(mean.in_features, mean.out_features) for mean in linears]
         self.sigmas = nn.ModuleList(sigmas)
-        self.noise_size, layers = 0, []
-        for mean, sigma in zip(means, sigmas, strict=True):
+        self.noise_size = 0
+        layers: list[list[TorchLayer]] = []
+        for mean, sigma in zip(linears, sigmas, strict=True):
             for parameter in sigma.parameters():
                 nn.init.constant_(parameter, self.sigma_0 / math.sqrt(sigma.in_features))
             layers.append([NoisyLinear(mean, sigma, self.noise_size)])
             self.noise_size += mean.in_features + mean.out_features
-        self._set_layers(layers)
+        return layers
 
 
 class NoisyDuelingMLP(DuelingMLP, NoisyMLP):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rl.learning.networks.layers import ACTIVATIONS, Activation, Flatten, LayerNorm, Linear
+from rl.learning.networks.layers import ACTIVATIONS, Activation, Flatten, LayerNorm, Linear, TorchLayer
 from rl.learning.networks.mlp import MLP, MLPEnsemble
 from rl.learning.networks.numpy_forward import Layer, numpy_forward
 
@@ -16,31 +16,12 @@ from rl.learning.networks.numpy_forward import Layer, numpy_forward
 class LayerNormMLP(MLP):
     """An MLP with layer normalisation (Ba et al. 2016) before each activation, as in PQN's paper."""
 
-    def __init__(
-        self,
-        obs_shape: Sequence[int],
-        num_outputs: int,
-        *,
-        hidden: Sequence[int],
-        activation: str,
-        init: str,
-        out_gain: float | Sequence[float] = 1.0,
-        quantiles: int | None = None,
-    ) -> None:
-        super().__init__(
-            obs_shape,
-            num_outputs,
-            hidden=hidden,
-            activation=activation,
-            init=init,
-            out_gain=out_gain,
-            quantiles=quantiles,
-        )
-        norms = [nn.LayerNorm(size) for size in hidden]
+    def _make_layers(self, linears: Sequence[nn.Linear]) -> list[list[TorchLayer]]:
+        *inner, last = linears
+        norms = [nn.LayerNorm(linear.out_features) for linear in inner]
         self.norms = nn.ModuleList(norms)
-        *inner, last = [Linear(linear) for linear in self.layers if isinstance(linear, nn.Linear)]
-        normed = [[linear, LayerNorm(norm)] for linear, norm in zip(inner, norms, strict=True)]
-        self._set_layers([*normed, [last]])
+        normed = [[Linear(linear), LayerNorm(norm)] for linear, norm in zip(inner, norms, strict=True)]
+        return [*normed, [Linear(last)]]
 
 
 class BatchRenormMLP(nn.Module):
