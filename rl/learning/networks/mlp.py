@@ -97,7 +97,7 @@ class MLPEnsemble(nn.Module):
         )  # [E, 1, out]
 
     def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
-        """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` so many."""
+        """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` few."""
         weights, biases = list(self.weights), list(self.biases)
         if first is not None:  # or the gradient of a slice takes two more passes over it
             weights, biases = ([parameter[:first] for parameter in group] for group in (weights, biases))

@@ -56,7 +56,7 @@ class Policy(nn.Module):
 
     def numpy_layers(self) -> list[Layer]:
         """`forward` as a list of layers."""
-        layers = layers_of(self.network)
+        layers = [*layers_of(self.network)]
         if self.num_extra:
             layers.append(Layer("outputs, x = x, x[:, :count]", count=self.num_means))
         if self.log_std is not None:
