@@ -429,13 +429,16 @@ class RandomConfig:
     rollout_length: Annotated[int, Key("steps of every env in an iteration", low=1, high=10_000_000)]
 
 
+ACTIVATIONS = ("tanh", "relu", "leaky_relu", "elu", "silu", "gelu")  # as in rl/learning/networks/layers.py
+
+
 @dataclass
 class MlpConfig:
     """The keyword arguments of rl.networks.MLP."""
 
     _target_: Annotated[str, Key("the network's class")]
     hidden: Annotated[list[int], Key("units of the hidden layers", low=1, high=1_000_000)]
-    activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
+    activation: Annotated[str, Key("between the layers (gelu: its tanh form)", choices=ACTIVATIONS)]
     init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
 
 
@@ -445,7 +448,7 @@ class ConvolutionsConfig:
 
     _target_: Annotated[str, Key("the network's class")]
     hidden: Annotated[list[int], Key("units of the layers after the convolutions", low=1, high=1_000_000)]
-    activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
+    activation: Annotated[str, Key("between the layers (gelu: its tanh form)", choices=ACTIVATIONS)]
     init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
     channels: Annotated[
         list[int] | None, Key("of the convolutions; null: as in the paper", low=1, high=1_000_000)
@@ -458,7 +461,7 @@ class BatchRenormMlpConfig:
 
     _target_: Annotated[str, Key("the network's class")]
     hidden: Annotated[list[int], Key("units of the hidden layers", low=1, high=1_000_000)]
-    activation: Annotated[str, Key("between the layers", choices=("tanh", "relu"))]
+    activation: Annotated[str, Key("between the layers (gelu: its tanh form)", choices=ACTIVATIONS)]
     init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
     warm_up: Annotated[Count, Key("batches of plain batch normalisation, before renormalisation", low=0)]
 
