@@ -20,7 +20,8 @@ from rl.config import (
     SearchConfig,
     fields,
 )
-from rl.config.compose import GROUPS, options
+from rl.config.compose import options
+from rl.config.overrides import GROUPS
 from rl.config.text import aligned
 
 _INTRODUCTION = {
@@ -46,7 +47,7 @@ TAB completion: eval "$(python train.py -sc install=bash)"     Hydra's own flags
   python -m rl.search resume=latest                finish it, with the same space
   python -m rl.search resume=latest n_trials=60 save_as=ppo_cartpole_found
 
-All other words are train.py's: they are every trial's command line.""",
+All other overrides are train.py's: they are every trial's command line.""",
     "rl.report": """Write a page about runs, with their curves as PNG files. Needs: pip install -c constraints.txt -e ".[report]"
 
   python -m rl.report latest                       the run that was active last

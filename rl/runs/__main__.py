@@ -15,13 +15,14 @@ from yaml import YAMLError
 
 from rl.config.compose import from_yaml
 from rl.config.counts import format_count, parse_count
-from rl.config.text import aligned, last_row
+from rl.config.text import aligned
 from rl.runs import history
 from rl.runs.find import RESULT, latest_run, run_folders
 from rl.runs.history import CONFIG
 from rl.runs.lock import is_locked
 from rl.runs.manifest import DamagedError, list_manifests, was_committed
-from rl.runs.outcome import Refused
+from rl.runs.outcome import REFUSED, Refused
+from rl.runs.tables import last_row
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def main() -> None:
     unknown = [word for word in words if word != "--json" and not word.startswith("outputs=")]
     if unknown:
         print(f"{unknown[0]}: not known; type python -m rl.runs [outputs=DIR] [--json]", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(REFUSED)
     outputs = Path(next((word.partition("=")[2] for word in words if word.startswith("outputs=")), "outputs"))
     runs = [describe(folder) for folder in run_folders(outputs)]
     latest = None

@@ -14,9 +14,9 @@ from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
 from rl.runs.manifest import DamagedError, Manifest, read_verified
+from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
 from rl.serialize import load
-from rl.training.signals import Stop
 
 if TYPE_CHECKING:
     from rl.training.build import Parts
@@ -29,7 +29,7 @@ _MUST_BE_FINITE = ("loss", "policy_loss", "value_loss", "grad_norm")
 
 
 class DivergedError(Exception):
-    """A loss or a weight is infinite or no number; says which, and at what frame."""
+    """A loss or a weight is NaN or inf; says which, and at what frame."""
 
 
 class Run:
@@ -48,7 +48,7 @@ class Run:
         self._saved_at = time.monotonic()
 
     def begin(self, command: str) -> None:
-        """Be at frame 0, or at the checkpoint, with everything newer than it gone."""
+        """Start at frame 0, or restore the checkpoint with everything newer than it gone."""
         manifest = self.plan.manifest
         if manifest is None:
             self.checkpoints.start_over()
@@ -56,11 +56,13 @@ class Run:
             self.evaluations.start()
             for warning in self.parts.warnings:
                 log.warning(warning)
-            not_replayable = self.try_replay()
-            if not_replayable:
-                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_replayable)
+            not_reproducible = self.check_reproducible()
+            if not_reproducible:
+                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_reproducible)
             self.collector.start()
-            self.plan.write_history(frames=0, command=command, not_exact=[], not_replayable=not_replayable)
+            self.plan.write_history(
+                frames=0, command=command, not_exact=[], not_reproducible=not_reproducible
+            )
             self.save()
         else:
             self.checkpoints.resume_from(manifest)
@@ -76,8 +78,8 @@ class Run:
             (self.folder / RESULT).unlink(missing_ok=True)
         self.metrics.start_session(self.clock)
 
-    def try_replay(self) -> str:
-        """What keeps the environment from being brought back exactly, as far as a short trial shows; else ''."""
+    def check_reproducible(self) -> str:
+        """Why the environment cannot be restored exactly, as far as a short trial shows; else ''."""
         from rl.envs.checks import replay_problem
         from rl.state import derive_seed
 
@@ -87,7 +89,7 @@ class Run:
         )
 
     def load(self, manifest: Manifest) -> None:
-        """Become what a checkpoint holds. DamagedError if that is not what this version knows."""
+        """Restore a checkpoint. DamagedError if that is not what this version knows."""
         self._load(load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu"))
         if self.agent.replay and not self.agent.replay.refill:
             for chunk in manifest.replay:
@@ -115,8 +117,8 @@ class Run:
         )
 
     def check_report(self, report: Mapping[str, float]) -> None:
-        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look
-        at a tensor.
+        """DivergedError if what an iteration reports is not finite: every iteration asks, so it reads no
+        tensor.
         """
         wrong = [
             f"{name} is {value}"
@@ -141,7 +143,7 @@ class Run:
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise DivergedError(
-                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers"
+                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds NaN or inf"
             )
 
     @property

@@ -9,14 +9,13 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from rl.config import compose
+from rl.config.compose import options
 from rl.config.counts import format_count
-from rl.runs.outcome import FAILED
+from rl.runs.outcome import FAILED, Stop
 from rl.runs.plan import Plan, change_table
 from rl.trackers import follow as trackers
 from rl.training.loop import train
 from rl.training.run import DivergedError, Run
-from rl.training.signals import Stop
 
 if TYPE_CHECKING:
     from rl.training.build import Parts
@@ -48,7 +47,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
                 try:
                     train(run, stop, progress)
                 except Exception:
-                    run.check_weights()  # if they are no numbers, what choked on them is not the reason
+                    run.check_weights()  # if they are NaN, that is the reason and not what failed on them
                     raise
                 if run.finished:
                     run.checkpoints.prune()
@@ -65,7 +64,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
     except DivergedError as error:
-        log.error("stopped: %s; %s", error, _way_on(run))
+        log.error("stopped: %s; %s", error, _recovery_hint(run))
         raise SystemExit(FAILED) from error
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
@@ -73,8 +72,8 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
     return run.checkpoints.best.score if run.checkpoints.best else None
 
 
-def _way_on(run: Run) -> str:
-    """What may be done about a run that diverged: from its last checkpoint it would diverge again."""
+def _recovery_hint(run: Run) -> str:
+    """What to type for a run that diverged: from its last checkpoint it would diverge again."""
     import numpy as np
 
     from rl.config.schedule import Schedule
@@ -87,10 +86,10 @@ def _way_on(run: Run) -> str:
     stands = f"the checkpoint at frame {format_count(saved)} stands"
     if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
         return f"the environment gave a reward or an observation that is not finite; {stands}: python train.py resume={run.folder}"
-    words = [f"fork={run.folder}@last", "algo.lr=..."]
+    overrides = [f"fork={run.folder}@last", "algo.lr=..."]
     if isinstance(lr, Schedule) and len(lr.heights) == 1:
-        words = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
-    return f"{stands}, but would lead here again; with a lower learning rate: {shlex.join(['python', 'train.py', *words])}"
+        overrides = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
+    return f"{stands}, but would lead here again; with a lower learning rate: {shlex.join(['python', 'train.py', *overrides])}"
 
 
 def _announce(run: Run) -> None:
@@ -99,7 +98,7 @@ def _announce(run: Run) -> None:
     log.info(f"going on at frame {format_count(manifest.frames)} with {what}" if manifest else what)
     choices = run.plan.composed.choices
     tuned = f"{choices['algo']}_{choices['env']}"
-    if manifest is None and run.plan.typed_pair and tuned in compose.options("experiment"):
+    if manifest is None and run.plan.typed_pair and tuned in options("experiment"):
         log.info("experiment=%s is this pair with tuned values", tuned)
     if run.agent.replay:
         memory = run.agent.replay

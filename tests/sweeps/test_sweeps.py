@@ -4,6 +4,7 @@ bit.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -16,16 +17,19 @@ import pytest
 from short_runs import TINY, command, contents, differences, environment, go, in_child, record, typed
 
 from rl.config import ConfigError
-from rl.runs import plan as resume
+from rl.config.overrides import Overrides
 from rl.runs.lock import is_locked
-from rl.runs.outcome import Refused
+from rl.runs.outcome import Refused, Stop
+from rl.sweeps import plan
 from rl.sweeps.launchers import Processes
-from rl.sweeps.plan import _match, find_sweep, plan_sweep
+from rl.sweeps.plan import _match, find_sweep
 from rl.sweeps.record import Record, Sweep
 from rl.sweeps.sweep import _end, exit_code, run_sweep
+from rl.training.build import check_parts_of
 from rl.training.run import Run
 
 SWEEP = Path("sweep")
+plan_sweep = functools.partial(plan.plan_sweep, check=check_parts_of)
 LINE = [*TINY, "frames=256", f"hydra.sweep.dir={SWEEP}"]
 
 
@@ -37,15 +41,16 @@ class Forks:
     def __init__(self) -> None:
         self.started: list[Sequence[str]] = []
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         return 1
 
     def start(self, words: Sequence[str], folder: Path, threads: int) -> Done:
         self.started.append(words)
         output = Path("output")
         words = words[2:] if words[0] == "--config-dir" else words
-        folder = resume.value_of(words, "hydra.run.dir")
-        code = in_child(lambda: go(Path(folder), *resume.drop(words, "hydra.run.dir")), output)
+        line = Overrides(words)
+        run_dir = Path(str(line.get("hydra.run.dir")))
+        code = in_child(lambda: go(run_dir, *line.drop("hydra.run.dir").texts), output)
         return Done(code, output.read_text())
 
 
@@ -124,9 +129,12 @@ def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> 
         ("stopped", ""),
         ("stopped", ""),
     ]
-    assert exit_code([], {job.state for job in planned.jobs}) == 1
-    assert [exit_code([number], {"failed"}) for number in (signal.SIGTERM, signal.SIGINT)] == [75, 130]
-    assert exit_code([], {"finished", "stopped"}) == 75
+    stop = Stop()
+    assert exit_code(stop, {job.state for job in planned.jobs}) == 1
+    assert exit_code(stop, {"finished", "stopped"}) == 75
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        stop.requested = [number]
+        assert exit_code(stop, {"failed"}) == code
 
 
 @pytest.mark.usefixtures("few_scores")
@@ -163,7 +171,9 @@ def test_jobs_that_never_started_are_in_the_list_of_a_resumed_sweep() -> None:
     assert planned.lock is not None
     planned.lock.release()
     again = plan_sweep(["resume=sweep"])
-    assert [(job.name, job.line) for job in again.jobs] == [(job.name, job.line) for job in planned.jobs]
+    assert [(job.name, job.overrides.texts) for job in again.jobs] == [
+        (job.name, job.overrides.texts) for job in planned.jobs
+    ]
     assert [job.name for job in again.jobs] == [
         f"algo={algo},seed={seed}" for algo in ("a2c", "reinforce") for seed in (1, 2)
     ]
@@ -193,7 +203,9 @@ def test_one_refused_job_stops_all_and_nothing_changes() -> None:
         (["launcher=process"], "did you mean processes?"),
         (["launcher=processes", "launcher.n_jobs=0"], "launcher.n_jobs=0: expected a whole number from 1"),
         (["seed=interval(1,2)"], "write the values"),
-        (["launcher._target_=my.Launcher"], "launcher._target_=my.Launcher: there are rl.launchers.Basic, "),
+        (["launcher._target_=my.Launcher"], "launcher._target_=my.Launcher: No module named 'my'"),
+        (["launcher._target_=test_sweeps.Done"], "launcher: Done.__init__() missing 2 required"),
+        (["launcher._target_=pathlib.Path"], "no Launcher; it lacks shown, slots, start"),
         (["resume=latest", "hydra.sweep.dir=x"], "type it without hydra.sweep.dir="),
         (["seed=1,2", "base=run"], "base=run goes with resume="),
     ],
@@ -221,17 +233,17 @@ def test_latest_is_the_sweep_that_was_active_last() -> None:
         folder = Path("outputs/sweeps") / name
         folder.mkdir(parents=True)
         (folder / "sweep.json").write_text(json.dumps(vars(Record([], [], {"0": []}, saved_at))))
-    assert find_sweep(Record, "latest", []) == Path("outputs/sweeps/a")
+    assert find_sweep(Record, "latest", Overrides()) == Path("outputs/sweeps/a")
     assert go(Path("outputs/sweeps/b/0"), *TINY, "frames=64") == 0
-    assert find_sweep(Record, "latest", []) == Path("outputs/sweeps/b")
+    assert find_sweep(Record, "latest", Overrides()) == Path("outputs/sweeps/b")
 
 
 def test_a_long_or_awkward_value_still_gives_a_folder() -> None:
     nets = [f"[{','.join(['8'] * n)}]" for n in (120, 121)]
     planned = _match(
         None,
-        Record(),
-        [[f"algo.network.hidden={net}", "outputs=x/y"] for net in nets],
+        {},
+        [Overrides([f"algo.network.hidden={net}", "outputs=x/y"]) for net in nets],
         ["algo.network.hidden", "outputs"],
         None,
     )
@@ -242,8 +254,8 @@ def test_a_long_or_awkward_value_still_gives_a_folder() -> None:
 
 def test_jobs_fill_the_cores_that_their_threads_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert [Processes(None).places(threads) for threads in (1, 3, 16)] == [8, 2, 1]
-    assert Processes(3).places(1) == 3
+    assert [Processes(None).slots(threads) for threads in (1, 3, 16)] == [8, 2, 1]
+    assert Processes(3).slots(1) == 3
 
 
 def test_a_sweep_killed_side_by_side_leaves_nothing_running_and_comes_back_bit_for_bit() -> None:

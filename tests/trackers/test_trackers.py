@@ -25,7 +25,8 @@ from short_runs import TINY, differences, go, in_child, record, rows, typed
 
 from benchmarks.sweep_kills import children
 from rl.config import ConfigError, RunConfig
-from rl.config.compose import compose, merge
+from rl.config.compose import compose
+from rl.config.overrides import Overrides
 from rl.trackers.follow import Overtaken, Rows, follow, make, session_of
 from rl.trackers.mlflow import MLflow
 from rl.trackers.tensorboard import TensorBoard
@@ -397,5 +398,5 @@ def test_logger_takes_none_one_or_several() -> None:
 
 def test_a_tracker_that_is_no_longer_chosen_takes_its_options_with_it() -> None:
     line = ["logger=[wandb,mlflow]", "logger.wandb.mode=offline", "logger.mlflow.experiment=mine"]
-    assert merge(line, ["logger=mlflow"]) == ["logger.mlflow.experiment=mine", "logger=mlflow"]
-    assert merge(line, ["logger=null"]) == ["logger=null"]
+    assert Overrides(line).merge(["logger=mlflow"]).texts == ["logger.mlflow.experiment=mine", "logger=mlflow"]
+    assert Overrides(line).merge(["logger=null"]).texts == ["logger=null"]

@@ -66,7 +66,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_its_rows(algo: s
     assert in_child(functools.partial(go, RUN, *line(algo, frames)), Path("output")) == 1
     said = Path("output").read_text()
     assert re.search(
-        r"stopped: at frame 128 .* (is (nan|inf)|holds infinities or no numbers); the checkpoint at frame 64 stands",
+        r"stopped: at frame 128 .* (is (nan|inf)|holds NaN or inf); the checkpoint at frame 64 stands",
         said,
     )
     assert "Traceback" not in said
