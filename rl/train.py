@@ -46,14 +46,15 @@ def main() -> None:
 
 def _run(args: Namespace) -> None:
     """Validate and build before anything is made; then take the folder, and train in it as Hydra's job."""
-    from rl.training.build import build
-
     os.environ["HYDRA_FULL_ERROR"] = "1"
     command, overrides = " ".join(sys.argv), Overrides(args.overrides)
     if any(key == "launcher" or key.startswith("launcher.") for key in overrides.keys):
         raise ConfigError("launcher= says how a sweep runs its jobs: type -m with it")
     plan = make_plan(overrides, args.config_dir)
     trackers.make(plan.config.logger)
+
+    from rl.training.build import build  # imports torch: not before the command line is validated
+
     parts = build(plan.config)
     if plan.weights:
         load_weights(parts.agent, plan.weights, plan.config.device)

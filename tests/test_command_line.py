@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from short_runs import (
@@ -46,6 +47,10 @@ RUN = Path("run")
         (["resume=outputs/nothing"], "resume=outputs/nothing: no run is there"),
         (["resume=latest"], "no run has a checkpoint under"),
         (["base=run"], "base=run goes with resume="),
+        (["-m", "launcher._target_=no.Launcher"], "launcher._target_=no.Launcher: No module named 'no'"),
+        (["-m", "launcher._target_=pathlib.Path"], "launcher._target_=pathlib.Path: not a Launcher"),
+        (["+logger.own._target_=no.Tracker"], "logger.own._target_=no.Tracker: No module named 'no'"),
+        (["+logger.own._target_=pathlib.Path"], "logger.own._target_=pathlib.Path: not a Tracker"),
         (["-m", "seed=1,x"], "seed=x: expected a whole number from 0"),
         (["env=gym", "env.id=NoSuchEnv-v0"], "env.id=NoSuchEnv-v0: Environment `NoSuchEnv` doesn't exist"),
     ],
@@ -219,6 +224,35 @@ def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
     output = process.communicate()[0]
     assert process.returncode == 75, output
     assert [path.name for path in Path("sweep").glob("*/ckpt")] == ["ckpt"]
+
+
+class OwnTracker:
+    """A tracker: writes what it is told into the run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, run: Any) -> None:
+        self.path = run.folder / self.name
+        self.path.write_text("")
+
+    def add(self, rows: list[Any]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(f"{row.table} {row.frames}\n" for row in rows)
+
+    def close(self, finished: bool) -> None:
+        with self.path.open("a") as file:
+            file.write(f"finished: {finished}\n")
+
+
+def test_a_tracker_of_ones_own_is_told_every_row() -> None:
+    own = "+logger.own={_target_: test_command_line.OwnTracker, name: told}"
+    done = typed(*TINY, "frames=256", f"hydra.run.dir={RUN}", own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = [f"train {frames}" for frames in (64, 128, 192, 256)]
+    told = (RUN / "told").read_text().splitlines()
+    assert [line for line in told if line.startswith("train")] == wanted
+    assert told[-1] == "finished: True"
 
 
 def test_the_tests_run_the_code_beside_them() -> None:

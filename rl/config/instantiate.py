@@ -32,12 +32,11 @@ def make_part(key: str, part: Any, interface: type) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from error
-    members = [name for name in (*vars(interface), *interface.__annotations__) if not name.startswith("_")]
+    members = [name for name in (*interface.__annotations__, *vars(interface)) if not name.startswith("_")]
     missing = [name for name in members if not hasattr(made, name)]
     if missing:
-        raise ConfigError(
-            f"{key}._target_={entries(part)['_target_']}: no {interface.__name__}; it lacks {', '.join(missing)}"
-        )
+        target = f"{key}._target_={entries(part)['_target_']}"
+        raise ConfigError(f"{target}: not a {interface.__name__}; it lacks {', '.join(missing)}")
     return made
 
 

@@ -151,12 +151,6 @@ def test_overrides_are_asked_and_filtered_by_key() -> None:
     assert (line.get("b"), line.get("c"), line.get("e")) == ("x y", None, None)
 
 
-def test_of_new_trackers_only_the_chosen_keep_their_options() -> None:
-    line = Overrides(["logger=[wandb,mlflow]", "logger.wandb.project=x", "logger.mlflow.uri=y"])
-    assert line.merge(["logger=wandb"]).texts == ["logger.wandb.project=x", "logger=wandb"]
-    assert line.merge(["logger=null"]).texts == ["logger=null"]
-
-
 def test_a_section_set_anew_replaces_the_overrides_below_it() -> None:
     assert Overrides(["a.b=1", "ab=1"]).merge(["a={c: 2}"]).texts == ["ab=1", "a={c: 2}"]
     assert Overrides(["algo.lr=1"]).merge(["algo=ppo"]).texts == ["algo.lr=1", "algo=ppo"]

@@ -205,7 +205,7 @@ def test_one_refused_job_stops_all_and_nothing_changes() -> None:
         (["seed=interval(1,2)"], "write the values"),
         (["launcher._target_=my.Launcher"], "launcher._target_=my.Launcher: No module named 'my'"),
         (["launcher._target_=test_sweeps.Done"], "launcher: Done.__init__() missing 2 required"),
-        (["launcher._target_=pathlib.Path"], "no Launcher; it lacks shown, slots, start"),
+        (["launcher._target_=pathlib.Path"], "not a Launcher; it lacks shown, slots, start"),
         (["resume=latest", "hydra.sweep.dir=x"], "type it without hydra.sweep.dir="),
         (["seed=1,2", "base=run"], "base=run goes with resume="),
     ],
@@ -215,6 +215,14 @@ def test_an_impossible_sweep_is_refused(words: list[str], says: str) -> None:
         plan_sweep(words)
     assert says in str(caught.value)
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_scores")
+def test_a_launcher_of_ones_own_runs_the_jobs() -> None:
+    planned = plan_sweep([*LINE, "seed=1,2", "launcher._target_=test_sweeps.Forks"])
+    assert run_sweep(planned, "the test's command") == 0
+    assert len(planned.launcher.started) == 2  # type: ignore[attr-defined]
+    assert {job.state for job in planned.jobs} == {"finished"}
 
 
 def test_where_there_is_no_sweep_the_message_says_where_was_looked() -> None:
