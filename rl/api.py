@@ -1,7 +1,7 @@
 """Encore in a notebook or a script: the runs that the command line makes, in the same folders, to be resumed
 from either.
 
-A run trains in a process of its own, which is `train.py` with the same overrides. So it is the command line's bit
+A run trains in a process of its own: `train.py` with the same overrides. So it equals the command line's bit
 for bit, whatever this process has imported and set, works in any thread, and changes nothing here: not the
 random generators, nor torch's threads, nor signal handlers. It does not outlive this process; what it prints
 is printed here.
@@ -274,14 +274,16 @@ class Policy:
         shape = self.obs_space.shape or ()
         if rows.shape not in (shape, (len(rows) if rows.ndim else 0, *shape)):
             raise ValueError(
-                f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, {', '.join(map(str, shape))})"
+                f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, "
+                f"{', '.join(map(str, shape))})"
             )
         single = rows.shape == shape
         batch = rows[None] if single else rows
         state = self.agent.initial_state(len(batch)) if self.state is None else self.state
         if state is not None and len(state) != len(batch):
             raise ValueError(
-                f"{len(batch)} observations, after {len(state)} at a time so far; call reset() where episodes begin"
+                f"{len(batch)} observations, after {len(state)} at a time so far; call "
+                "reset() where episodes begin"
             )
         actions, self.state = self.agent.act(batch, state, self.rng, self.explore)
         if isinstance(self.action_space, gym.spaces.Box):

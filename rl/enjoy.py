@@ -58,7 +58,7 @@ def load_player(folder: Path, ckpt: str, device: str) -> Player:
 
 
 def enjoy(config: EnjoyConfig) -> Enjoyed:
-    """Play episodes with a run's weights, and print their returns. Refused or ConfigError if that cannot be."""
+    """Play episodes with a run's weights, and print their returns. Refused or ConfigError if it cannot."""
     folder = latest_run(Path(config.outputs)) if config.run == "latest" else Path(config.run)
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
@@ -78,7 +78,8 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         count += 1
         recent.append(total)
         print(
-            f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}",
+            f"episode {count}: return {total:.2f}, length {length}, total_reward_ma "
+            f"{statistics.fmean(recent):.2f}",
             flush=True,
         )
 

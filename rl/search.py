@@ -7,6 +7,7 @@ study) and the trials.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shlex
 import signal
@@ -80,7 +81,7 @@ class Search:
         while True:
             if self.unfinished:
                 trial = self.unfinished.pop(0)
-            elif len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
+            elif len(self.made()) < self.config.n_trials:
                 trial = self.study.ask()
             else:
                 return None
@@ -103,7 +104,7 @@ class Search:
     def should_prune(self, job: Job) -> bool:
         """Report new evaluations to the study; whether the pruner would end the trial."""
         trial, rows = self.trials[job.name], read_rows(self.sweep.folder_of(job) / "eval.csv")
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        known = self.made()[trial.number].intermediate_values
         # evaluations, not frames: those may differ by part of an iteration
         for number, row in enumerate(rows, 1):
             if number not in known:
@@ -150,13 +151,9 @@ class Search:
         self.sweep.take_folder(command)
         if self.study is None:
             self.open()
-        made = len(self.study.get_trials(deepcopy=False))
-        print(
-            f"{self.sweep.folder}: {made} of {self.config.n_trials} trials made, {len(self.unfinished)} to be continued",
-            flush=True,
-        )
-        threads: int = self.record.values["threads"]
-        slots = self.sweep.launcher.slots(threads)
+        made = f"{len(self.made())} of {self.config.n_trials} trials made"
+        print(f"{self.sweep.folder}: {made}, {len(self.unfinished)} to be continued", flush=True)
+        slots = self.sweep.launcher.slots(self.record.values["threads"])
         stop = run_jobs(self.sweep, self.next_trial, slots, self.on_poll, self.on_end)
         print(self.table(), flush=True)
         self.report_best()
@@ -178,32 +175,29 @@ class Search:
             load_if_exists=True,
         )
         ids = storage.get_study_id_from_name(STUDY)
-        numbers = [
-            trial.number
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state == _state("RUNNING")
+        self.unfinished = [
+            optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, trial.number))
+            for trial in self.made("RUNNING")
         ]
-        for number in numbers:
-            self.unfinished.append(
-                optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, number))
-            )
+
+    def made(self, *states: str) -> list[Any]:
+        """The trials of all sessions, or those in these states."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if not states or trial.state.name in states]
 
     def table(self) -> str:
         """Every trial of all sessions: its state, its score and its values."""
         rows = [("trial", "state", "score", *self.space)]
-        for trial in self.study.get_trials(deepcopy=False):
-            score = f"{trial.value:.2f}" if trial.state == _state("COMPLETE") else "-"
+        for trial in self.made():
+            score = f"{trial.value:.2f}" if trial.state.name == "COMPLETE" else "-"
             values = (str(trial.params.get(key, "-")) for key in self.space)
             rows.append((f"trial-{trial.number}", trial.state.name.lower(), score, *values))
         return "\n".join(aligned(rows))
 
     def report_best(self) -> None:
         """Print the best trial's command line, and write it as an experiment if that was asked."""
-        complete = [
-            trial for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("COMPLETE")
-        ]
-        open_trials = any(trial.state == _state("RUNNING") for trial in self.study.get_trials(deepcopy=False))
-        if open_trials or len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
+        complete = self.made("COMPLETE")
+        if self.made("RUNNING") or len(self.made()) < self.config.n_trials:
             print("go on with: ", shlex.join(["python", "-m", "rl.search", f"resume={self.sweep.folder}"]))
         if not complete:
             print("no trial has been finished")
@@ -261,7 +255,8 @@ def as_experiment(overrides: Overrides, comment: str, config_dir: str | None) ->
         for step in path:
             section = section.setdefault(step, {})
         section[last] = leaf.value
-    head = f"# @package _global_\n# {algo} on {env}: {comment}\ndefaults:\n  - override /algo: {algo}\n  - override /env: {env}\n\n"
+    head = f"# @package _global_\n# {algo} on {env}: {comment}\n"
+    head += f"defaults:\n  - override /algo: {algo}\n  - override /env: {env}\n\n"
     return head + to_yaml(values)
 
 
@@ -270,28 +265,22 @@ def read_space(values: dict[str, Any], path: str = "") -> Space:
     space: Space = {}
     for name, entry in values.items():
         key = f"{path}{name}"
+        given = f"space.{key}={typed(entry)}"
         if not isinstance(entry, dict):
-            raise ConfigError(
-                f"space.{key}={typed(entry)}: expected {{low: 1e-4, high: 1e-2, log: true}} or {{choices: [1, 2]}}"
-            )
+            example = "{low: 1e-4, high: 1e-2, log: true} or {choices: [1, 2]}"
+            raise ConfigError(f"{given}: expected {example}")
         if not {"low", "high", "choices"} & set(entry):
             space |= read_space(entry, f"{key}.")
             continue
-        numbers = [entry.get(bound) for bound in ("low", "high")]
-        ranged = set(entry) <= {"low", "high", "log", "step"} and all(
-            isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
-        )
+        low: Any = entry.get("low")
+        high: Any = entry.get("high")
+        numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
+        ranged = set(entry) <= {"low", "high", "log", "step"} and numbers
         listed = set(entry) == {"choices"} and isinstance(entry["choices"], list) and entry["choices"]
         if not (ranged or listed):
-            raise ConfigError(
-                f"space.{key}={typed(entry)}: expected low and high with log or step, or choices alone"
-            )
-        if ranged and (
-            entry["low"] > entry["high"] or (entry.get("log") and (entry["low"] <= 0 or "step" in entry))
-        ):
-            raise ConfigError(
-                f"space.{key}={typed(entry)}: low above high, or log with a low of 0 or with step"
-            )
+            raise ConfigError(f"{given}: expected low and high with log or step, or choices alone")
+        if ranged and (low > high or (entry.get("log") and (low <= 0 or "step" in entry))):
+            raise ConfigError(f"{given}: low above high, or log with a low of 0 or with step")
         space[key] = entry
     return space
 
@@ -310,16 +299,11 @@ def plan(given: Iterable[str | Override], config_dir: str | None = None) -> Sear
         folder, exists = find_sweep(Record, resumed, line), True
     else:
         folder, exists = place_sweep(Record, line, given_dir, config_dir)
-    lock = RunLock(folder) if exists else None
-    try:
+    with RunLock(folder) if exists else contextlib.nullcontext() as lock:
         old = Record.read(folder) if exists else None
         record, config = _validate(old, own.drop("resume"), line, config_dir)
         composed = compose(record.line, RunConfig, config_dir=config_dir)
         launcher = make_launcher(composed.config.launcher)
-    except BaseException:
-        if lock is not None:
-            lock.release()
-        raise
     sweep = Sweep(folder, record, [], launcher, config_dir, lock, not exists and given_dir is None)
     return Search(sweep, config, record.space, record)
 
@@ -346,12 +330,14 @@ def _validate(
             f"  {key}: was {typed(was)}, now {typed(now)}" for key, was, now in both if was != now
         )
         raise Refused(
-            f"the search has another space, so that its trials could not be compared:\n{moved}\nto search here, start a new search"
+            "the search has another space, so that its trials could not be "
+            f"compared:\n{moved}\nto search here, start a new search"
         )
     changes = [change for change in compare(old.values, values, frames=0) if change.policy != FREE]
     if changes:
         raise Refused(
-            f"the search's trials have other overrides, so that they could not be compared:\n{change_table(changes)}"
+            "the search's trials have other overrides, so that they could not be "
+            f"compared:\n{change_table(changes)}"
         )
     return Record(whole.texts, lasting.texts, space, values, commands=old.commands), config
 

@@ -56,9 +56,7 @@ RUN = Path("run")
     ],
     ids=lambda words: words[-1] if isinstance(words, list) else "",
 )
-def test_a_command_line_that_cannot_be_is_refused_in_one_message_and_makes_nothing(
-    words: list[str], says: str
-) -> None:
+def test_an_impossible_command_line_is_refused_in_one_message(words: list[str], says: str) -> None:
     done = typed(*words)
     assert done.returncode == 2
     assert done.stderr.startswith(says)
@@ -77,7 +75,7 @@ def test_where_no_folder_can_be_made_the_message_names_it() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_command_line_is_judged_without_torch() -> None:
+def test_a_command_line_is_validated_without_torch() -> None:
     code = """
 import sys
 import rl.train, rl.runs.plan
@@ -105,7 +103,7 @@ def has_rows(number: int) -> Callable[[], bool]:
     return lambda: (RUN / "metrics.csv").exists() and (RUN / "metrics.csv").read_bytes().count(b"\n") > number
 
 
-def test_a_run_killed_twice_and_typed_again_ends_as_if_it_never_was() -> None:
+def test_a_run_killed_twice_and_typed_again_ends_equal() -> None:
     assert go(Path("straight"), *LINE) == 0
     Path("hold").touch()
     for session in range(2):
@@ -123,7 +121,7 @@ def test_a_run_killed_twice_and_typed_again_ends_as_if_it_never_was() -> None:
     assert differences(record(Path("straight")), record(RUN)) == []
 
 
-def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a_time() -> None:
+def test_a_stopped_run_resumes_extends_and_is_locked() -> None:
     longer = [*LINE, "frames=10240"]
     assert go(Path("straight"), *LINE) == 0
     assert go(Path("straight longer"), *longer) == 0
@@ -171,7 +169,7 @@ def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a
     assert events[-1]["command"].endswith(f"resume={around} frames=10240")
 
 
-def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> None:
+def test_a_run_killed_before_a_commit_keeps_its_command_line() -> None:
     first = started("algo=random", "env=pendulum", "frames=2k", "seed=7", f"hydra.run.dir={RUN}")
     wait_for(
         first,
@@ -200,7 +198,7 @@ def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> N
 
 
 @pytest.mark.parametrize("overrides", [None, ""])
-def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(overrides: str | None) -> None:
+def test_a_run_killed_before_its_command_line_is_refused(overrides: str | None) -> None:
     (RUN / ".hydra").mkdir(parents=True)
     if overrides is not None:
         (RUN / ".hydra" / "overrides.yaml").write_text(overrides)
@@ -210,7 +208,7 @@ def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(ove
     assert make_plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7
 
 
-def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
+def test_a_stopped_sweep_starts_no_further_job() -> None:
     Path("hold").touch()
     process = subprocess.Popen(
         command("-m", *LINE, "seed=1,2", "hydra.sweep.dir=sweep"),

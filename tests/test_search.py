@@ -71,7 +71,7 @@ def trials(folder: Path = PLACE) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_killed_search_ends_with_exactly_n_trials_each_as_if_it_never_was(
+def test_a_killed_search_ends_with_n_trials_each_equal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     killed = -signal.SIGKILL
@@ -101,7 +101,8 @@ def test_a_killed_search_ends_with_exactly_n_trials_each_as_if_it_never_was(
     for words, says in (
         (
             ["space.algo.lr.high=1"],
-            r"another space.*\n  algo.lr: was \{low:0.0001,high:0.01,log:true\}, now \{low:0.0001,high:1,log:true\}",
+            r"another space.*\n  algo.lr: was \{low:0.0001,high:0.01,log:true\}, now "
+            r"\{low:0.0001,high:1,log:true\}",
         ),
         (["algo.gamma=0.5"], r"other overrides"),
         (["save_as=ppo_cartpole"], r"exists"),
@@ -147,7 +148,7 @@ class Listening:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_hopeless_trial_is_stopped_once_and_one_that_was_left_is_not_started_again() -> None:
+def test_a_hopeless_trial_is_stopped_once_and_not_restarted() -> None:
     planned = search.plan(
         [
             *WORDS,

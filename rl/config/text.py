@@ -20,4 +20,7 @@ def progress_text(frames: int, of: int, fps: float, average: float | None) -> st
     minutes, s = divmod(max(int((of - frames) / max(fps, 1e-9)), 0), 60)
     hours, m = divmod(minutes, 60)
     reward = "-" if average is None else f"{average:.1f}"
-    return f"frames {format_count(frames)} of {format_count(of)}, fps {fps:.0f}, total_reward_ma {reward}, eta {hours}:{m:02d}:{s:02d}"
+    return (
+        f"frames {format_count(frames)} of {format_count(of)}, fps {fps:.0f}, total_reward_ma "
+        f"{reward}, eta {hours}:{m:02d}:{s:02d}"
+    )

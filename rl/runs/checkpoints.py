@@ -132,7 +132,7 @@ class Checkpoints:
         self.prune()
 
     def _write_chunk(self, memory: UniformReplay, frames: int) -> dict[str, Any]:
-        """Write what came into a replay memory since the last checkpoint; all chunks that hold what it needs."""
+        """Write what is new in a replay memory since the last checkpoint; all chunks that it needs."""
         before = self.kept[0].replay if self.kept else {}
         chunks = {
             name: description for name, description in before.items() if description["end"] > memory.oldest

@@ -73,7 +73,8 @@ def latest_run(outputs: Path, overrides: Iterable[str | Override] = ()) -> Path:
     if not candidates:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
         raise Refused(
-            f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py"
+            f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's "
+            "folder, or train one: python train.py"
         )
     return max(candidates)[2]
 

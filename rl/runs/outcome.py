@@ -28,13 +28,14 @@ class Finished(Exception):
 
     def __init__(self, folder: Path, why: str, more: str) -> None:
         super().__init__(
-            f"{folder} is finished: {why}.\nto train it on:  python train.py {shlex.join([f'resume={folder}', more])}"
+            f"{folder} is finished: {why}.\nto train it on:  python train.py "
+            f"{shlex.join([f'resume={folder}', more])}"
         )
         self.folder = folder
 
 
 def with_exit_codes(action: Callable[[], object]) -> None:
-    """Do it; what it raises becomes a message and an exit code: 2 if it was refused, 0 if nothing is left to do."""
+    """Do it; what it raises becomes a message and an exit code: 2 if refused, 0 if nothing is left to do."""
     try:
         action()
     except Finished as message:

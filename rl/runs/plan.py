@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def typed_pair(self) -> bool:
-        """Whether the algorithm or the environment was chosen, and no experiment that tunes the two together."""
+        """Whether algorithm or environment were chosen, and no experiment that tunes the two together."""
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
@@ -86,13 +86,17 @@ class Plan:
             self.lock = RunLock(self.folder)
             if was_committed(self.folder):  # by a run that began and ended in the meantime
                 raise Refused(
-                    f"{self.folder}: another process has just trained here; type resume={self.folder} to go on with its run"
+                    f"{self.folder}: another process has just trained here; type "
+                    f"resume={self.folder} to go on with its run"
                 )
         self.lock.announce()
 
 
 def make_plan(given: Iterable[str | Override], config_dir: str | None = None) -> Plan:
-    """The plan of a single run. Refused, Finished, ConfigError, DamagedError or LockedError if there is none."""
+    """The plan of a single run.
+
+    Refused, Finished, ConfigError, DamagedError or LockedError if there is none.
+    """
     overrides = Overrides(given)
     overrides.check_single()
     resumed, run_dir = overrides.get("resume"), overrides.get("hydra.run.dir")
@@ -105,7 +109,8 @@ def make_plan(given: Iterable[str | Override], config_dir: str | None = None) ->
         folder, warnings = find_run(resumed, new)
         if not (was_committed(folder) or history.read(folder)) and history.first_overrides(folder) is None:
             raise Refused(
-                f"{folder}: it was killed before its command line was written down; delete it, and type that line again"
+                f"{folder}: it was killed before its command line was written down; delete "
+                "it, and type that line again"
             )
         return _plan_existing(folder, new, config_dir, warnings)
     if run_dir is not None and "${" not in run_dir and _holds_run(Path(run_dir)):
@@ -144,12 +149,8 @@ def _plan_existing(
     folder: Path, new: Overrides, config_dir: str | None, warnings: Sequence[str] = ()
 ) -> Plan:
     """A run that continues in its folder. It is locked from here on."""
-    lock = RunLock(folder)
-    try:
+    with RunLock(folder) as lock:
         plan = _validate_resume(folder, new, config_dir)
-    except BaseException:
-        lock.release()
-        raise
     plan.lock = lock
     plan.warnings[:0] = warnings
     return plan
@@ -244,7 +245,8 @@ def _compose_on_run(folder: Path, new: Overrides, choices: dict[str, str | None]
         name = override.key_or_group
         if name in GROUPS:
             raise ConfigError(
-                f"{name}={override.value()}: base=run takes the run's own configuration; type single keys with it"
+                f"{name}={override.value()}: base=run takes the run's own configuration; "
+                "type single keys with it"
             )
         OmegaConf.update(values, name, override.value(), merge=False)
     resolved = OmegaConf.to_container(values, resolve=True)

@@ -45,7 +45,8 @@ def fork_weights(fork: str, overrides: Overrides) -> tuple[Weights, str]:
         run = str(latest_run(outputs_folder(overrides)))
     if not (Path(run) / "ckpt").is_dir():
         raise Refused(
-            f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like"
+            f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and "
+            "@best, @last or @<frames> if you like"
         )
     weights = read_weights(Path(run), which, "fork")
     return weights, f"{Path(run).absolute()}@{weights.frames if weights.prefix else 'best'}"

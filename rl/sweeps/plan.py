@@ -72,12 +72,8 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
 
 
 def _plan_existing(folder: Path, new: Overrides, config_dir: str | None, check: Check) -> Sweep:
-    lock = RunLock(folder)
-    try:
+    with RunLock(folder) as lock:
         record, jobs, launcher = _plan_jobs(folder, Record.read(folder), new, config_dir, check)
-    except BaseException:
-        lock.release()
-        raise
     return Sweep(folder, record, jobs, launcher, config_dir, lock, False)
 
 
@@ -97,7 +93,8 @@ def place_sweep(
         and any(path.name != ".lock" for path in folder.iterdir())
     ):
         raise Refused(
-            f"hydra.sweep.dir={folder}: it holds other things than a {Path(kind.FILE).stem}; name a new folder"
+            f"hydra.sweep.dir={folder}: it holds other things than a {Path(kind.FILE).stem}; "
+            "name a new folder"
         )
     return folder, exists
 
@@ -108,7 +105,8 @@ def find_sweep(kind: type[PersistedRecord], resumed: str, overrides: Overrides) 
     if resumed != "latest":
         if not (Path(resumed) / kind.FILE).is_file():
             raise Refused(
-                f"resume={resumed}: no {what} is there; type resume=latest or a {what}'s folder (a single run's without -m)"
+                f"resume={resumed}: no {what} is there; type resume=latest or a {what}'s "
+                "folder (a single run's without -m)"
             )
         return Path(resumed)
     outputs = outputs_folder(overrides)

@@ -102,7 +102,8 @@ class Run:
         missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
         if missing or unknown:
             raise DamagedError(
-                f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know"
+                f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which "
+                "this version does not know"
             )
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])

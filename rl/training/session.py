@@ -85,11 +85,17 @@ def _recovery_hint(run: Run) -> str:
     )
     stands = f"the checkpoint at frame {format_count(saved)} stands"
     if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
-        return f"the environment gave a reward or an observation that is not finite; {stands}: python train.py resume={run.folder}"
+        return (
+            f"the environment gave a reward or an observation that is not finite; {stands}: "
+            f"python train.py resume={run.folder}"
+        )
     overrides = [f"fork={run.folder}@last", "algo.lr=..."]
     if isinstance(lr, Schedule) and len(lr.heights) == 1:
         overrides = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
-    return f"{stands}, but would lead here again; with a lower learning rate: {shlex.join(['python', 'train.py', *overrides])}"
+    return (
+        f"{stands}, but would lead here again; with a lower learning rate: "
+        f"{shlex.join(['python', 'train.py', *overrides])}"
+    )
 
 
 def _announce(run: Run) -> None:
@@ -116,7 +122,8 @@ def _report(run: Run, result: dict[str, Any]) -> None:
         if name in result:
             score = result[name]
             log.info(
-                "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over %d fresh episodes",
+                "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over "
+                "%d fresh episodes",
                 *(
                     name,
                     format_count(score["weights_of_frame"]),

@@ -80,7 +80,7 @@ def break_down(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(
+def test_a_failed_job_logs_why_and_the_others_continue(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("broken").touch()
@@ -118,7 +118,7 @@ def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(
     assert differences(record(Path("alone-1")), record(SWEEP / "seed=2")) != []
 
 
-def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> None:
+def test_a_job_ended_by_a_signal_failed_unless_stopped() -> None:
     planned = plan_sweep([*LINE, "seed=1,2,3"])
     for job, code, stopped in zip(
         planned.jobs, (-signal.SIGSEGV, -signal.SIGTERM, 75), (False, True, False), strict=True
@@ -138,7 +138,7 @@ def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> 
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_the_list_may_grow_and_change_its_order_and_its_spelling() -> None:
+def test_the_list_may_grow_and_be_reordered_or_respelled() -> None:
     assert run(*LINE, "seed=1,2", "algo.lr=1e-3")[0] == 0
     histories = {name: (SWEEP / name / "history.jsonl").read_bytes() for name in ("seed=1", "seed=2")}
     code, forks, planned = run("resume=sweep", "algo.lr=0.0005,0.0010", "seed=2,1")
@@ -165,7 +165,7 @@ def test_the_list_may_grow_and_change_its_order_and_its_spelling() -> None:
     assert all(job.state == "finished" for job in narrowed.jobs)
 
 
-def test_jobs_that_never_started_are_in_the_list_of_a_resumed_sweep() -> None:
+def test_a_resumed_sweep_includes_jobs_that_never_started() -> None:
     planned = plan_sweep([*LINE, "algo=a2c,reinforce", "seed=1,2"])
     planned.take_folder("the test's command")
     assert planned.lock is not None
@@ -225,7 +225,7 @@ def test_a_launcher_of_ones_own_runs_the_jobs() -> None:
     assert {job.state for job in planned.jobs} == {"finished"}
 
 
-def test_where_there_is_no_sweep_the_message_says_where_was_looked() -> None:
+def test_a_missing_sweep_is_refused_with_the_searched_folder() -> None:
     with pytest.raises(Refused, match=r"no sweep is under .*outputs; name its folder"):
         plan_sweep(["resume=latest"])
     with pytest.raises(Refused, match="no sweep is there"):
@@ -266,7 +266,7 @@ def test_jobs_fill_the_cores_that_their_threads_leave(monkeypatch: pytest.Monkey
     assert Processes(3).slots(1) == 3
 
 
-def test_a_sweep_killed_side_by_side_leaves_nothing_running_and_comes_back_bit_for_bit() -> None:
+def test_a_killed_parallel_sweep_leaves_nothing_and_resumes_bit_for_bit() -> None:
     line = [
         *TINY,
         "frames=8192",
