@@ -121,14 +121,8 @@ def what_may_change() -> str:
         "",
     ]
     for policy, meaning in _POLICIES.items():
-        lines += [
-            f"## {policy}",
-            "",
-            f"A key like this {meaning}.",
-            "",
-            "| key | what it is |",
-            "| --- | --- |",
-        ]
+        lines += [f"## {policy}", "", f"A key like this {meaning}.", ""]
+        lines += ["| key | what it is |", "| --- | --- |"]
         for prefix, schema in sections.items():
             for name, key in _leaves(schema).items():
                 if key.policy == policy:

@@ -71,13 +71,9 @@ def table(runs: list[dict[str, Any]], latest: str | None) -> str:
     head = ["", "run", "seed", "frames", "last", "best", "state", "age"]
     rows = [head]
     for run in runs:
-        frames = (
-            "-"
-            if run["frames"] is None
-            else f"{format_count(run['frames'])} of {format_count(run['asked'])}"
-            if run["asked"]
-            else "?"
-        )
+        frames = "-" if run["frames"] is None else "?"
+        if run["frames"] is not None and run["asked"]:
+            frames = f"{format_count(run['frames'])} of {format_count(run['asked'])}"
         mark = "->" if run["run"] == latest else ""
         scores = (_score(run["last"]), _score(run["best"]))
         rows.append(

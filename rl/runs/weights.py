@@ -77,16 +77,10 @@ def _choose_weights(
         best = newest.best
         if best is None:
             last = f"{folder}@last" if key == "fork" else "last"
-            raise Refused(
-                f"{folder} has not been evaluated yet, so it has no best weights; type {key}={last}"
-            )
-        return (
-            newest,
-            best.file,
-            f"best (frame {format_count(best.frames)}, score {best.score:.2f})",
-            "",
-            best.frames,
-        )
+            why = "has not been evaluated yet, so it has no best weights"
+            raise Refused(f"{folder} {why}; type {key}={last}")
+        name = f"best (frame {format_count(best.frames)}, score {best.score:.2f})"
+        return newest, best.file, name, "", best.frames
     if which == "last":
         return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent.", newest.frames
     try:

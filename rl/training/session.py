@@ -118,27 +118,17 @@ def _announce(run: Run) -> None:
 
 
 def _report(run: Run, result: dict[str, Any]) -> None:
+    folder, config = run.folder, run.config
     for name in ("last", "best"):
-        if name in result:
-            score = result[name]
-            log.info(
-                "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over "
-                "%d fresh episodes",
-                *(
-                    name,
-                    format_count(score["weights_of_frame"]),
-                    score["total_reward"],
-                    score["total_reward_std"],
-                ),
-                *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
+        if score := result.get(name):
+            spread = (
+                "mean return {total_reward:.1f}, std {total_reward_std:.1f}, min {total_reward_min:.1f}, "
             )
-    watch = [f"run={run.folder}", *([] if "best" in result else ["ckpt=last"])]
-    more = [
-        f"resume={run.folder}",
-        "stop_at=null"
-        if result["stopped_at"] is not None
-        else f"frames={format_count(2 * run.config.frames)}",
-    ]
-    log.info("the run is in %s", run.folder)
+            spread += "max {total_reward_max:.1f} over {episodes} fresh episodes"
+            frame = format_count(score["weights_of_frame"])
+            log.info("%s weights (frame %s): %s", name, frame, spread.format(**score))
+    watch = [f"run={folder}", *([] if "best" in result else ["ckpt=last"])]
+    more = "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * config.frames)}"
+    log.info("the run is in %s", folder)
     log.info("watch it:     python enjoy.py %s", shlex.join(watch))
-    log.info("train it on:  python train.py %s", shlex.join(more))
+    log.info("train it on:  python train.py %s", shlex.join([f"resume={folder}", more]))
