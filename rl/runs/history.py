@@ -96,7 +96,7 @@ def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None
 
 
 def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> str:
-    """How exact a session is, in words.
+    """How exact a session is, as text.
 
     `not_exact`: what could not be brought back; `not_reproducible`: what a later resume will not bring back.
     """

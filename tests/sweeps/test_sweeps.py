@@ -1,4 +1,4 @@
-"""`python train.py -m`: jobs are found again by their values, judged before any starts, and come back bit for
+"""`python train.py -m`: jobs are found again by their values, validated before any starts, and resume bit for
 bit.
 """
 
