@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.record import ROOT, record
 from rl.config import RunConfig
 from rl.config.compose import compose
+from rl.config.overrides import Overrides
 from rl.runs.manifest import Manifest
 from rl.runs.plan import Plan
 from rl.training.build import Parts, build
@@ -419,7 +420,7 @@ def run_of(folder: Path, overrides: Sequence[str]) -> Run:
     manifests = sorted(
         (Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames
     )
-    run = Run(Plan(folder, composed, [], manifest=manifests[-1] if manifests else None), parts)
+    run = Run(Plan(folder, composed, Overrides(), manifest=manifests[-1] if manifests else None), parts)
     if not manifests:
         run.begin("benchmark")
     return run

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl.config import ConfigError, ReportConfig, install_line
-from rl.config.compose import compose, quote_places
+from rl.config.compose import compose
 from rl.config.help import show_help
 from rl.report.page import PAGE, make_page, report_folder
 from rl.report.runs import find_runs, read_run
-from rl.runs.outcome import Refused, refuse_or
+from rl.runs.outcome import Refused, with_exit_codes
 
 
 def report(arguments: Sequence[str]) -> Path:
     """Write the report of a command line and return its page. Refused or ConfigError if it cannot be made."""
     names = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     overrides = [argument for argument in arguments if argument not in names]
-    config: ReportConfig = compose(quote_places(overrides), ReportConfig, "report").config
+    config: ReportConfig = compose(overrides, ReportConfig, "report").config
     if not names:
         raise Refused(
             "what to report? type latest, or the folders of runs and sweeps; python -m rl.runs lists the runs"
@@ -49,7 +49,7 @@ def main() -> None:
     if args.help:
         print(show_help("rl.report"))
     else:
-        refuse_or(lambda: print(report(args.overrides)))
+        with_exit_codes(lambda: print(report(args.overrides)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ ones are the same if the resume was exact; otherwise the server keeps what the k
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import logging
 import os
@@ -24,32 +23,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rl.config import ConfigError
+from rl.config.instantiate import make_part
 from rl.runs.find import RESULT
 from rl.runs.history import HISTORY
 from rl.runs.outcome import STOPPING
-from rl.trackers.mlflow import MLflow
-from rl.trackers.tensorboard import TensorBoard
+from rl.runs.tables import Tail
 from rl.trackers.tracker import RETRY_S, TABLES, Row, RunInfo, Tracker
-from rl.trackers.wandb import Wandb
 
 log = logging.getLogger("encore")
 _POLL_S = 1.0  # between reads of the files
-KNOWN: dict[str, Callable[..., Tracker]] = {
-    f"rl.trackers.{kind.__name__}": kind for kind in (TensorBoard, Wandb, MLflow)
-}
 
 
 def make(logger: dict[str, Any]) -> dict[str, Tracker]:
     """The trackers of a configuration by name. ConfigError if one is unknown or cannot be used here."""
-    made = {}
-    for name, part in logger.items():
-        arguments = dict(part if isinstance(part, dict) else vars(part))
-        target = arguments.pop("_target_")
-        if target not in KNOWN:
-            raise ConfigError(f"logger.{name}._target_={target}: there are {', '.join(KNOWN)}")
-        made[name] = KNOWN[target](**arguments)
-    return made
+    return {name: make_part(f"logger.{name}", part, Tracker) for name, part in logger.items()}
 
 
 class TrackerProcess:
@@ -113,8 +100,7 @@ class RowReader:
 
     def __init__(self, folder: Path, session: int) -> None:
         self.folder, self.session = folder, session
-        self._columns: dict[str, list[str]] = {}
-        self._read = dict.fromkeys(TABLES, 0)  # bytes
+        self._tails = {table: Tail(folder / name) for table, name in TABLES.items()}
 
     def new(self) -> list[Row]:
         """The rows since the last call, in the order of writing. Superseded if another session has begun.
@@ -129,16 +115,8 @@ class RowReader:
         return sorted(found, key=lambda row: row.frames)
 
     def _read_table(self, table: str) -> Iterator[Row]:
-        with (self.folder / TABLES[table]).open("rb") as file:
-            file.seek(self._read[table])
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read[table] += len(whole)
-        lines = list(csv.reader(whole.decode().splitlines()))
-        if table not in self._columns and lines:
-            self._columns[table] = lines.pop(0)
-        for line in lines:
-            cells = {name: cell for name, cell in zip(self._columns[table], line, strict=False) if cell}
+        for row in self._tails[table].new_rows():
+            cells = {name: cell for name, cell in row.items() if cell}
             frames = int(cells.pop("frames"))
             values = {f"{table}/{name}": float(cell) for name, cell in cells.items()}
             yield Row(table, frames, float(cells["wall_s"]), values)

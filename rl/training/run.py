@@ -14,9 +14,9 @@ from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
 from rl.runs.manifest import DamagedError, Manifest, read_verified
+from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
 from rl.serialize import load
-from rl.training.signals import Stop
 
 if TYPE_CHECKING:
     from rl.training.build import Parts
@@ -49,34 +49,37 @@ class Run:
 
     def begin(self, command: str) -> None:
         """Start at frame 0, or restore the checkpoint and delete everything newer."""
-        manifest = self.plan.manifest
-        if manifest is None:
-            self.checkpoints.start_over()
-            self.metrics.table.start()
-            self.evaluations.start()
-            for warning in self.parts.warnings:
-                log.warning(warning)
-            not_reproducible = self.check_reproducible()
-            if not_reproducible:
-                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_reproducible)
-            self.collector.start()
-            self.plan.write_history(
-                frames=0, command=command, not_exact=[], not_reproducible=not_reproducible
-            )
-            self.save()
+        if self.plan.manifest is None:
+            self._start(command)
         else:
-            self.checkpoints.resume_from(manifest)
-            for name, size in manifest.offsets.items():
-                files.cut(self.folder / name, size)
-            self.load(manifest)
-            self.clock.wall_before_s = manifest.wall_s
-            replay = self.agent.replay
-            not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
-            for problem in not_exact:
-                log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
-            self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
-            (self.folder / RESULT).unlink(missing_ok=True)
+            self._restore(self.plan.manifest, command)
         self.metrics.start_session(self.clock)
+
+    def _start(self, command: str) -> None:
+        self.checkpoints.start_over()
+        self.metrics.table.start()
+        self.evaluations.start()
+        for warning in self.parts.warnings:
+            log.warning(warning)
+        problem = self.check_reproducible()
+        if problem:
+            log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", problem)
+        self.collector.start()
+        self.plan.write_history(frames=0, command=command, not_exact=[], not_reproducible=problem)
+        self.save()
+
+    def _restore(self, manifest: Manifest, command: str) -> None:
+        self.checkpoints.resume_from(manifest)
+        for name, size in manifest.offsets.items():
+            files.cut(self.folder / name, size)
+        self.load(manifest)
+        self.clock.wall_before_s = manifest.wall_s
+        replay = self.agent.replay
+        not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
+        for problem in not_exact:
+            log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+        self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
+        (self.folder / RESULT).unlink(missing_ok=True)
 
     def check_reproducible(self) -> str:
         """Why the environment cannot be restored exactly, as far as a short trial shows; else ''."""

@@ -423,7 +423,7 @@ def test_a_run_in_parts_is_the_run_in_one(line: str, more: list[str], tmp_path: 
 
 @resuming
 @pytest.mark.parametrize("line", ["quantiles", "rainbow"])
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(line: str, tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_ends_equal(line: str, tmp_path: Path) -> None:
     whole = [*TINY, *LINES[line], "frames=320"]
     assert go(tmp_path / "straight", *whole) == 0
     for number in (40, 33):

@@ -210,9 +210,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
-    algo: str, tmp_path: Path, straight: Any
-) -> None:
+def test_a_run_killed_repeatedly_ends_equal(algo: str, tmp_path: Path, straight: Any) -> None:
     line = line_for(algo, *OWN[algo])
     for number in (40, 33):
         assert in_child(functools.partial(killed, tmp_path / "run", number, *line)) == DIED

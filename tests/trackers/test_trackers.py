@@ -25,7 +25,8 @@ from short_runs import TINY, differences, go, in_child, record, rows, typed
 
 from benchmarks.sweep_kills import children
 from rl.config import ConfigError, RunConfig
-from rl.config.compose import compose, merge
+from rl.config.compose import compose
+from rl.config.overrides import Overrides
 from rl.trackers.follow import RowReader, Superseded, follow, make, session_id
 from rl.trackers.mlflow import MLflow
 from rl.trackers.tensorboard import TensorBoard
@@ -397,5 +398,8 @@ def test_logger_takes_none_one_or_several() -> None:
 
 def test_dropping_a_tracker_drops_its_options() -> None:
     line = ["logger=[wandb,mlflow]", "logger.wandb.mode=offline", "logger.mlflow.experiment=mine"]
-    assert merge(line, ["logger=mlflow"]) == ["logger.mlflow.experiment=mine", "logger=mlflow"]
-    assert merge(line, ["logger=null"]) == ["logger=null"]
+    assert Overrides(line).merge(["logger=mlflow"]).texts == [
+        "logger.mlflow.experiment=mine",
+        "logger=mlflow",
+    ]
+    assert Overrides(line).merge(["logger=null"]).texts == ["logger=null"]
