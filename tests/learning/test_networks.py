@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import clip_gradient, flatten_parameters
+from rl.learning.gradient_step import flatten_parameters
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.ensemble import Ensemble, ensemble, frozen
 from rl.learning.networks.mlp import MLP, DuelingMLP
@@ -94,16 +94,6 @@ def test_a_step_on_the_flat_vector_is_a_step_on_each_parameter(fused: bool) -> N
         optimizers[1].step()
     for a, b in zip(policy.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-
-
-def test_a_gradient_is_clipped_to_its_norm_and_a_small_one_left_alone() -> None:
-    flat = torch.nn.Parameter(torch.zeros(2))
-    flat.grad = torch.tensor([3.0, 4.0])
-    assert float(clip_gradient(flat, None)) == 5.0
-    assert float(clip_gradient(flat, 10.0)) == 5.0
-    assert flat.grad.tolist() == [3.0, 4.0]
-    assert float(clip_gradient(flat, 1.0)) == 5.0
-    assert flat.grad.tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
