@@ -206,7 +206,6 @@ SWEEPS = {
     "search": [
         "algo=a2c",
         "n_trials=3",
-        "launcher.n_jobs=1",
         "sampler={_target_: optuna.samplers.RandomSampler, seed: 1}",
         "pruner=null",
     ],
@@ -326,7 +325,8 @@ def make(place: Path, only: str) -> None:
         )
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         found = measure(Path(folder), only)
-    table.write_text(json.dumps(found, indent=1, sort_keys=True))
+    before = json.loads(table.read_text()) if only and table.exists() else {}
+    table.write_text(json.dumps(before | found, indent=1, sort_keys=True))
     print(f"{len(found)} runs in {table}")
 
 

@@ -71,6 +71,11 @@ def test_the_algorithm_that_is_added_comes_back(
     assert check_commands(page) == 2
     assert run_tests("tests/test_my_algos.py") == 2
 
+    line = [*TINY, "algo=average_baseline"]
+    longer = ["frames=1280", "algo.lr=[[0,2e-3],[640,2e-3],[2k,0]]"]
+    assert go(Path("run"), *line, *longer, config_dir="my_conf") == 0  # a knot in the future
+    assert go(Path("run"), *line, *longer, "algo.gamma=0.5", config_dir="my_conf") == 2
+
     import my_algos  # type: ignore[import-not-found]
 
     class Forgetful(my_algos.AverageBaseline):  # type: ignore[misc]
@@ -79,26 +84,12 @@ def test_the_algorithm_that_is_added_comes_back(
             del self.parts["average"]
 
     monkeypatch.setattr(my_algos, "AverageBaseline", Forgetful)
-    line = [*TINY, "algo=average_baseline"]
     run = begun(Path("forgetful"), *line, config_dir="my_conf")
     iterate(run, 6)
     run.save()
     assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
     found = differences(record(Path("straight")), record(Path("forgetful")))
     assert "metrics.csv:9:average_return" in found  # or the example would show nothing
-
-    monkeypatch.undo()
-    assert (
-        go(
-            Path("straight"),
-            *line,
-            "frames=1280",
-            "algo.lr=[[0,2e-3],[640,2e-3],[2k,0]]",
-            config_dir="my_conf",
-        )
-        == 0
-    )
-    assert go(Path("straight"), *line, "algo.gamma=0.5", config_dir="my_conf") == 2
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")

@@ -18,7 +18,7 @@ from rl.config.schema.algos import TD3Config
 from rl.learning.distributions import ActionBox
 from rl.learning.gradient_step import GradientStep, flatten_parameters
 from rl.learning.networks.ensemble import ensemble, frozen
-from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
