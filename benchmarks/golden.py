@@ -206,6 +206,7 @@ SWEEPS = {
     "search": [
         "algo=a2c",
         "n_trials=3",
+        "launcher.n_jobs=1",
         "sampler={_target_: optuna.samplers.RandomSampler, seed: 1}",
         "pruner=null",
     ],
@@ -325,8 +326,7 @@ def make(place: Path, only: str) -> None:
         )
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         found = measure(Path(folder), only)
-    before = json.loads(table.read_text()) if only and table.exists() else {}
-    table.write_text(json.dumps(before | found, indent=1, sort_keys=True))
+    table.write_text(json.dumps(found, indent=1, sort_keys=True))
     print(f"{len(found)} runs in {table}")
 
 
