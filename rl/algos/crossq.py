@@ -112,14 +112,6 @@ class CrossQ(Agent):
         report = self.policy_step.report() | self.critic_step.report()  # loss and grad_norm are the critics'
         return report | {"lr": lr}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the losses take; the noise of the actions in obs and next_obs [2, B, A] comes last."""
-        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
-        action = self.distribution.box.shrink(batch.action)
-        noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
     def _critic_loss(
         self,
         critics: Any,
@@ -159,3 +151,11 @@ class CrossQ(Agent):
         entropy = -log_prob.detach().mean()
         loss = actor_loss + log_alpha * (entropy - self.target_entropy)
         return loss, {"policy_loss": actor_loss, "entropy": entropy, "alpha": alpha, "moments": moments}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the losses take; the noise of the actions in obs and next_obs [2, B, A] comes last."""
+        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
+        action = self.distribution.box.shrink(batch.action)
+        noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]

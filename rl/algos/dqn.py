@@ -106,6 +106,24 @@ class DQN(Agent):
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr, "explore": self.exploration(frames)}
 
+    def _loss(
+        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss of the TD errors (algorithm 1)."""
+        q = q_network(obs, *noise).gather(-1, action)
+        loss = (weight * self.td_loss(q, target, reduction="none")).mean()
+        q = q.detach()
+        return loss, {"q_mean": q.mean(), "td_error": (target - q).squeeze(-1)}
+
+    def _quantile_loss(
+        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same for quantiles; what counts as TD error is the loss."""
+        quantiles = q_network(obs, *noise).take_along_dim(action.unsqueeze(-1), 1).squeeze(1)
+        loss = quantile_loss(quantiles, target, self.td_loss)
+        report = {"q_mean": quantiles.detach().mean(), "td_error": loss.detach()}
+        return (weight.squeeze(-1) * loss).mean(), report
+
     def _inputs(self, batch: Batch) -> list[Tensor]:
         """Observations, and in columns [B, 1] actions, targets (of quantiles [B, quantiles]) and weights;
         then noise for a noisy network.
@@ -125,24 +143,6 @@ class DQN(Agent):
         action, reward, discount, weight = (array[:, np.newaxis] for array in columns)
         inputs = obs, action, reward + discount * next_value, weight, *noise()
         return [torch.as_tensor(array, device=self.device) for array in inputs]
-
-    def _loss(
-        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of the TD errors (algorithm 1)."""
-        q = q_network(obs, *noise).gather(-1, action)
-        loss = (weight * self.td_loss(q, target, reduction="none")).mean()
-        q = q.detach()
-        return loss, {"q_mean": q.mean(), "td_error": (target - q).squeeze(-1)}
-
-    def _quantile_loss(
-        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same for quantiles; what counts as TD error is the loss."""
-        quantiles = q_network(obs, *noise).take_along_dim(action.unsqueeze(-1), 1).squeeze(1)
-        loss = quantile_loss(quantiles, target, self.td_loss)
-        report = {"q_mean": quantiles.detach().mean(), "td_error": loss.detach()}
-        return (weight.squeeze(-1) * loss).mean(), report
 
     def _target_is_due(self, update: int) -> bool:
         """Whether `target_every` frames are full between the frame that earned the update before and this

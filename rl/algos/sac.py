@@ -110,14 +110,6 @@ class SAC(Agent):
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes, with the noise of the actions in obs and next_obs [2, B, A]."""
-        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
-        action = self.distribution.box.shrink(batch.action)
-        noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
     def _loss(
         self,
         networks: Any,
@@ -155,6 +147,14 @@ class SAC(Agent):
         loss = critic_loss + actor_loss + temperature_loss
         report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": q.mean(), "entropy": entropy}
         return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the loss takes, with the noise of the actions in obs and next_obs [2, B, A]."""
+        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
+        action = self.distribution.box.shrink(batch.action)
+        noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     @torch.no_grad()
     def _update_targets(self, tau: float) -> None:

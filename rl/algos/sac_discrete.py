@@ -104,13 +104,6 @@ class DiscreteSAC(Agent):
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes."""
-        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
-        action = batch.action - self.distribution.start
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
     def _loss(
         self,
         networks: Any,
@@ -150,6 +143,13 @@ class DiscreteSAC(Agent):
             "entropy": entropy,
         }
         return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the loss takes."""
+        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
+        action = batch.action - self.distribution.start
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     @torch.no_grad()
     def _update_targets(self, tau: float) -> None:

@@ -105,16 +105,6 @@ class TD3(Agent):
         report = self.actor_step.report() | self.critic_step.report()  # loss and grad_norm are the critics'
         return report | {"lr": lr, "explore": cfg.exploration_noise(frames)}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the critics' loss takes, with the noise of the target's actions [B, A]."""
-        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
-        action = self.box.shrink(batch.action)
-        deviation, clip = np.float32(self.cfg.target_noise), self.cfg.target_noise_clip
-        noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * deviation
-        noise = noise.clip(-clip, clip)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
     def _critic_loss(
         self,
         critics: Any,
@@ -142,6 +132,16 @@ class TD3(Agent):
         action = actor(obs).tanh()
         loss = -frozen(self.critics)(torch.cat([obs.flatten(1), action], -1), first=1).mean()
         return loss, {"policy_loss": loss}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the critics' loss takes, with the noise of the target's actions [B, A]."""
+        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
+        action = self.box.shrink(batch.action)
+        deviation, clip = np.float32(self.cfg.target_noise), self.cfg.target_noise_clip
+        noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * deviation
+        noise = noise.clip(-clip, clip)
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     @torch.no_grad()
     def _update_targets(self, tau: float) -> None:
