@@ -123,9 +123,10 @@ Setting = AgentContext  # its earlier name
 
 
 class Agent(ABC):
-    """An algorithm, made from its context and its keys: `context: AgentContext, cfg`, where cfg is of its `Config`.
+    """An algorithm, made from its context and its keys: `(context, cfg)`, where cfg is of its `Config`.
 
-    A subclass sets these in its constructor and implements `act` and `learn`. Without a `Config` its keys are keywords.
+    A subclass sets these in its constructor and implements `act` and `learn`. Without a `Config` its keys
+    are keywords.
     """
 
     Config: type | None = (
@@ -147,8 +148,8 @@ class Agent(ABC):
     ) -> tuple[NDArray[Any], Recurrent] | tuple[NDArray[Any], Recurrent, Extras]:
         """Actions [N, *action_shape] for observations [N, *obs_shape], and the recurrent state after them.
 
-        With `explore` they are drawn with `rng`; without, they are what the policy thinks best. What it tells `learn`
-        of the step may come third, by name, always the same names: it is found in `rollout.extras`.
+        With `explore` they are drawn with `rng`; without, they are what the policy thinks best. What it tells
+        `learn` of the step may come third, by name, always the same names: `rollout.extras` holds it.
         """
 
     @abstractmethod

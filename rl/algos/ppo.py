@@ -61,7 +61,7 @@ class PPO(Agent):
     def act(
         self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
     ) -> tuple[NDArray[Any], Recurrent, Extras]:
-        """Sampled actions, or the policy's mode; and what a shared network gave besides, which `learn` needs."""
+        """Sampled actions, or the policy's mode; and what a shared network gave, which `learn` needs."""
         obs = self.obs_normalizer(obs)
         if not explore:
             return self.distribution.mode(self.policy_params(obs)), state, {}
@@ -131,8 +131,8 @@ class PPO(Agent):
 
     @torch.no_grad()
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-        """Observations [B, ...], actions [B, ...], and of each step [4, B] its advantage, value target, value and
-        log-probability, all of the policy as it is.
+        """Observations [B, ...], actions [B, ...], and of each step [4, B] its advantage, value target,
+        value and log-probability, all of the policy as it is.
 
         The rewards' statistics take in this rollout first; the observations' only after the updates, so that
         the policy is judged as it acted.

@@ -64,8 +64,10 @@ class TD3(Agent):
         )
 
         self.parts = {
-            **{"critics": self.critics, "actor": self.actor},
-            **{"target_critics": self.target_critics, "target_actor": self.target_actor},
+            "critics": self.critics,
+            "actor": self.actor,
+            "target_critics": self.target_critics,
+            "target_actor": self.target_actor,
             "critic_optimizer": self.critic_step.optimizers[0],
             "actor_optimizer": self.actor_step.optimizers[0],
             "replay": self.replay,

@@ -35,7 +35,7 @@ class Constants:
         ] = {}  # position -> its value, and what the graph is given for it
 
     def check(self) -> None:
-        """RuntimeError if a plain attribute that the loss reads is no longer what it was when the graph was made."""
+        """RuntimeError if a plain attribute that the loss reads has changed since the graph was made."""
         for path, owner, name, value in self.attributes:
             if getattr(owner, name) != value:
                 raise RuntimeError(
@@ -62,7 +62,7 @@ class Constants:
 
 
 def _attributes_read_by(loss: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
-    """(path, owner, name) of the plain attributes that a method names: of its object, and of what that holds.
+    """(path, owner, name) of the plain attributes that a method names, of its object and what that holds.
 
     Names are looked for in its code, and in the code of the object's methods that it names.
     """

@@ -106,7 +106,7 @@ class GradientStep:
             optimizer.lr.fill_(lr)
 
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
-        """One step. The scalars that the loss function reports are added up for `report`; the others come back."""
+        """One step. The scalars that the loss reports are added up for `report`; the others come back."""
         if self.compiled:
             if self._constants is None:
                 self._constants = Constants(self.loss, self.flats[0].device)
@@ -127,8 +127,9 @@ class GradientStep:
         return self._total[self._names.index(name)].clone() if self._steps else torch.zeros(())
 
     def report(self) -> dict[str, float]:
-        """The mean of each reported scalar over the steps since the last report, with `loss` and `grad_norm`, the
-        gradient's norm before clipping; {} if there was no step.
+        """The mean of each reported scalar over the steps since the last report; {} if there was no step.
+
+        With `loss` and `grad_norm`, the gradient's norm before clipping.
         """
         means = (self._total / max(self._steps, 1)).tolist()
         report = dict(zip(self._names, means, strict=True))

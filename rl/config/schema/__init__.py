@@ -1,4 +1,4 @@
-"""The schema: every configuration key with its type, its meaning and its resume policy; a file for each group."""
+"""The schema: every key with its type, its meaning and its resume policy; a file for each group."""
 
 from __future__ import annotations
 
@@ -51,17 +51,18 @@ TARGETS: dict[str, type] = {
     "rl.trackers.MLflow": run.MLflowConfig,
 }
 
+# packages whose classes are not imported to find their keys
 _WITHOUT_CONFIG = (
     "rl",
     "torch",
     "gymnasium",
     "optuna",
     "",
-)  # packages whose classes are not imported to find their keys
+)
 
 
 def schema_of(target: str) -> type | None:
-    """The dataclass of the keys of what a `_target_` names; None if nobody wrote one: then all keys are frozen.
+    """The dataclass of the keys of what a `_target_` names; None, and all are frozen, if there is none.
 
     A user's own class names it as its attribute `Config`; only then is its module imported.
     """
