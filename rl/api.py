@@ -285,7 +285,7 @@ class Policy:
                 f"{len(batch)} observations, after {len(state)} at a time so far; call "
                 "reset() where episodes begin"
             )
-        actions, self.state = self.agent.act(batch, state, self.rng, self.explore)
+        actions, self.state, *_ = self.agent.act(batch, state, self.rng, self.explore)
         if isinstance(self.action_space, gym.spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions[0] if single else actions

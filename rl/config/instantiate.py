@@ -6,7 +6,7 @@ import functools
 import importlib
 from typing import Any
 
-from rl.config import ConfigError
+from rl.config.keys import ConfigError
 
 
 def instantiate(part: Any) -> functools.partial[Any]:

@@ -32,7 +32,7 @@ def load_weights(agent: Agent, weights: Weights, device: str) -> None:
     """Give an agent the weights of a run. Refused if names or shapes differ."""
     state = load(weights.data, device)
     try:
-        for name in agent.playing:
+        for name in agent.policy_parts:
             agent.parts[name].load_state_dict(state[weights.prefix + name])
     except (KeyError, RuntimeError, ValueError) as error:
         raise Refused(f"the weights of {weights.run} do not fit: {error}") from error

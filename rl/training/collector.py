@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl.algos.agent import Agent, Rollout
+from rl.algos.agent import Agent, Extras, Rollout
 from rl.clock import Clock
 from rl.envs.make import float32_or_uint8
 from rl.envs.vector import VectorEnv
@@ -109,8 +109,10 @@ class Collector:
         rollout.final_obs = []
         self.ended_returns, self.ended_lengths = [], []
         for t in range(len(actions)):
-            action, state = act(obs[t], state, rng)
+            action, state, *extras = act(obs[t], state, rng)
             actions[t] = action
+            if extras:
+                self._store(t, extras[0])
             obs[t + 1], reward, terminated[t], truncated[t], infos = step(action)
             rewards[t] = np.sign(reward) if self.clip_rewards else reward
             returns += reward
@@ -131,6 +133,12 @@ class Collector:
         self.clock.tick(rewards.size, len(self.ended_returns))
         self._warn_about_long_episodes()
         return rollout
+
+    def _store(self, t: int, extras: Extras) -> None:
+        for name, value in extras.items():
+            if name not in self.rollout.extras:
+                self.rollout.extras[name] = np.empty((len(self.rollout.action), *value.shape), value.dtype)
+            self.rollout.extras[name][t] = value
 
     def _warn_about_long_episodes(self) -> None:
         longest = self.tape.end - min(self.tape.episode_begin)

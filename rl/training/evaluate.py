@@ -100,7 +100,7 @@ def _play(
         if stop():
             raise Interrupted
         rows = np.stack([obs[i] for i in active]).astype(dtype, copy=False)
-        actions, after = agent.act(rows, None if state is None else state[active], rng, explore)
+        actions, after, *_ = agent.act(rows, None if state is None else state[active], rng, explore)
         if state is not None and after is not None:
             state[active] = after
         for i, action in zip(list(active), actions, strict=True):

@@ -164,7 +164,8 @@ def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float
         torch.tensor([[0.5], [6.0]]),
         torch.tensor([[1.0], [2.0]]),
     )
-    value, (q_mean, td_error) = agent._loss(network, torch.zeros(2, 4), action, target, weight)
+    value, report = agent._loss(network, torch.zeros(2, 4), action, target, weight)
+    q_mean, td_error = report["q_mean"], report["td_error"]
     assert value.item() == pytest.approx(expected)
     assert (q_mean.item(), td_error.tolist()) == (2.0, [-0.5, 3.0])
 
@@ -198,7 +199,8 @@ def test_the_quantile_loss_is_that_of_the_paper(kappa: float) -> None:
     expected = [by_loops(quantiles[b, a].tolist(), target[b].tolist(), kappa) for b, a in ((0, 1), (1, 0))]
     agent = dqn("algo.quantiles=3", f"algo.kappa={kappa}")
     inputs = torch.zeros(2, 4), torch.tensor([[1], [0]]), target, torch.tensor([[1.0], [3.0]])
-    loss, (q_mean, priority) = agent._quantile_loss(lambda obs: quantiles, *inputs)
+    loss, report = agent._quantile_loss(lambda obs: quantiles, *inputs)
+    q_mean, priority = report["q_mean"], report["td_error"]
     assert priority.tolist() == pytest.approx(expected)
     assert loss.item() == pytest.approx((expected[0] + 3 * expected[1]) / 2)
     assert q_mean.item() == pytest.approx((quantiles[0, 1].mean() + quantiles[1, 0].mean()).item() / 2)

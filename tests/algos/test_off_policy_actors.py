@@ -384,7 +384,8 @@ def test_only_their_own_loss_moves_the_critics(
     if not is_frozen:
         monkeypatch.setattr("rl.algos.sac.frozen", lambda module: module)
     agent: Any = parts.agent
-    loss, (critic_loss, *_) = agent._loss(agent.networks, *batch_of(parts))
+    loss, report = agent._loss(agent.networks, *batch_of(parts))
+    critic_loss = report["loss"]
     weights = list(agent.networks.critics.parameters())
     of_all, own = (torch.autograd.grad(one, weights, retain_graph=True) for one in (loss, critic_loss))
     assert is_frozen == all(torch.equal(a, b) for a, b in zip(of_all, own, strict=True))
@@ -417,7 +418,8 @@ def test_the_target_of_td3_is_the_lower_critic_at_a_smoothed_action() -> None:
     agent: Any = parts.agent
     obs, action, reward, discount, next_obs, weight, noise = batch_of(parts)
     noise = noise * 10  # so that some actions meet their bounds
-    _, (_, error) = agent._critic_loss(agent.critics, obs, action, reward, discount, next_obs, weight, noise)
+    _, report = agent._critic_loss(agent.critics, obs, action, reward, discount, next_obs, weight, noise)
+    error = report["td_error"]
     next_action = np.clip(np.tanh(agent.target_actor(next_obs).detach().numpy()) + noise.numpy(), -1, 1)
     assert (np.abs(next_action) == 1).any()
     next_q = (

@@ -14,7 +14,7 @@ from torch import nn
 
 from rl.config import schema
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import clip_gradient, flatten_parameters
+from rl.learning.gradient_step import flatten_parameters
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.ensemble import Ensemble, ensemble, frozen
 from rl.learning.networks.layers import ACTIVATIONS
@@ -101,16 +101,6 @@ def test_flat_step_equals_a_step_per_parameter(fused: bool) -> None:
         optimizers[1].step()
     for a, b in zip(policy.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-
-
-def test_only_large_gradients_are_clipped() -> None:
-    flat = torch.nn.Parameter(torch.zeros(2))
-    flat.grad = torch.tensor([3.0, 4.0])
-    assert float(clip_gradient(flat, None)) == 5.0
-    assert float(clip_gradient(flat, 10.0)) == 5.0
-    assert flat.grad.tolist() == [3.0, 4.0]
-    assert float(clip_gradient(flat, 1.0)) == 5.0
-    assert flat.grad.tolist() == pytest.approx([0.6, 0.8])
 
 
 def test_orthogonal_weights_have_gains_and_zero_biases() -> None:
