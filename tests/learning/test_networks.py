@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl.config import schema
+from rl.config.schema import parts as schema
 from rl.learning.distributions import distribution_for
 from rl.learning.gradient_step import flatten_parameters
 from rl.learning.networks.cnn import channels_last, select
