@@ -31,11 +31,13 @@ class A2C(Agent):
     def __init__(self, context: AgentContext, cfg: A2CConfig) -> None:
         if cfg.normalize_advantage and cfg.rollout_length * context.num_envs == 1:
             raise ValueError(
-                "algo.rollout_length=1 of one env has no spread to normalise advantages by; type algo.normalize_advantage=false"
+                "algo.rollout_length=1 of one env has no spread to normalise advantages by; type"
+                " algo.normalize_advantage=false"
             )
         if cfg.shared_network and cfg.value_lr is not None:
             raise ValueError(
-                "algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null"
+                "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
+                " algo.value_lr=null"
             )
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.clock, self.device = context.clock, context.device

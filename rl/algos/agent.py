@@ -96,7 +96,8 @@ class AgentContext:
                 (d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - minibatch_size)
             )
             raise ValueError(
-                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {steps}; try {near}"
+                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs ="
+                f" {steps}; try {near}"
             )
         return steps
 

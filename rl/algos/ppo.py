@@ -1,6 +1,4 @@
-"""PPO (Schulman et al. 2017): several epochs on each rollout, with an objective that stops paying beyond the
-clip range.
-"""
+"""PPO (Schulman et al. 2017): several epochs on each rollout, with a clipped objective."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ from rl.learning.returns import explained_variance, gae
 
 
 class PPO(Agent):
-    """Clipped surrogate objective (eq. 7) with generalised advantages, a value loss and an entropy bonus (eq.
-    9).
-    """
+    """Clipped surrogate objective (eq. 7), generalised advantages, value loss, entropy bonus (eq. 9)."""
 
     Config = PPOConfig
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
@@ -33,11 +29,13 @@ class PPO(Agent):
         self.batch_size = context.batch_size(cfg.rollout_length, cfg.minibatch_size)
         if cfg.normalize_advantage and cfg.minibatch_size == 1:
             raise ValueError(
-                "algo.minibatch_size=1 has no spread to normalise advantages by; type algo.normalize_advantage=false"
+                "algo.minibatch_size=1 has no spread to normalise advantages by; type"
+                " algo.normalize_advantage=false"
             )
         if cfg.shared_network and cfg.value_lr is not None:
             raise ValueError(
-                "algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null"
+                "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
+                " algo.value_lr=null"
             )
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.clock, self.rng, self.device = context.clock, context.streams.minibatch, context.device
@@ -71,9 +69,7 @@ class PPO(Agent):
         return self.distribution.sample(params, rng), state, {"params": params, "value": value}
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
-        """`epochs` passes over the rollout in shuffled minibatches, fewer if the policy moves beyond
-        `target_kl`.
-        """
+        """`epochs` passes over the rollout in shuffled minibatches; no more once KL exceeds `target_kl`."""
         cfg, step, frames = self.cfg, self.step, self.clock.frames
         obs, action, steps, explained = self._batch(rollout)
         lr, clip_range, entropy_coef = cfg.lr(frames), cfg.clip_range(frames), cfg.entropy_coef(frames)

@@ -42,7 +42,8 @@ class RecurrentPPO(Agent):
                 )
         if cfg.normalize_advantage and cfg.minibatch_size == 1:
             raise ValueError(
-                "algo.minibatch_size=1 has no spread to normalise advantages by; type algo.normalize_advantage=false"
+                "algo.minibatch_size=1 has no spread to normalise advantages by; type"
+                " algo.normalize_advantage=false"
             )
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.num_sequences, self.minibatch_sequences = batch_size // length, cfg.minibatch_size // length

@@ -171,5 +171,6 @@ def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default
         if where is None:
             note = f"the same up to frame {format_count(frames)}"
         else:
-            note = f"the past would differ: at frame {format_count(where)} it was {was.meaning(where):g}, now {now.meaning(where):g}"
+            before, today = was.meaning(where), now.meaning(where)
+            note = f"the past would differ: at frame {format_count(where)} it was {before:g}, now {today:g}"
     return Change(key, was.value if was else MISSING, now.value if now else MISSING, policy, note, refused)

@@ -84,7 +84,7 @@ def _read_section(schema: type, value: Any, path: str, errors: list[str]) -> Any
     for name in value:
         if name not in known:
             errors.append(
-                f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}"
+                f"{prefix}{name}: no such key{did_you_mean(prefix + name, [prefix + k for k in known])}"
             )
     read = {}
     optional = {
@@ -108,7 +108,8 @@ def _read_target(value: Any, path: str, errors: list[str]) -> Any:
     schema = schema_of(value["_target_"])
     if schema is None and value["_target_"].startswith("rl."):
         errors.append(
-            f"{path}._target_={value['_target_']}: no such part{did_you_mean(value['_target_'], list(TARGETS))}"
+            f"{path}._target_={value['_target_']}: no such"
+            f" part{did_you_mean(value['_target_'], list(TARGETS))}"
         )
     return Target(value) if schema is None else _read_section(schema, value, path, errors)
 

@@ -39,7 +39,8 @@ class Constants:
         for path, owner, name, value in self.attributes:
             if getattr(owner, name) != value:
                 raise RuntimeError(
-                    f"{path} was {value} and is {getattr(owner, name)} now, but under compile=true it is a constant"
+                    f"{path} was {value} and is {getattr(owner, name)} now, but under compile=true it is a"
+                    " constant"
                     " of the loss; give it to the step as an argument"
                 )
 
@@ -52,7 +53,8 @@ class Constants:
         is_number = type(value) in (int, float)
         if type(before) is not type(value) or not (is_number or before == value):
             raise RuntimeError(
-                f"argument {position} of the step was {before} and is {value} now, but under compile=true only"
+                f"argument {position} of the step was {before} and is {value} now, but under compile=true"
+                " only"
                 " numbers and tensors may change"
             )
         if given is None or before != value:

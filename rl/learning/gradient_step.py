@@ -145,7 +145,7 @@ class GradientStep:
         return self._apply(grads, {"loss": loss, **report})
 
     def _gradients(self, *inputs: Any) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
-        """The gradient of each group and the report, as a function without side effects, for torch.compile."""
+        """The gradient of each group, and the report; free of side effects, for torch.compile."""
 
         def loss_of(*flats: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             weights = {}

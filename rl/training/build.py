@@ -88,7 +88,8 @@ def build(config: RunConfig) -> Parts:
     cfg = config.env
     if carries and cfg.vectorization == "native":
         raise ConfigError(
-            "env.vectorization=native: what the environment learns across episodes would be lost; type env.vectorization=sync"
+            "env.vectorization=native: what the environment learns across episodes would be lost; type"
+            " env.vectorization=sync"
         )
     envs = build_vector(make_env, cfg, derive_seed(config.seed, "env"))
     collector = Collector(
@@ -153,20 +154,21 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     }
     if noisy and not hasattr(agent, "noise"):
         raise ConfigError(
-            f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take another network"
+            f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take"
+            " another network"
         )
     return agent
 
 
 def make_agent(algo: Any, context: AgentContext) -> Agent:
-    """An agent from its keys: as its `Config`, with functions that make them in place of its parts; else as keywords."""
+    """An agent from its keys: typed ones are given as `cfg`, its parts as factories; others as keywords."""
     if not dataclasses.is_dataclass(algo) or isinstance(algo, type):
-        made: Agent = instantiate(algo)(context)
-        return made
+        untyped: Agent = instantiate(algo)(context)
+        return untyped
     keys = entries(algo)
     factories = {name: instantiate(value) for name, value in keys.items() if "_target_" in entries(value)}
-    made = locate(keys["_target_"])(context, dataclasses.replace(algo, **factories))
-    return made
+    agent: Agent = locate(keys["_target_"])(context, dataclasses.replace(algo, **factories))
+    return agent
 
 
 def build_player(config: RunConfig) -> Agent:
@@ -190,7 +192,8 @@ def build_vector(make_env: EnvFactory, config: EnvConfig, seed: int) -> VectorEn
         return make_vector(make_env, config.num_envs, config.vectorization, seed)
     if config.wrappers:
         raise ConfigError(
-            "env.vectorization=native takes no env.wrappers: they wrap one environment; type env.vectorization=sync"
+            "env.vectorization=native takes no env.wrappers: they wrap one environment; type"
+            " env.vectorization=sync"
         )
     try:
         return make_native(config.id, config.kwargs, config.num_envs, seed)

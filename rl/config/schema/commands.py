@@ -29,7 +29,8 @@ class EnjoyConfig:
     render: Annotated[
         str | None,
         Key(
-            "human: a window; video: a file in the run's video/; none: only scores; null: a window where there is a display, else video",
+            "human: a window; video: a file in the run's video/; none: only scores; null: a window where"
+            " there is a display, else video",
             choices=(None, "human", "video", "none"),
         ),
     ]

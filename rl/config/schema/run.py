@@ -22,7 +22,8 @@ class EnvConfig:
     vectorization: Annotated[
         str,
         Key(
-            "sync: in this process; async: one process each, for slow environments; native: the environment's own, which does the same",
+            "sync: in this process; async: one process each, for slow environments; native: the"
+            " environment's own, which does the same",
             NUMERICS,
             choices=("sync", "async", "native"),
         ),
@@ -35,7 +36,8 @@ class EnvConfig:
     deepmind: Annotated[
         bool,
         Key(
-            "Atari: rules of Mnih et al. 2015 (no-op starts, no sticky actions; for learning, lives end episodes, rewards are signs)"
+            "Atari: rules of Mnih et al. 2015 (no-op starts, no sticky actions; for learning, lives end"
+            " episodes, rewards are signs)"
         ),
     ] = False
     clip_rewards: Annotated[
@@ -104,7 +106,8 @@ class RunConfig:
     fork: Annotated[
         str | None,
         Key(
-            "latest or a run's folder, and @best, @last or @<frames>: a new run that starts from its weights and configuration",
+            "latest or a run's folder, and @best, @last or @<frames>: a new run that starts from its"
+            " weights and configuration",
             FREE,
         ),
     ]
