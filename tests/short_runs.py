@@ -156,8 +156,7 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-# ------------------------------------------------------------------------------------------------------
-# comparing
+# -------------------------------------------------------------------------------------------------- comparing
 
 
 def record(folder: Path) -> dict[str, Any]:

@@ -71,8 +71,7 @@ LINES = {
 }
 
 
-# -------------------------------------------------------------------------------------------------- how they
-# explore
+# ------------------------------------------------------------------------------------------- how they explore
 
 
 def test_epsilon_greedy_takes_the_best_but_for_a_share_of_epsilon() -> None:
@@ -126,8 +125,7 @@ def test_a_dueling_network_has_the_mean_advantage_0_and_the_same_values_in_numpy
     np.testing.assert_allclose(network.numpy_forward()(obs.numpy()), q.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------------
-# targets
+# ---------------------------------------------------------------------------------------------------- targets
 
 
 def dqn(*overrides: str) -> DQN:
@@ -318,8 +316,7 @@ def test_pqns_targets_are_the_recursion_that_defines_them() -> None:
     np.testing.assert_allclose(agent._batch(rollout)[2], expected.ravel(), rtol=1e-5, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------
-# learning
+# --------------------------------------------------------------------------------------------------- learning
 
 IDENTITY = [
     "env=gym",
@@ -400,8 +397,7 @@ def test_compiled_updates_are_the_same_to_the_last_bits(line: str, tmp_path: Pat
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------
-# resume
+# ----------------------------------------------------------------------------------------------------- resume
 
 resuming = pytest.mark.usefixtures("few_scores", "composed_once")
 

@@ -110,8 +110,7 @@ def on(env: str, algo: str) -> list[str]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------
-# learning
+# --------------------------------------------------------------------------------------------------- learning
 
 
 @pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq"])
@@ -164,8 +163,7 @@ def test_what_is_seen_is_done(algo: str) -> None:
     assert score > (9.9 if algo == "sac_discrete" else -0.6)  # by chance: 3.3, and -19
 
 
-# ---------------------------------------------------------------------------------------------------- exact
-# resume
+# ----------------------------------------------------------------------------------------------- exact resume
 
 
 def line_for(algo: str, *more: str) -> list[str]:
@@ -289,8 +287,7 @@ def test_a_refilled_memory_learns_again_from_the_threshold(algo: str, tmp_path: 
     assert run.clock.updates == updates + 128 - 100
 
 
-# ------------------------------------------------------------------------------------------- warm-up and the
-# ratio
+# -------------------------------------------------------------------------------------- warm-up and the ratio
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -353,8 +350,7 @@ def test_crossq_without_batch_renormalisation_is_refused_with_what_to_type() -> 
         make("algo=crossq", "env=pendulum", "algo.network._target_=rl.networks.MLP", "~algo.network.warm_up")
 
 
-# ------------------------------------------------------------------------------------------------------- the
-# losses
+# ------------------------------------------------------------------------------------------------- the losses
 
 
 def filled(algo: str, *more: str) -> Parts:
@@ -470,8 +466,7 @@ def test_the_actor_moves_at_every_third_update_alone(algo: str) -> None:
     assert moved == [66, 69, 72, 75, 78]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# compile
+# ---------------------------------------------------------------------------------------------------- compile
 
 
 @pytest.mark.parametrize(

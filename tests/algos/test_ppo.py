@@ -22,8 +22,7 @@ def ppo(*overrides):
     return build(config)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# gae
+# -------------------------------------------------------------------------------------------------------- gae
 
 
 def column(*values):
@@ -110,8 +109,7 @@ def test_values_of_successors_are_those_of_the_true_ones():
     np.testing.assert_allclose(next_value, value_of(rollout.next_obs), rtol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------
-# distributions
+# ---------------------------------------------------------------------------------------------- distributions
 
 
 @pytest.mark.parametrize(
@@ -166,8 +164,7 @@ def test_multi_discrete_actions_are_drawn_with_their_probabilities():
     assert distribution.mode(params[:1]).tolist() == [[1, 7]]
 
 
-# ------------------------------------------------------------------------------------------------ the
-# gradient step
+# ------------------------------------------------------------------------------------------ the gradient step
 
 
 def two_parameter_step(optimizer, **arguments):
@@ -427,8 +424,7 @@ def test_the_future_of_a_schedule_may_change_and_its_past_may_not(key):
     assert [change.refused for change in compare(run, cosine, 50_000)] == [True]
 
 
-# ----------------------------------------------------------------------------------------------- a shared
-# network
+# ------------------------------------------------------------------------------------------- a shared network
 
 
 @pytest.mark.parametrize("env", ["cartpole", "pendulum"])

@@ -203,8 +203,7 @@ def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
     assert quoted.for_hydra() == [f"outputs={quote(text)}"]
 
 
-# ----------------------------------------------------------------------------------------------- what is
-# refused
+# -------------------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,7 @@ def state_of(run: Any) -> dict[str, Any]:
     return copy.deepcopy({name: part.state_dict() for name, part in run.stateful.items()})
 
 
-# ------------------------------------------------------------------------------------- vector envs of other
-# makers
+# -------------------------------------------------------------------------------- vector envs of other makers
 
 DICE = ["algo=random", "env=gym", "env.id=tiny_envs:Dice-v0", "env.num_envs=3", "algo.rollout_length=20"]
 
@@ -117,8 +116,7 @@ def test_clipped_rewards_do_not_change_reported_returns(tmp_path: Path) -> None:
     assert run.collector.ended_returns == [15.0] * 8
 
 
-# -----------------------------------------------------------------------------------------------------------
-# games
+# ------------------------------------------------------------------------------------------------------ games
 
 
 def game_run(folder: Path, how: str, *overrides: str) -> Any:
@@ -296,8 +294,7 @@ def test_a_video_of_a_game(tmp_path: Path) -> None:
         assert len(list(container.decode(video=0))) == 5
 
 
-# -----------------------------------------------------------------------------------------------------------
-# kills
+# ------------------------------------------------------------------------------------------------------ kills
 
 PONG = [
     "env=pong",

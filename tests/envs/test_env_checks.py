@@ -30,8 +30,7 @@ def own(name: str) -> list[str]:
     return [*TINY, "env=gym", f"env.id=tiny_envs:{name}-v0"]
 
 
-# ---------------------------------------------------------------------------------------------- the trial of
-# a replay
+# -------------------------------------------------------------------------------------- the trial of a replay
 
 
 @pytest.mark.parametrize(
@@ -149,8 +148,7 @@ def test_findings_of_the_trial_are_logged_and_in_the_history(
     assert json.loads((tmp_path / "other" / "history.jsonl").read_text())["exactness"] == "exact"
 
 
-# ------------------------------------------------------------------------------------------------ Gymnasium's
-# checker
+# ---------------------------------------------------------------------------------------- Gymnasium's checker
 
 
 def test_warnings_of_gymnasiums_checker_are_logged(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
@@ -183,8 +181,7 @@ def test_only_what_others_wrote_is_checked() -> None:
     assert interface_warnings(tiny_envs.Centred(env), 0) != []
 
 
-# ---------------------------------------------------------------------------------------------------- what is
-# refused
+# -------------------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(

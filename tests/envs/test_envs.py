@@ -138,8 +138,7 @@ def test_the_clock_counts_frames_and_episodes_of_all_envs(tmp_path: Path) -> Non
     assert run.metrics.lengths == [5] * 8
 
 
-# ------------------------------------------------------------------------------------------------------- the
-# tape
+# --------------------------------------------------------------------------------------------------- the tape
 
 ENVS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
 

@@ -73,8 +73,7 @@ def test_an_env_without_its_wrappers_state_is_not_restored(tmp_path: Path) -> No
     assert differences(record(tmp_path / "run"), record(tmp_path / "other"))
 
 
-# -------------------------------------------------------------------------------------------------- a world
-# per episode
+# ---------------------------------------------------------------------------------------- a world per episode
 
 
 def episode(env: gym.Env, number: int) -> list[Any]:

@@ -354,8 +354,7 @@ def test_every_cheap_environment_has_a_random_baseline() -> None:
     assert all(int(row["episodes"]) >= 100 for row in rows)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# curves
+# ----------------------------------------------------------------------------------------------------- curves
 
 
 def test_the_mean_curve_ends_with_half_of_the_seeds() -> None:
@@ -383,8 +382,7 @@ def test_the_mean_curve_ends_with_half_of_the_seeds() -> None:
     assert (alone.low != alone.low).all()
 
 
-# -----------------------------------------------------------------------------------------------------------
-# browser
+# ---------------------------------------------------------------------------------------------------- browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -169,8 +169,7 @@ def test_loading_and_resuming_run_no_pickle(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "run" / "result.json").read_text())["frames"] == 288
 
 
-# ------------------------------------------------------------------------------------------------------- the
-# disk
+# --------------------------------------------------------------------------------------------------- the disk
 
 SHORT = [*LINE, "frames=64", "ckpt.every=32", "eval.every=32", "ckpt.keep=1"]  # 2 iterations
 

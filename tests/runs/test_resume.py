@@ -28,8 +28,7 @@ from rl.training.run import Run
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
 RUN = Path("outputs/reinforce_cartpole/a")
 
-# ------------------------------------------------------------------------------------------------------------
-# signals
+# ---------------------------------------------------------------------------------------------------- signals
 
 
 class Signalling:
@@ -95,8 +94,7 @@ def test_a_run_stopped_while_scoring_is_scored_next_session() -> None:
     assert differences(record(Path("straight")), record(RUN)) == []
 
 
-# -------------------------------------------------------------------------------------------------- the run's
-# folder
+# ------------------------------------------------------------------------------------------- the run's folder
 
 
 class Witness:

@@ -44,8 +44,7 @@ def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-# -----------------------------------------------------------------------------------------------------
-# reading back
+# ----------------------------------------------------------------------------------------------- reading back
 
 
 def in_tensorboard(run: Path) -> Points:
@@ -154,8 +153,7 @@ def repeated(points: Points) -> set[str]:
     return found
 
 
-# ------------------------------------------------------------------------------------------- killed, and gone
-# on with
+# ----------------------------------------------------------------------------------- killed, and gone on with
 
 # 10 iterations of 64 frames; checkpoints at 256 and 512, rows at every 64, evaluations at every 192
 LINE = [*TINY, "ckpt.every=256", "callbacks=[{_target_: test_trackers.at_448}]"]
@@ -226,8 +224,7 @@ def show(run: Path) -> int:
     return len(said)
 
 
-# --------------------------------------------------------------------------------------------------
-# switching, servers
+# ----------------------------------------------------------------------------------------- switching, servers
 
 
 def test_a_tracker_switched_on_later_shows_earlier_rows(tmp_path: Path) -> None:
@@ -297,8 +294,7 @@ def test_wandb_online_goes_on_after_its_last_step() -> None:
     assert logged == [192]
 
 
-# ------------------------------------------------------------------------------------------------------ what
-# goes wrong
+# -------------------------------------------------------------------------------------------- what goes wrong
 
 
 def test_a_failing_tracker_warns_once_and_training_goes_on(tmp_path: Path) -> None:
@@ -357,8 +353,7 @@ def test_rows_are_complete_ordered_and_of_one_session(tmp_path: Path) -> None:
         found.new()
 
 
-# ------------------------------------------------------------------------------------------------------ the
-# command line
+# ------------------------------------------------------------------------------------------- the command line
 
 
 @pytest.mark.parametrize("name", NAMES)
