@@ -15,29 +15,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rl.config.schedule import Schedule
+from rl.learning.rollout import Rollout
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B transitions, each over n steps or as many as its episode had left."""
+class Batch(NamedTuple):
+    """B transitions, each over n steps or as many as its episode had left: arrays, or tensors for a loss."""
 
-    number: NDArray[np.int64]  # [B], which transitions: for `update_priorities`
-    obs: Array  # [B, *obs_shape]
-    action: Array  # [B, *action_shape]
-    reward: NDArray[np.float32]  # [B], the discounted sum over the steps
-    # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
-    discount: NDArray[np.float32]
-    next_obs: Array  # [B, *obs_shape], the true successor
-    weight: NDArray[np.float32]  # [B], of the transition in the loss
+    number: Any  # [B], which transitions: for `update_priorities`
+    obs: Any  # [B, *obs_shape]
+    action: Any  # [B, *action_shape]
+    reward: Any  # [B], the discounted sum over the steps
+    discount: Any  # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
+    next_obs: Any  # [B, *obs_shape], the true successor
+    weight: Any  # [B], of the transition in the loss
+
+    def to(self, device: str) -> Batch:
+        """The same as tensors."""
+        return Batch(*(torch.as_tensor(array, device=device) for array in self))
 
 
 @dataclass(frozen=True)
@@ -54,17 +57,6 @@ class Transitions:
     n_step: int
     learning_starts: int  # how many must have come in before anything is learned
     zero_padded: bool = False  # what stands in a stack before an episode's first frame: zeros, or that frame
-
-
-class RolloutLike(Protocol):
-    """What a memory takes in: see `rl.agent.Rollout`."""
-
-    obs: Array
-    action: Array
-    reward: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    final_obs: list[tuple[int, int, Array]]
 
 
 class Ends:
@@ -188,7 +180,7 @@ class UniformReplay:
         """The first row that is needed."""
         return max(self.begin, self.end - self.rows + 1)
 
-    def add(self, rollout: RolloutLike) -> None:
+    def add(self, rollout: Rollout) -> None:
         """Take in a rollout, and forget what is beyond the capacity."""
         steps, number = len(rollout.reward), self.end * self.num_envs
         row = np.arange(self.end, self.end + steps + 1) % self.rows
@@ -208,14 +200,11 @@ class UniformReplay:
         self.end += steps
         self.ends.forget_before(self.oldest * self.num_envs)
 
-    def _add_ages(self, rollout: RolloutLike) -> None:
-        age, reset = self._rings["age"], np.zeros(rollout.reward.shape, np.bool_)
-        for t, n, _ in rollout.final_obs:
-            reset[t, n] = True
-        for row, ended in enumerate(reset, self.end):
-            age[(row + 1) % self.rows] = np.where(
-                ended, 0, np.minimum(age[row % self.rows] + 1, self.frame_stack - 1)
-            )
+    def _add_ages(self, rollout: Rollout) -> None:
+        age = self._rings["age"]
+        for row, ended in enumerate(rollout.reset, self.end):
+            older = np.minimum(age[row % self.rows] + 1, self.frame_stack - 1)
+            age[(row + 1) % self.rows] = np.where(ended, 0, older)
 
     def updates_due(self, frames: int, added: int, per_frame: Fraction) -> range:
         """The numbers of the updates that the last `added` transitions earned, at a clock of `frames`.
@@ -401,7 +390,7 @@ class PrioritizedReplay(UniformReplay):
         super().allocate(limit)
         self.tree = SumTree(self.rows * self.num_envs)
 
-    def add(self, rollout: RolloutLike) -> None:
+    def add(self, rollout: Rollout) -> None:
         """Take in a rollout; what it makes whole gets the highest priority."""
         low, high = self._low, self._high
         super().add(rollout)
