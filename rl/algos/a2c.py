@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout, check_advantages, check_value_lr
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import A2CConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.policy import ActorCritic
@@ -28,9 +27,9 @@ class A2C(Agent):
     columns = ("value_loss", "policy_loss", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: A2CConfig) -> None:
-        check_value_lr(cfg)
+        context.check_value_lr(cfg)
         if cfg.rollout_length * context.num_envs == 1:
-            check_advantages(cfg, "algo.rollout_length=1 of one env")
+            context.check_advantages(cfg, "algo.rollout_length=1 of one env")
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.clock, self.device = context.clock, context.device
         self.distribution = distribution_for(context.action_space)
@@ -39,8 +38,7 @@ class A2C(Agent):
         obs_shape, shared = context.obs_space.shape, cfg.shared_network
         self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
         groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
-        norm = cfg.max_grad_norm
-        self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, norm, groups)
+        self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
@@ -49,9 +47,7 @@ class A2C(Agent):
         self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state

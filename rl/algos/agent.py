@@ -19,7 +19,9 @@ from rl.learning.replay import Transitions, UniformReplay
 from rl.learning.rollout import Recurrent, Rollout
 from rl.state import Stateful, Streams
 
-Extras = Mapping[str, NDArray[Any]]  # what `act` tells `learn` of a step: arrays [N, ...] by name
+Array = NDArray[Any]
+Extras = Mapping[str, Array]  # what `act` tells `learn` of a step: arrays [N, ...] by name
+Actions = tuple[Array, Recurrent] | tuple[Array, Recurrent, Extras]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,25 @@ class AgentContext:
                     f" algo.{name}={whole + -whole % sequence_length}"
                 )
         if size == 1:
-            check_advantages(cfg, "algo.minibatch_size=1")
+            self.check_advantages(cfg, "algo.minibatch_size=1")
         return int(steps)
+
+    @staticmethod
+    def check_advantages(cfg: Any, given: str) -> None:
+        """ValueError if the advantages of the single step that is `given` are to be normalised."""
+        if getattr(cfg, "normalize_advantage", False):
+            raise ValueError(
+                f"{given} has no spread to normalise advantages by; type algo.normalize_advantage=false"
+            )
+
+    @staticmethod
+    def check_value_lr(cfg: Any) -> None:
+        """ValueError if a network that the policy shares is to have a learning rate for the value alone."""
+        if cfg.shared_network and cfg.value_lr is not None:
+            raise ValueError(
+                "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
+                " algo.value_lr=null"
+            )
 
     def discrete_actions(self, otherwise: str = "algo=ppo can act in it") -> gym.spaces.Discrete:
         """The action space. ValueError, with what to do `otherwise`, if it is not Discrete."""
@@ -89,23 +108,6 @@ class AgentContext:
 Setting = AgentContext  # its earlier name
 
 
-def check_advantages(cfg: Any, given: str) -> None:
-    """ValueError if the advantages of the single step that is `given` are to be normalised."""
-    if getattr(cfg, "normalize_advantage", False):
-        raise ValueError(
-            f"{given} has no spread to normalise advantages by; type algo.normalize_advantage=false"
-        )
-
-
-def check_value_lr(cfg: Any) -> None:
-    """ValueError if a network that the policy shares is to have a learning rate for the value alone."""
-    if cfg.shared_network and cfg.value_lr is not None:
-        raise ValueError(
-            "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
-            " algo.value_lr=null"
-        )
-
-
 class Agent(ABC):
     """An algorithm, made from its context and its keys: `(context, cfg)`, where cfg is of its `Config`.
 
@@ -126,9 +128,7 @@ class Agent(ABC):
     action_dtype: Any
 
     @abstractmethod
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent] | tuple[NDArray[Any], Recurrent, Extras]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Actions [N, *action_shape] for observations [N, *obs_shape], and the recurrent state after them.
 
         With `explore` they are drawn with `rng`; without, they are what the policy thinks best. What it tells

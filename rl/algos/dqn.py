@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import huber_loss, mse_loss
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DQNConfig
 from rl.learning.distributions import Exploration
 from rl.learning.gradient_step import TargetWeights
@@ -67,9 +66,7 @@ class DQN(Agent):
         self.parts = {**learned, "replay": self.replay, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Epsilon-greedy or Boltzmann actions, from a noisy network with noise for each env; or the best."""
         noise = self.noise(len(obs), rng) if explore else ()
         value = self.values(self.obs_normalizer(obs), *noise)

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.algos.agent import Agent, AgentContext, Extras, Recurrent, Rollout, check_value_lr
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import PPOConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.cnn import channels_last, select
@@ -34,7 +33,7 @@ class PPO(Agent):
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: PPOConfig) -> None:
-        check_value_lr(cfg)
+        context.check_value_lr(cfg)
         self.batch_size = context.batch_size(cfg)
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.clock, self.rng, self.device = context.clock, context.streams.minibatch, context.device
@@ -44,8 +43,7 @@ class PPO(Agent):
         obs_shape, shared = context.obs_space.shape, cfg.shared_network
         self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
         groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
-        norm = cfg.max_grad_norm
-        self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, norm, groups)
+        self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.policy_and_value = self.networks.numpy_forward() if shared else None
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
@@ -55,9 +53,7 @@ class PPO(Agent):
         self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent, Extras]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode; and what a shared network gave, which `learn` needs."""
         obs = self.obs_normalizer(obs)
         if not explore:

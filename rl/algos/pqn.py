@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import PQNConfig
 from rl.learning.distributions import Exploration
 from rl.learning.networks.cnn import channels_last, select
@@ -53,9 +52,7 @@ class PQN(Agent):
         self.parts = {"q_network": self.q_network, **self.step.parts, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)

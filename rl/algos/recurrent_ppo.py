@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import RecurrentPPOConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.numpy_forward import numpy_forward
@@ -62,9 +61,7 @@ class RecurrentPPO(Agent):
         """Zeros [N, H]."""
         return np.zeros((num_envs, self.cfg.state_size), np.float32)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
         state = self.remember(self.obs_normalizer(obs), state)
         params = self.policy_params(state)

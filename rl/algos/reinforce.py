@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import ReinforceConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.policy import Policy
@@ -48,9 +48,7 @@ class Reinforce(Agent):
         if self.value is not None:
             self.parts["value"] = self.value
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SACConfig
 from rl.learning.distributions import SquashedGaussian
 from rl.learning.gradient_step import TargetWeights
@@ -69,9 +68,7 @@ class SAC(Agent):
         self.parts |= self.obs_normalizer.parts
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DiscreteSACConfig
 from rl.learning.distributions import Categorical
 from rl.learning.gradient_step import TargetWeights
@@ -68,9 +67,7 @@ class DiscreteSAC(Agent):
         self.parts |= self.obs_normalizer.parts
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, uniform ones before learning starts, or the most likely."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return rng.integers(self.num_actions, size=len(obs)) + self.distribution.start, state

@@ -7,11 +7,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SarsaConfig
 from rl.learning.distributions import Exploration
 from rl.learning.networks.numpy_forward import numpy_forward
@@ -48,9 +47,7 @@ class Sarsa(Agent):
         self.parts = {"q_network": self.q_network, **self.step.parts, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -81,7 +78,7 @@ class Sarsa(Agent):
         action = np.concatenate([rollout.action - self.first_action, drawn[None]])
         value = np.take_along_axis(values, action[..., None], -1)[..., 0]  # [T + 1, N]: Q(s, a)
 
-        def of_last(last: NDArray[Any], t: list[int], n: list[int]) -> NDArray[Any]:
+        def of_last(last: Array, t: list[int], n: list[int]) -> Array:
             values = self.values(self.obs_normalizer(last))
             return values[np.arange(len(values)), self.exploration.choose(values, explore, self.rng)]
 

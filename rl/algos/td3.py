@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import TD3Config
 from rl.learning.distributions import ActionBox
 from rl.learning.gradient_step import TargetWeights
@@ -66,9 +65,7 @@ class TD3(Agent):
         }
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """The actor's actions, with normal noise where it explores; uniform ones before learning starts."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return self.box.uniform(len(obs), rng), state
