@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from numpy import maximum, multiply, tanh
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,15 +23,15 @@ def _elu(x: Array, out: Array) -> None:
 
 
 def _gelu(x: Array, out: Array) -> None:
-    np.multiply(x, 0.5 * (np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)) + 1), out)
+    multiply(x, 0.5 * (tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)) + 1), out)
 
 
 # by name: in torch, in place where the gradient needs the output alone, and in NumPy, of input and output
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Array, Array], object]]] = {
-    "tanh": (torch.tanh_, np.tanh),
-    "relu": (torch.relu_, lambda x, out: np.maximum(x, ZERO, out=out)),
-    "leaky_relu": (functional.leaky_relu_, lambda x, out: np.maximum(x, 0.01 * x, out=out)),  # type: ignore[attr-defined]
+    "tanh": (torch.tanh_, tanh),
+    "relu": (torch.relu_, lambda x, out: maximum(x, ZERO, out=out)),
+    "leaky_relu": (functional.leaky_relu_, lambda x, out: maximum(x, 0.01 * x, out=out)),  # type: ignore[attr-defined]
     "elu": (functional.elu_, _elu),  # type: ignore[attr-defined]
-    "silu": (functional.silu, lambda x, out: np.multiply(x, 0.5 * (np.tanh(0.5 * x) + 1), out)),
+    "silu": (functional.silu, lambda x, out: multiply(x, 0.5 * (tanh(0.5 * x) + 1), out)),
     "gelu": (functools.partial(functional.gelu, approximate="tanh"), _gelu),
 }

@@ -69,6 +69,7 @@ class MLP(nn.Module):
     def by_numpy(self) -> NumpyFunction:
         """`forward` over the memory where the weights are now."""
         quantiles, activate = self.quantiles, ACTIVATIONS[self.activation][1]
+        dot, add = np.dot, np.add  # dot has less to decide than @; names in a module are slow
         layers = [
             (*linear_memory(linear), self._change_by_numpy(number), linear is not self._linears[-1])
             for number, linear in enumerate(self._linears)
@@ -79,8 +80,8 @@ class MLP(nn.Module):
             if x.dtype is not FLOAT32:
                 x = x.astype(np.float32)
             for weight, bias, change, inner in layers:
-                y = np.dot(x, weight)  # which has less to decide than @
-                np.add(y, bias, y)
+                y = dot(x, weight)
+                add(y, bias, y)
                 if change is not None:
                     change(y, x, noise)
                 if inner:
