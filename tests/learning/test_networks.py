@@ -221,7 +221,7 @@ def test_without_its_check_numpy_forward_would_be_stale(move: Callable[[nn.Modul
     forward = numpy_forward(network)
     before = forward(obs.numpy())
     cells = dict(zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True))
-    cells["read"].cell_contents = lambda: None
+    cells["remake"].cell_contents = lambda: None
     move(network)
     assert np.array_equal(forward(obs.numpy()), before)
     assert not np.allclose(network(obs).detach().numpy(), before, atol=1e-3)

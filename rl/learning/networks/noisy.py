@@ -31,10 +31,9 @@ class NoisyMLP(MLP):
         for sigma in self._sigmas:
             for parameter in sigma.parameters():
                 nn.init.constant_(parameter, self.sigma_0 / math.sqrt(sigma.in_features))
-            middle = self.noise_size + sigma.in_features
-            end = middle + sigma.out_features
-            self._columns.append((slice(self.noise_size, middle), slice(middle, end)))
-            self.noise_size = end
+            begin, middle = self.noise_size, self.noise_size + sigma.in_features
+            self.noise_size = middle + sigma.out_features
+            self._columns.append((slice(begin, middle), slice(middle, self.noise_size)))
 
     def _change(self, number: int, y: Tensor, x: Tensor, *noise: Tensor) -> Tensor:
         if not noise:

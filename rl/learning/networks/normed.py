@@ -120,7 +120,7 @@ class BatchRenormMLP(nn.Module):
         eps, (_, activate) = self.eps, ACTIVATIONS[self.activation]
 
         def forward(obs: Array, extra: Array | None) -> Array:
-            x = obs.reshape(len(obs), -1).astype(np.float32)
+            x = obs.reshape(len(obs), -1).astype(np.float32, copy=False)
             for number, (weight, bias, scale, shift, mean, var) in enumerate(layers):
                 if number:
                     activate(x, x)

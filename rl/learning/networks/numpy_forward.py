@@ -22,8 +22,7 @@ NumpyFunction = Callable[[Array, Array | None], Any]  # of a network's input, an
 
 def memory(tensor: Tensor) -> Array:
     """The memory of a tensor on the CPU as an array."""
-    array: Array = tensor.detach().numpy()
-    return array
+    return tensor.detach().numpy()  # type: ignore[no-any-return]
 
 
 def linear_memory(linear: nn.Linear) -> tuple[Array, Array]:
@@ -39,8 +38,7 @@ def by_numpy(network: nn.Module) -> NumpyFunction:
     )
     if kind is object or not issubclass(kind, forward):  # a subclass with another forward
         return by_torch(network, network)
-    function: NumpyFunction = network.by_numpy()  # type: ignore[operator]
-    return function
+    return network.by_numpy()  # type: ignore[operator, no-any-return]
 
 
 def by_torch(network: nn.Module, forward: Callable[..., Any]) -> NumpyFunction:
@@ -68,7 +66,7 @@ def follow(
 ) -> Callable[..., Any]:
     """The function that `make` returns, made anew when the weights move; off the CPU, `forward` by torch.
 
-    Each call compares the addresses of the network's first and last tensor with those at the last making:
+    Each call compares the addresses of the network's first and last tensor with those when it was made:
     flattening, `.to()` and `load_state_dict(assign=True)` move them. (A tensor between them that is swapped
     alone goes unnoticed: comparing all six of a small MLP would take another 0.5 us.)
     """
@@ -80,7 +78,7 @@ def follow(
     first_address = last_address = -1
     function: NumpyFunction
 
-    def read() -> None:
+    def remake() -> None:
         nonlocal function, first_address, last_address
         tensors = [holder[name] for holder, name in slots]
         on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
@@ -89,7 +87,7 @@ def follow(
 
     def call(x: Array, extra: Array | None = None) -> Any:
         if first_holder[first].data_ptr() != first_address or last_holder[last].data_ptr() != last_address:
-            read()
+            remake()
         return function(x, extra)
 
     return call

@@ -65,15 +65,17 @@ class Policy(nn.Module):
 
     def _with_extra_by_numpy(self) -> NumpyFunction:
         network, count = by_numpy(self.network), self.num_means
-        log_std = np.zeros(0, np.float32) if self.log_std is None else memory(self.log_std)
-        total = count + len(log_std)
+        log_std = None if self.log_std is None else memory(self.log_std)
 
         def forward(obs: Array, extra: Array | None) -> tuple[Array, Array]:
             outputs = network(obs, extra)
-            params = np.empty((len(outputs), total), np.float32)
-            params[:, :count] = outputs[:, :count]
+            means, others = outputs[:, :count], outputs[:, count:]
+            if log_std is None:
+                return means, others
+            params = np.empty((len(means), count + len(log_std)), np.float32)
+            params[:, :count] = means
             params[:, count:] = log_std
-            return params, outputs[:, count:]
+            return params, others
 
         return forward
 
