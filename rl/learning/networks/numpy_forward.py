@@ -58,10 +58,10 @@ def by_torch(network: nn.Module, forward: Callable[..., Any]) -> NumpyFunction:
 
 def numpy_forward(network: nn.Module) -> Callable[..., Any]:
     """`network` as a function from and to NumPy; it follows the weights wherever they move."""
-    return follow(network, lambda: by_numpy(network), network)
+    return follow_weights(network, lambda: by_numpy(network), network)
 
 
-def follow(
+def follow_weights(
     network: nn.Module, make: Callable[[], NumpyFunction], forward: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The function that `make` returns, made anew when the weights move; off the CPU, `forward` by torch.

@@ -15,7 +15,7 @@ from rl.learning.networks.numpy_forward import (
     NetworkFactory,
     NumpyFunction,
     by_numpy,
-    follow,
+    follow_weights,
     memory,
     numpy_forward,
 )
@@ -83,7 +83,7 @@ class Policy(nn.Module):
 
     def numpy_with_extra(self) -> Callable[[Array], tuple[Array, Array]]:
         """`with_extra` from and to NumPy."""
-        return follow(self, self._with_extra_by_numpy, self.with_extra)
+        return follow_weights(self, self._with_extra_by_numpy, self.with_extra)
 
 
 class ActorCritic(nn.Module):
