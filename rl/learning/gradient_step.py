@@ -1,9 +1,6 @@
-"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector; compiled, in
-one graph.
+"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector.
 
-The optimizers here are those of torch.optim for one flat vector, written so that torch.compile can fuse them
-with the rest: plain operations on tensors, nothing that depends on a value. The others of torch.optim work
-too, outside the graph.
+Compiled it is one graph, with the optimizers of rl.optimizers; those of torch.optim work outside the graph.
 """
 
 from __future__ import annotations
@@ -74,9 +71,7 @@ class GradientStep:
         self._names: tuple[str, ...] = ()
 
     def _compile(self) -> Callable[..., Outcome]:
-        """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks
-        graphs.
-        """
+        """The whole step as one graph; without the optimizer if it is one of torch.optim."""
 
         def whole(*inputs: Any) -> Outcome:
             return self._apply(*self._gradients(*inputs))
@@ -189,8 +184,8 @@ class TargetWeights:
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
     """Lay a module's parameters and their gradients out in one vector [P], and return it.
 
-    The module's parameters become views of it, so one fused optimizer step on the vector updates them all: 24
-    us where twelve separate tensors take 59 (fused) to 357. Call it once, after the module is on its device.
+    The module's parameters become views of it, so one fused optimizer step updates them all: 24 us where
+    twelve separate tensors take 59 (fused) to 357. Call it once, after the module is on its device.
     """
     parameters = list(module.parameters())
     flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))

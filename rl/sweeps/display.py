@@ -18,9 +18,7 @@ _SHOW_S, _SAY_S = 1.0, 10.0  # between reads of the jobs' rows, and between plai
 
 
 class Display:
-    """One line for each running job, redrawn on a terminal; elsewhere a plain line now and then. Nothing if
-    jobs write themselves.
-    """
+    """A line for each running job: redrawn on a terminal, else now and then. None if jobs write theirs."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -85,10 +83,8 @@ def table(sweep: Sweep) -> str:
         result = _result(sweep.folder_of(job)) if job.state == "finished" else {}
         whole, _ = list_manifests(sweep.folder_of(job) / "ckpt", replay=False)
         frames = f"{format_count(whole[0].frames) if whole else '-'} of {format_count(job.frames)}"
-        scores = (
-            f"{result[name]['total_reward']:.1f}" if name in result else "-" for name in ("last", "best")
-        )
-        rows.append((job.name, job.state, frames, *scores, job.note))  # type: ignore[arg-type]
+        last, best = (f"{result[of]['total_reward']:.1f}" if of in result else "-" for of in ("last", "best"))
+        rows.append((job.name, job.state, frames, last, best, job.note))
     return "\n".join(aligned(rows))
 
 

@@ -92,8 +92,5 @@ class Sweep:
     def start(self, job: Job) -> Running:
         """Start a job's process."""
         config_dir = ["--config-dir", self.config_dir] if self.config_dir else []
-        return self.launcher.start(
-            [*config_dir, *job.passed.texts, f"hydra.run.dir={quote(str(self.folder_of(job)))}"],
-            self.folder,
-            job.threads,
-        )
+        arguments = [*config_dir, *job.passed.texts, f"hydra.run.dir={quote(str(self.folder_of(job)))}"]
+        return self.launcher.start(arguments, self.folder, job.threads)
