@@ -45,11 +45,8 @@ class DQN(Agent):
         self.clock, self.streams, self.device = context.clock, context.streams, context.device
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
 
-        obs_shape, loss = (
-            context.obs_space.shape,
-            self._loss if cfg.quantiles is None else self._quantile_loss,
-        )
-        options = {} if cfg.quantiles is None else {"quantiles": cfg.quantiles}
+        obs_shape, loss = context.obs_space.shape, self._quantile_loss if cfg.quantiles else self._loss
+        options = {"quantiles": cfg.quantiles} if cfg.quantiles else {}
         self.q_network, self.target_network = (
             cfg.network(obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
         )
