@@ -23,8 +23,8 @@ TINY = [
     *("algo.minibatch_size=16", "progress=false"),
 ]
 
-# the files that a reader must open, in the order of the calls; whatever else is entered is vocabulary: its names say
-# what it does, and it is the same for every path
+# the files that a reader must open, in the order of the calls; whatever else is entered is vocabulary: its
+# names say what it does, and it is the same for every path
 READ = {
     "iteration": [
         *(
@@ -65,7 +65,7 @@ class Trace:
             self.codes[frame.f_code] = None
 
     def entered(self) -> Entered:
-        """Functions and methods by file, in the order of their first call; what is inside one is part of it."""
+        """Functions and methods by file, in the order of their first call, with those inside them."""
         found: Entered = {}
         for code in self.codes:
             if "<" not in code.co_qualname:
@@ -95,7 +95,8 @@ def _run_main(*arguments: str, loop: Callable[..., None] | None = None) -> None:
     try:
         rl.train.main()
     except SystemExit as stop:
-        assert not stop.code, stop.code
+        if stop.code:
+            raise RuntimeError(f"{arguments}: exit code {stop.code}") from stop
 
 
 def _iteration() -> Entered:
@@ -142,7 +143,7 @@ def section(entered: dict[str, Entered]) -> str:
         names = ", ".join(sorted(file.removeprefix("rl/") for file in others))
         lines += [
             "",
-            f"Vocabulary that it also enters, {len(others)} files and about {round(size, -1)} lines: {names}.",
+            f"Vocabulary that it enters, {len(others)} files and about {round(size, -1)} lines: {names}.",
             "",
         ]
     return "\n".join([*lines, END])
