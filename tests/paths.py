@@ -33,7 +33,7 @@ READ = {
             "rl/algos/ppo.py",
             "rl/learning/gradient_step.py",
         ),
-        "rl/algos/agent.py",
+        "rl/learning/rollout.py",
     ],
     "resume": [
         *("rl/train.py", "rl/runs/plan.py", "rl/runs/find.py", "rl/runs/history.py", "rl/runs/manifest.py"),
