@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 METADATA = "encore.json"
+_DIGITS = 64  # of a SHA-256 in hexadecimal: the end of every file
 OBSERVATIONS, TOLERANCE = 1000, 1e-5  # what a file is compared by
 
 
@@ -63,6 +63,8 @@ def export(config: ExportConfig) -> Path:
             import onnxscript  # noqa: F401
         except ImportError as error:
             raise ConfigError(f"{error}: {install_line('onnx')}") from error
+    from rl.envs.make import float32_or_uint8
+
     player = load_player(folder, config.ckpt, "cpu")
     policy, env = make_policy(player), saved_config(folder)["env"]
     state = player.agent.initial_state(1)
@@ -76,6 +78,7 @@ def export(config: ExportConfig) -> Path:
         "env": {key: env[key] for key in ("id", "kwargs", "wrappers")},
         "observation_space": describe(policy.obs_space),
         "action_space": describe(policy.action_space),
+        "obs_dtype": float32_or_uint8(policy.obs_space).name,
         "state_size": None if state is None else state.shape[1],
     }
     try:
@@ -144,61 +147,54 @@ def trace(policy: Policy) -> torch.export.ExportedProgram:
 
 
 def to_torch(program: torch.export.ExportedProgram, metadata: dict[str, Any]) -> bytes:
-    """The bytes of a file for `torch.export.load`."""
+    """The bytes of a file for `torch.export.load`; the last 64 are the SHA-256 of all before them."""
     import torch
 
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={METADATA: json.dumps(metadata)})
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    # the archive's comment is to be the digest, and its length is in the two bytes before
+    assert data.endswith(bytes(2))
+    return _with_digest(data[:-2] + _DIGITS.to_bytes(2, "little"))
 
 
 def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, Any]) -> bytes:
-    """The bytes of an ONNX model, and after them its SHA-256, as a metadata entry that ends the file."""
+    """The bytes of an ONNX model; the last 64 are the SHA-256 of all before them."""
     import torch
 
-    recurrent = metadata["state_size"] is not None
-    names = {
-        "input_names": ["obs", "state"] if recurrent else ["obs"],
-        "output_names": ["action", "next_state"] if recurrent else ["action"],
-    }
+    inputs, outputs = ["obs"], ["action"]
+    if metadata["state_size"] is not None:
+        inputs, outputs = ["obs", "state"], ["action", "next_state"]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names the packages that it does not need
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
-        converted = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+        converted = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+        )
     assert converted is not None
     model = converted.model_proto
     for part in (model, model.graph, *model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]
     model.metadata_props.add(key=METADATA, value=json.dumps(metadata))
-    body: bytes = model.SerializeToString()
-    return body + _digest(body)
+    model.metadata_props.add(key="sha256", value="0" * _DIGITS)
+    return _with_digest(model.SerializeToString()[:-_DIGITS])
 
 
-def _digest(body: bytes) -> bytes:
-    import onnx
-
-    digest = onnx.ModelProto()
-    digest.metadata_props.add(key="sha256", value=hashlib.sha256(body).hexdigest())
-    return bytes(digest.SerializeToString())
+def _with_digest(data: bytes) -> bytes:
+    return data + hashlib.sha256(data).hexdigest().encode()
 
 
 def read(data: bytes) -> Exported:
     """A policy from the bytes of its file. Refused if they are damaged or not what `export` wrote."""
-    return _read_torch(data) if data[:2] == b"PK" else _read_onnx(data)
+    if data != _with_digest(data[:-_DIGITS]):
+        raise Refused("this file is damaged, or not of rl.export")
+    return _read_torch(data) if data.startswith(b"PK") else _read_onnx(data)
 
 
 def _read_torch(data: bytes) -> Exported:
     import torch
 
     extra = {METADATA: ""}
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()
-            ours = any(name.endswith(f"extra/{METADATA}") for name in archive.namelist())
-    except zipfile.BadZipFile as error:
-        raise Refused(f"this file is damaged: {error}") from error
-    if damaged or not ours:
-        raise Refused(f"this file is damaged: {damaged}" if damaged else "this file is not of rl.export")
     module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
 
     def call(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
@@ -211,9 +207,6 @@ def _read_torch(data: bytes) -> Exported:
 def _read_onnx(data: bytes) -> Exported:
     import onnxruntime
 
-    size = len(_digest(b""))
-    if data[-size:] != _digest(data[:-size]):
-        raise Refused("this file is damaged, or not of rl.export")
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
     return Exported(
