@@ -27,7 +27,7 @@ from hydra.core.singleton import Singleton
 from rl.config import ConfigError, EnjoyConfig
 from rl.config.compose import compose
 from rl.config.overrides import Overrides, quote
-from rl.enjoy import Enjoyed, load_player
+from rl.enjoy import Enjoyed, Player, load_player
 from rl.enjoy import enjoy as play
 from rl.runs.find import latest_run, new_folder, read_result
 from rl.runs.lock import LockedError
@@ -272,12 +272,16 @@ def load_policy(
 
     It gives the action that it thinks best; with `explore` it draws by a generator of `seed`, as in training.
     """
+    with _hydra_state_kept(), _torch_state_kept():
+        return make_policy(load_player(_folder(run), ckpt, device), explore=explore, seed=seed)
+
+
+def make_policy(player: Player, *, explore: bool = False, seed: int = 0) -> Policy:
+    """The policy of a player."""
     import numpy as np
 
-    with _hydra_state_kept(), _torch_state_kept():
-        player = load_player(_folder(run), ckpt, device)
-        env = player.make_env()
-        env.close()
+    env = player.make_env()
+    env.close()
     spaces, rng = (env.observation_space, env.action_space), np.random.default_rng(seed)
     return Policy(player.agent, player.make_env, *spaces, explore, rng)
 

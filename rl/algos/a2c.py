@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import A2CConfig
 from rl.learning.distributions import distribution_for
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import ActorCritic
 from rl.learning.normalize import obs_normalizer, reward_normalizer
 from rl.learning.returns import explained_variance, gae
@@ -51,6 +52,10 @@ class A2C(Agent):
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(self.obs_normalizer.in_torch, self.networks.policy, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""

@@ -139,6 +139,14 @@ class Agent(ABC):
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Make every update that this experience earns, counting them on the clock; return what to report."""
 
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, as a module that torch can export.
+
+        Its inputs are obs [B, *obs_shape] as `act` takes them, and where it is recurrent the state [B, H]; it
+        gives the actions, and the state after them. NotImplementedError: this algorithm has none.
+        """
+        raise NotImplementedError
+
     def initial_state(self, num_envs: int) -> Recurrent:
         """The recurrent state [N, H] where episodes begin."""
         return None

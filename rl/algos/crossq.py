@@ -16,6 +16,7 @@ from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollo
 from rl.config.schema.algos import CrossQConfig
 from rl.learning.distributions import SquashedGaussian
 from rl.learning.networks.ensemble import frozen
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
@@ -77,6 +78,14 @@ class CrossQ(Agent):
             return self.distribution.box.uniform(len(obs), rng), state
         params = self.params(self.obs_normalizer(obs))[0]
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(
+            self.obs_normalizer.in_torch,
+            self.policy.actor,
+            lambda params: self.distribution.mode_in_torch(params[0]),
+        )
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the updates that it earned."""

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import huber_loss, mse_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DQNConfig
 from rl.learning.distributions import Exploration
 from rl.learning.gradient_step import TargetWeights
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.noisy import noise_for
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
@@ -69,6 +70,15 @@ class DQN(Agent):
         value = self.values(self.obs_normalizer(obs), *noise)
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
         return (action + self.first_action if self.first_action else action), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+
+        def best(outputs: Tensor) -> Tensor:
+            value = outputs if self.cfg.quantiles is None else outputs.mean(-1)
+            return value.argmax(-1) + self.first_action
+
+        return Greedy(self.obs_normalizer.in_torch, self.q_network, best)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the gradient steps that it earned."""

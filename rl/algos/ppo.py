@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import PPOConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.cnn import channels_last, select
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import ActorCritic
 from rl.learning.normalize import obs_normalizer, reward_normalizer
 from rl.learning.returns import explained_variance, gae
@@ -62,6 +63,10 @@ class PPO(Agent):
             return self.distribution.sample(self.policy_params(obs), rng), state, {}
         params, value = self.policy_and_value(obs)
         return self.distribution.sample(params, rng), state, {"params": params, "value": value}
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(self.obs_normalizer.in_torch, self.networks.policy, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over the rollout in shuffled minibatches; no more once KL exceeds `target_kl`."""

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import RecurrentPPOConfig
 from rl.learning.distributions import distribution_for
+from rl.learning.networks.greedy import RecurrentGreedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.networks.recurrent import RecurrentActorCritic
 from rl.learning.normalize import obs_normalizer, reward_normalizer
@@ -66,6 +67,15 @@ class RecurrentPPO(Agent):
         state = self.remember(self.obs_normalizer(obs), state)
         params = self.policy_params(state)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return RecurrentGreedy(
+            self.obs_normalizer.in_torch,
+            self.networks.memory,
+            self.networks.heads.policy,
+            self.distribution.mode_in_torch,
+        )
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over shuffled minibatches of sequences; no more once KL exceeds `target_kl`."""

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import ReinforceConfig
 from rl.learning.distributions import distribution_for
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import Policy
+from rl.learning.normalize import NullNormalizer
 from rl.learning.returns import ends_within, returns_to_go
 from rl.learning.rollout import flat_tensors
 
@@ -52,6 +54,10 @@ class Reinforce(Agent):
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(NullNormalizer().in_torch, self.policy, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""

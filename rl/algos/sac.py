@@ -21,6 +21,7 @@ from rl.config.schema.algos import SACConfig
 from rl.learning.distributions import SquashedGaussian
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble, frozen
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
@@ -74,6 +75,10 @@ class SAC(Agent):
             return self.distribution.box.uniform(len(obs), rng), state
         params = self.params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(self.obs_normalizer.in_torch, self.networks.actor, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the updates that it earned."""

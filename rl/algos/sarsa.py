@@ -7,12 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SarsaConfig
 from rl.learning.distributions import Exploration
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.returns import gae
@@ -52,6 +53,12 @@ class Sarsa(Agent):
         value = self.values(self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
         return (action + self.first_action if self.first_action else action), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(
+            self.obs_normalizer.in_torch, self.q_network, lambda value: value.argmax(-1) + self.first_action
+        )
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""

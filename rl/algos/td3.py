@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import TD3Config
 from rl.learning.distributions import ActionBox
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble, frozen
+from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
@@ -74,6 +75,12 @@ class TD3(Agent):
             deviation = np.float32(self.cfg.exploration_noise(self.clock.frames))
             action = (action + rng.standard_normal(action.shape, np.float32) * deviation).clip(-1, 1)
         return self.box.stretch(action), state
+
+    def greedy(self) -> nn.Module:
+        """What `act` does without `explore`, in torch."""
+        return Greedy(
+            self.obs_normalizer.in_torch, self.actor, lambda action: self.box.stretch_in_torch(action.tanh())
+        )
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the updates that it earned."""

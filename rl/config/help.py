@@ -14,6 +14,7 @@ from rl.config import (
     SCHEDULE,
     TARGETS,
     EnjoyConfig,
+    ExportConfig,
     Key,
     ReportConfig,
     RunConfig,
@@ -55,6 +56,11 @@ Needs: pip install -c constraints.txt -e ".[report]"
   python -m rl.report latest                       the run that was active last
   python -m rl.report outputs/sweeps/<time>        all runs of a sweep, seeds of a configuration as one result
   python -m rl.report outputs/a outputs/b center=mean out=report""",
+    "rl.export": """Write a run's policy as one file that needs no Encore to be played.
+Needs for format=onnx: pip install -c constraints.txt -e ".[onnx]"
+
+  python -m rl.export                              the best weights of the run that was active last
+  python -m rl.export run=<run folder> ckpt=last format=torch out=policy.pt2""",
 }
 
 
@@ -71,6 +77,7 @@ def show_help(script: str, config_dir: str | None = None) -> str:
         "enjoy.py": EnjoyConfig,
         "rl.search": SearchConfig,
         "rl.report": ReportConfig,
+        "rl.export": ExportConfig,
     }[script]
     lines += ["", "keys (counts may be written 20M, 500k, 1e6):", *_table(_keys(schema))]
     if script == "train.py":
@@ -81,7 +88,7 @@ def show_help(script: str, config_dir: str | None = None) -> str:
 
 def _keys(schema: type) -> dict[str, str]:
     """Dotted name -> what it means, and what a resume may do to it."""
-    of_a_run = schema not in (EnjoyConfig, SearchConfig, ReportConfig)
+    of_a_run = schema is RunConfig or schema in TARGETS.values()
     return {
         name: f"{key.help} [{key.policy}]" if of_a_run else key.help for name, key in _leaves(schema).items()
     }

@@ -33,6 +33,9 @@ class Distribution(Protocol):
     def mode(self, params: Array) -> Array:
         """The most likely actions [N, ...]."""
 
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same, from and to tensors."""
+
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log-probability (density) [B] of actions [B, ...]."""
 
@@ -61,6 +64,10 @@ class Categorical:
         """The most likely actions [N]."""
         best = params.argmax(-1)
         return best + self.start if self.start else best
+
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same: of equal ones both take the first."""
+        return params.argmax(-1) + self.start
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log-probability [B]."""
@@ -101,6 +108,13 @@ class MultiCategorical:
         best = [part.mode(own) for part, own in zip(self.parts, np.split(params, ends, -1), strict=True)]
         return np.stack(best, -1).reshape(-1, *self.action_shape)
 
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same."""
+        pairs = zip(self.parts, params.split(self.sizes, -1), strict=True)
+        return torch.stack([part.mode_in_torch(own) for part, own in pairs], -1).unflatten(
+            -1, self.action_shape
+        )
+
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log-probability [B], summed over the choices."""
         return self.log_prob_and_entropy(params, action)[0]
@@ -139,6 +153,10 @@ class DiagonalGaussian:
 
     def mode(self, params: Array) -> Array:
         """The means, [N, *action_shape]."""
+        return params[:, : self.num_means].reshape(-1, *self.action_shape)
+
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same."""
         return params[:, : self.num_means].reshape(-1, *self.action_shape)
 
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
@@ -184,6 +202,10 @@ class SquashedGaussian:
         """Where the normals are densest, [N, *action_shape]."""
         return self.box.stretch(np.tanh(params[:, : self.num_actions]))
 
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same."""
+        return self.box.stretch_in_torch(params[:, : self.num_actions].tanh())
+
     def sample_with_log_prob(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions [B, A] in [-1, 1] from params and normal noise [B, A], and their log-density [B].
 
@@ -219,6 +241,11 @@ class ActionBox:
         """[N, A] in [-1, 1] -> [N, *action_shape] as the environment takes it."""
         result: Array = (self.center + self.half * action).reshape(-1, *self.shape)
         return result
+
+    def stretch_in_torch(self, action: Tensor) -> Tensor:
+        """The same, from and to tensors."""
+        center, half = (torch.as_tensor(array, device=action.device) for array in (self.center, self.half))
+        return (center + half * action).reshape(-1, *self.shape)
 
     def shrink(self, action: Array) -> Array:
         """The other way: [B, *action_shape] -> [B, A]."""

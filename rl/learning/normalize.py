@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 _TINY = 1e-8  # added to variances: something that never varies is not divided by 0
 
@@ -57,6 +58,10 @@ class NullNormalizer:
         """`values` themselves."""
         return values
 
+    def in_torch(self, values: Tensor) -> Tensor:
+        """`values` themselves."""
+        return values
+
     def update(self, *batch: NDArray[Any]) -> None:
         """Nothing is learned."""
 
@@ -83,6 +88,11 @@ class ObsNormalizer:
         result: NDArray[np.float32] = (obs - self._mean) * self._scale
         np.minimum(result, self.clip, out=result)
         return np.maximum(result, -self.clip, out=result)
+
+    def in_torch(self, obs: Tensor) -> Tensor:
+        """The same, from and to tensors [B, *shape]."""
+        mean, scale = (torch.as_tensor(array, device=obs.device) for array in (self._mean, self._scale))
+        return ((obs - mean) * scale).clamp(-float(self.clip), float(self.clip))
 
     def update(self, obs: NDArray[Any]) -> None:
         """Add observations [T, N, *shape] to the statistics."""

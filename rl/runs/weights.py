@@ -26,6 +26,7 @@ class Weights:
     data: bytes
     prefix: str  # what comes before the names of the agent's parts in `data`
     frames: int
+    score: float | None  # of the best weights
 
 
 def load_weights(agent: Agent, weights: Weights, device: str) -> None:
@@ -61,8 +62,9 @@ def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
         if newest is None:
             raise Refused("\n".join([f"{folder}: it has no whole checkpoint", *problems]))
         try:
-            manifest, file, name, prefix, frames = _choose_weights(folder, which, newest, key)
-            return Weights(folder, name, read_verified(folder / "ckpt", manifest, file), prefix, frames)
+            manifest, file, name, prefix, frames, score = _choose_weights(folder, which, newest, key)
+            data = read_verified(folder / "ckpt", manifest, file)
+            return Weights(folder, name, data, prefix, frames, score)
         except DamagedError:
             # a run that trains may delete a file between our two looks; then look again
             if not attempts_left:
@@ -72,7 +74,7 @@ def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
 
 def _choose_weights(
     folder: Path, which: str, newest: Manifest, key: str
-) -> tuple[Manifest, str, str, str, int]:
+) -> tuple[Manifest, str, str, str, int, float | None]:
     if which == "best":
         best = newest.best
         if best is None:
@@ -80,9 +82,16 @@ def _choose_weights(
             why = "has not been evaluated yet, so it has no best weights"
             raise Refused(f"{folder} {why}; type {key}={last}")
         name = f"best (frame {format_count(best.frames)}, score {best.score:.2f})"
-        return newest, best.file, name, "", best.frames
+        return newest, best.file, name, "", best.frames, best.score
     if which == "last":
-        return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent.", newest.frames
+        return (
+            newest,
+            newest.data,
+            f"last (frame {format_count(newest.frames)})",
+            "agent.",
+            newest.frames,
+            None,
+        )
     try:
         frames = parse_count(which)
     except ValueError:
@@ -90,7 +99,7 @@ def _choose_weights(
     whole, _ = list_manifests(folder / "ckpt", replay=False)
     for manifest in whole:
         if manifest.frames == frames:
-            return manifest, manifest.data, f"frame {format_count(frames)}", "agent.", frames
+            return manifest, manifest.data, f"frame {format_count(frames)}", "agent.", frames, None
     kept = ", ".join(format_count(m.frames) for m in whole)
     raise Refused(
         f"{which}: {folder} has no such weights; there are best, last and the checkpoints at frames {kept}"
