@@ -11,15 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError
-
-from rl.config.compose import from_yaml
 from rl.config.counts import format_count, parse_count
 from rl.config.overrides import Overrides
 from rl.config.text import aligned
 from rl.runs import history
 from rl.runs.find import RESULT, latest_run, outputs_folder, run_folders
-from rl.runs.history import CONFIG
 from rl.runs.lock import is_locked
 from rl.runs.manifest import DamagedError, list_manifests, was_committed
 from rl.runs.outcome import REFUSED, Refused
@@ -32,8 +28,8 @@ def describe(folder: Path) -> dict[str, Any]:
     unreadable = False
     try:
         past = history.read(folder)
-        config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    except (DamagedError, ValueError, AssertionError, YAMLError):
+        config = history.find_config(folder, past) or {}
+    except DamagedError:
         config, unreadable = {}, True
     choices = past[0]["choices"] if past else {}
     whole, problems = list_manifests(folder / "ckpt", replay=False)

@@ -13,6 +13,7 @@ from rl.config.counts import format_count
 from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
+from rl.runs.history import pack
 from rl.runs.manifest import DamagedError, Manifest, read_verified
 from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
@@ -117,7 +118,12 @@ class Run:
         state = {name: part.state_dict() for name, part in self.stateful.items()}
         frames, wall_s = self.clock.frames, self.clock.wall_s
         self.checkpoints.save(
-            state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay
+            state,
+            frames=frames,
+            wall_s=wall_s,
+            config=pack(self.plan.composed.values),
+            tables=self.tables,
+            memory=self.agent.replay,
         )
 
     def check_report(self, report: Mapping[str, float]) -> None:
