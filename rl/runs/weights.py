@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rl.config.counts import format_count, parse_count
 from rl.config.overrides import Overrides
@@ -29,11 +30,28 @@ class Weights:
 
 
 def load_weights(agent: Agent, weights: Weights, device: str) -> None:
-    """Give an agent the weights of a run. Refused if names or shapes differ."""
+    """Give an agent the weights of a run that acting needs. Refused if names or shapes differ."""
+    _load_parts(agent, agent.policy_parts, weights, load(weights.data, device))
+
+
+def load_learned(agent: Agent, weights: Weights, device: str) -> list[str]:
+    """Give an agent all that a run had learned, for a fork; a warning of what the file does not hold.
+
+    Refused if names or shapes differ.
+    """
     state = load(weights.data, device)
+    lost = [n for n in agent.learned_parts if n not in agent.policy_parts and weights.prefix + n not in state]
+    _load_parts(agent, [name for name in agent.learned_parts if name not in lost], weights, state)
+    return [f"the {weights.name} weights of {weights.run} lack {', '.join(lost)}: new here"] if lost else []
+
+
+def _load_parts(agent: Agent, names: Iterable[str], weights: Weights, state: dict[str, Any]) -> None:
     try:
-        for name in agent.policy_parts:
+        for name in names:
             agent.parts[name].load_state_dict(state[weights.prefix + name])
+            begin_episodes = getattr(agent.parts[name], "begin_episodes", None)
+            if begin_episodes is not None:  # what it knows of the old run's episodes, it forgets
+                begin_episodes()
     except (KeyError, RuntimeError, ValueError) as error:
         raise Refused(f"the weights of {weights.run} do not fit: {error}") from error
 

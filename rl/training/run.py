@@ -180,7 +180,7 @@ class Run:
         self.evaluations.append(row)
         best = self.checkpoints.best
         if not math.isnan(row[by]) and (best is None or row[by] >= best.score):
-            self.checkpoints.save_best(self.parts.policy_state(), clock.frames, row[by])
+            self.checkpoints.save_best(self.parts.learned_state(), clock.frames, row[by])
         return row
 
     @property
