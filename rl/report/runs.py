@@ -37,6 +37,8 @@ class Run:
     state: str
     seed: Any = None
     asked: int | None = None  # frames
+    frames: int | None = None  # of its newest checkpoint
+    scores: dict[str, float] = field(default_factory=dict)  # of its last and best weights, see `read_scores`
     algo: str = "?"
     values: dict[str, Any] = field(default_factory=dict)  # the configuration
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -95,6 +97,8 @@ def read_run(folder: Path) -> Run:
             run.problem = "it was killed before its configuration was written down"
         described = describe(folder)
         run.state, run.seed, run.asked = described["state"], described["seed"], described["asked"]
+        run.frames = described["frames"]
+        run.scores = {n: described[n] for n in ("last", "best") if described[n] is not None}
     except (DamagedError, ValueError, KeyError, TypeError, AssertionError) as error:
         run.problem = f"it cannot be read: {str(error).splitlines()[0]}"
     return run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rl.config.counts import format_count, parse_count
 from rl.config.overrides import Overrides
+from rl.config.text import score_text
 from rl.runs.find import latest_run, outputs_folder
 from rl.runs.manifest import DamagedError, Manifest, list_manifests, newest_manifest, read_verified
 from rl.runs.outcome import Refused
@@ -97,7 +98,7 @@ def _choose_weights(
             last = f"{folder}@last" if key == "fork" else "last"
             why = "has not been evaluated yet, so it has no best weights"
             raise Refused(f"{folder} {why}; type {key}={last}")
-        name = f"best (frame {format_count(best.frames)}, score {best.score:.2f})"
+        name = f"best (frame {format_count(best.frames)}, score {score_text(best.score)})"
         return newest, best.file, name, "", best.frames
     if which == "last":
         return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent.", newest.frames

@@ -162,7 +162,7 @@ class Run:
         """Add a row to eval.csv, and keep the weights if they are the best."""
         from rl.state import derive_seed
         from rl.training.evaluate import play
-        from rl.training.metrics import moving_average
+        from rl.training.metrics import EVAL_AVERAGE, moving_average
 
         self.check_weights()
         clock, by = self.clock, self.config.ckpt.best_by
@@ -174,9 +174,8 @@ class Run:
             "wall_s": clock.wall_s,
             **scores.summary(),
         }
-        row["total_reward_ma"] = moving_average(
-            self.evaluations.rows(), row["total_reward"], len(scores.returns)
-        )
+        earlier = self.evaluations.last_rows(EVAL_AVERAGE)
+        row["total_reward_ma"] = moving_average(earlier, row["total_reward"], len(scores.returns))
         self.evaluations.append(row)
         best = self.checkpoints.best
         if not math.isnan(row[by]) and (best is None or row[by] >= best.score):
