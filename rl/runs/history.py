@@ -4,10 +4,8 @@ configuration.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -21,6 +19,7 @@ from yaml import YAMLError
 from rl.config import ConfigError, RunConfig, fill_in
 from rl.config.compose import compose, to_yaml
 from rl.runs import files
+from rl.runs.code import commit
 from rl.runs.manifest import DamagedError, list_manifests
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
@@ -145,18 +144,8 @@ def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> 
 
 def world(config: RunConfig) -> dict[str, Any]:
     """What bit-exactness depends on besides the run itself."""
-    sha = None
-    with contextlib.suppress(OSError):  # a machine without git
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        sha = done.stdout.strip() or None
     settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
-    return {**versions(), "git": sha, "host": platform.node(), **settings}
+    return {**versions(), **commit(), "host": platform.node(), **settings}
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from rl.config.counts import format_count
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
 from rl.config.text import aligned
-from rl.runs import history
+from rl.runs import code, history
 from rl.runs.edits import edits_of_file
 from rl.runs.find import REFILL, find_run, is_run, new_folder, read_result
 from rl.runs.lock import RunLock
@@ -65,10 +65,20 @@ class Plan:
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
+    def code_changes(self, frames: int) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """The code of this session, and where the run's code has changed until `frames`, where it begins."""
+        used = code.fingerprints(self.composed.values)
+        return used, code.changes(history.read(self.folder), frames, used)
+
     def write_history(
         self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
     ) -> None:
         """Add this session to the run's history, and make its configuration the run's."""
+        used, changed = self.code_changes(frames)
+        for number, one in enumerate(changed):
+            when = f"at frame {one['frames']} again" if number else "the code changed"
+            not_exact = [*not_exact, f"{when}: {', '.join(one['files'])}"]
+        since = changed[0]["frames"] if changed else frames
         session = {
             "event": "resume" if self.manifest else "start",
             "frames": frames,
@@ -81,7 +91,9 @@ class Plan:
                 for c in self.changes
             ],
             "world": history.world(self.config),
-            "exactness": history.exactness(frames, not_exact, not_reproducible),
+            "code": None if used == code.last_recorded(history.read(self.folder)) else used,
+            "code_changed": changed,
+            "exactness": history.exactness(since, not_exact, not_reproducible),
         }
         made_before = self.manifest is not None and self.manifest.config is None
         history.write(self.folder, session, self.composed.values, line_first=made_before)
