@@ -23,8 +23,9 @@ from rl.config.compose import CONF, compose, to_yaml
 from rl.config.help import show_help
 from rl.config.instantiate import instantiate
 from rl.config.overrides import Overrides
-from rl.config.text import aligned
+from rl.config.text import aligned, score_text
 from rl.runs import files
+from rl.runs.find import read_scores
 from rl.runs.lock import RunLock
 from rl.runs.manifest import newest_manifest
 from rl.runs.outcome import Refused, with_exit_codes
@@ -195,10 +196,10 @@ class Search:
         own = Overrides(self.record.line).drop("launcher", "launcher.", "outputs")
         overrides = Overrides([*own, *(f"{key}={value}" for key, value in best.params.items())])
         command = shlex.join(["python", "train.py", *overrides.texts])
-        print(f"best: trial-{best.number}, score {best.value:.2f}\n ", command)
+        print(f"best: trial-{best.number}, score {score_text(best.value)}\n ", command)
         if self.config.save_as:
             path = _experiment(self.config.save_as, self.sweep.config_dir)
-            comment = f"score {best.value:.2f} in a search"
+            comment = f"score {score_text(best.value)} in a search"
             files.write_new(path, as_experiment(overrides, comment, self.sweep.config_dir).encode())
             print("written as", path)
 
@@ -219,11 +220,9 @@ def _suggest(trial: optuna.Trial, key: str, space: dict[str, Any]) -> Any:
 
 
 def best_score(folder: Path) -> float:
-    """The best evaluation of a run, which is what a search looks for."""
+    """The score of a run's best weights, which is what a search looks for."""
     newest, _ = newest_manifest(folder / "ckpt", replay=False)
-    assert newest is not None
-    assert newest.best is not None, "it is refused if a trial is never evaluated"
-    return newest.best.score
+    return read_scores(folder, newest)["best"]  # it is refused if a trial is never evaluated
 
 
 def as_experiment(overrides: Overrides, comment: str, config_dir: str | None) -> str:

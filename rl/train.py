@@ -18,7 +18,7 @@ from rl.config.help import show_help
 from rl.config.overrides import Overrides, quote
 from rl.runs.outcome import with_exit_codes
 from rl.runs.plan import Plan, make_plan
-from rl.runs.weights import load_weights
+from rl.runs.weights import load_learned
 from rl.trackers import follow as trackers
 from rl.training.session import perform
 
@@ -57,7 +57,7 @@ def _run(args: Namespace) -> None:
 
     parts = build(plan.config)
     if plan.weights:
-        load_weights(parts.agent, plan.weights, plan.config.device)
+        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
     plan.take_folder()
     sys.argv[1:] = [*_flags(args), *_hydra_overrides(plan, overrides)]
     _call_hydra(lambda _: perform(plan, parts, command))

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -121,11 +122,23 @@ class Agent(ABC):
     rollout_length: int  # T, steps of every env in one iteration
     columns: Sequence[str] = ()  # what `learn` reports
     parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds
-    policy_parts: Sequence[str] = ()  # the names of the parts that acting needs: what a best file holds
+    policy_parts: Sequence[str] = ()  # the names of the parts that acting needs
     playing: Sequence[str] = ()  # the earlier name of `policy_parts`
     replay: UniformReplay | None = None  # its memory, if it has one: a checkpoint keeps it in chunks
     action_shape: tuple[int, ...]  # of one action as `act` gives it
     action_dtype: Any
+
+    @property
+    def learned_parts(self) -> dict[str, Stateful]:
+        """The parts that hold what was learned: all but optimizers and the replay memory. A fork starts with
+        them, so a best file holds them too.
+        """
+        return {
+            name: part
+            for name, part in self.parts.items()
+            if part is not self.replay
+            and not (hasattr(part, "advance") or isinstance(part, torch.optim.Optimizer))
+        }
 
     @abstractmethod
     def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:

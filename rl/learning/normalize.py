@@ -127,7 +127,12 @@ class RewardNormalizer:
 
     def __init__(self, num_envs: int, gamma: float, *, clip: float = 10.0) -> None:
         self.moments, self.gamma, self.clip = Moments(), gamma, clip
-        self.returns = np.zeros(num_envs, np.float64)
+        self.num_envs = num_envs
+        self.begin_episodes()
+
+    def begin_episodes(self) -> None:
+        """Every env begins a new episode."""
+        self.returns = np.zeros(self.num_envs, np.float64)
 
     def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.float32]:
         """Normalised rewards."""

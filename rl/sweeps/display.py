@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rl.config.counts import format_count
-from rl.config.text import aligned, progress_text
-from rl.runs.find import read_result
-from rl.runs.manifest import DamagedError, list_manifests
+from rl.config.text import aligned, progress_text, score_text
+from rl.runs.find import read_scores
+from rl.runs.manifest import list_manifests
 from rl.runs.tables import last_row
 from rl.sweeps.record import Job, Sweep
 
@@ -77,19 +76,12 @@ def line_of(sweep: Sweep, job: Job) -> str:
 
 
 def table(sweep: Sweep) -> str:
-    """Every job: its state, how far it is, and the score of its last and best weights on fresh episodes."""
+    """Every job: its state, how far it is, and the scores of its last and best weights, see `read_scores`."""
     rows = [("job", "state", "frames", "last", "best", "")]
     for job in sweep.jobs:
-        result = _result(sweep.folder_of(job)) if job.state == "finished" else {}
         whole, _ = list_manifests(sweep.folder_of(job) / "ckpt", replay=False)
         frames = f"{format_count(whole[0].frames) if whole else '-'} of {format_count(job.frames)}"
-        last, best = (f"{result[of]['total_reward']:.1f}" if of in result else "-" for of in ("last", "best"))
+        scores = read_scores(sweep.folder_of(job), whole[0] if whole else None)
+        last, best = score_text(scores.get("last")), score_text(scores.get("best"))
         rows.append((job.name, job.state, frames, last, best, job.note))
     return "\n".join(aligned(rows))
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    try:
-        return read_result(folder) or {}
-    except DamagedError:  # a resume of the run alone says so, and makes it again
-        return {}

@@ -13,13 +13,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from rl.config import ConfigError, RunConfig, leaves, same, typed
-from rl.config.compose import Composed, compose, from_yaml
+from rl.config.compose import Composed, compose
 from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
 from rl.runs.find import outputs_folder
-from rl.runs.history import CONFIG
 from rl.runs.lock import RunLock
 from rl.runs.manifest import list_manifests, was_committed
 from rl.runs.outcome import Finished, Refused
@@ -187,8 +186,9 @@ def _configuration(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job's values and choices: what its run has, or what its overrides would give."""
     past = history.read(folder / name)
-    if past and (folder / name / CONFIG).exists():
-        return from_yaml(folder / name / CONFIG), past[0]["choices"]
+    values = history.find_config(folder / name, past)
+    if past and values:
+        return values, past[0]["choices"]
     composed = compose(own, RunConfig, config_dir=config_dir)
     return composed.values, composed.choices
 
@@ -233,7 +233,7 @@ def validate_job(
     except Finished:
         assert folder is not None
         job.state, job.note = "finished", "skipped"
-        job.frames = parse_count(from_yaml(folder / name / CONFIG)["frames"])
+        job.frames = parse_count(history.saved_config(folder / name)["frames"])
         return job
     except Refused as error:
         raise Refused(f"{error}\n\nno job of the sweep was started") from error
