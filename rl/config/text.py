@@ -24,3 +24,8 @@ def progress_text(frames: int, of: int, fps: float, average: float | None) -> st
         f"frames {format_count(frames)} of {format_count(of)}, fps {fps:.0f}, total_reward_ma "
         f"{reward}, eta {hours}:{m:02d}:{s:02d}"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 episode`, `5 episodes`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
+from rl.config.invocation import flags
 from rl.config.overrides import Overrides, quote
 from rl.runs import files
 from rl.runs.find import new_folder
@@ -91,9 +93,10 @@ class Sweep:
 
     def start(self, job: Job) -> Running:
         """Start a job's process."""
-        config_dir = ["--config-dir", self.config_dir] if self.config_dir else []
+        files_of = dataclasses.replace(flags(), dir=self.config_dir).words
+        run_dir = f"hydra.run.dir={quote(str(self.folder_of(job)))}"
         return self.launcher.start(
-            [*config_dir, *job.passed.texts, f"hydra.run.dir={quote(str(self.folder_of(job)))}"],
+            [*files_of, *job.passed.texts, run_dir],
             self.folder,
             job.threads,
         )

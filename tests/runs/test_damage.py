@@ -17,6 +17,7 @@ from faults import fail_at
 from short_runs import contents, differences, frames_of, go, in_child, record
 from test_kills import LINE as SHORTER
 
+from rl.config.invocation import command
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
@@ -197,7 +198,7 @@ def test_a_failing_disk_stops_the_run_with_reason_and_command(tmp_path: Path) ->
         if not folder.exists():
             continue
         assert f"stopped: {folder}" in said, said
-        assert f"go on with: python train.py resume={folder}" in said
+        assert f"go on with: {command('train', f'resume={folder}')}" in said
         left = [str(path) for path in folder.rglob("*.tmp")]
         # the one whose removal failed
         assert (number, left) == (number, []) or code == errno.EIO and len(left) == 1
