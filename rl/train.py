@@ -8,7 +8,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig
@@ -66,7 +66,7 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
     typed = shlex.join(sys.argv)
     plan = make_plan(overrides, config_dir)
     if plan.unnamed and plan.composed.multirun:
-        return _sweep(overrides, config_dir)
+        _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
 
     from rl.training.build import build  # imports torch: not before the command line is validated
@@ -88,7 +88,7 @@ def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:
     return [*Overrides([*own, *plan.overrides]).for_hydra(), *target]
 
 
-def _sweep(overrides: Overrides, config_dir: str | None) -> None:
+def _sweep(overrides: Overrides, config_dir: str | None) -> NoReturn:
     """Validate every job of a sweep before anything is made; then let its launcher run them."""
     from rl.sweeps.plan import plan_sweep
     from rl.sweeps.sweep import run_sweep

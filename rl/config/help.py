@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterable
+
+from hydra.core.override_parser.types import Override
 
 from rl.config import (
     FREE,
@@ -21,7 +24,7 @@ from rl.config import (
     fields,
 )
 from rl.config.compose import options
-from rl.config.overrides import GROUPS, Overrides
+from rl.config.overrides import GROUPS
 from rl.config.text import aligned
 
 _INTRODUCTION = {
@@ -58,7 +61,7 @@ Needs: pip install -c constraints.txt -e ".[report]"
 }
 
 
-def show_help(script: str, overrides: Overrides = Overrides(), config_dir: str | None = None) -> str:
+def show_help(script: str, overrides: Iterable[str | Override] = (), config_dir: str | None = None) -> str:
     """The text of `--help`."""
     lines = [_INTRODUCTION[script]]
     if script == "train.py":

@@ -12,6 +12,7 @@ from typing import Any
 
 from rl.config import ConfigError
 from rl.config.invocation import command
+from rl.runs import files
 from rl.runs.lock import LockedError
 from rl.runs.manifest import DamagedError
 
@@ -46,6 +47,8 @@ def with_exit_codes(action: Callable[[], object]) -> None:
     except KeyboardInterrupt:  # before a run had begun to handle signals: there is nothing to save
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
+        if not files.is_ours(error):
+            raise
         print(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), file=sys.stderr)
         raise SystemExit(FAILED) from None
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rl.config.compose import options
 from rl.config.counts import format_count
 from rl.config.invocation import command
+from rl.runs import files
 from rl.runs.outcome import FAILED, Stop
 from rl.runs.plan import Plan, change_table
 from rl.trackers import follow as trackers
@@ -60,6 +61,9 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
+        if not files.is_ours(error):
+            log.exception("failed; the last checkpoint stands: %s", resume_command)
+            raise SystemExit(FAILED) from None
         where, why = error.filename or plan.folder, error.strerror or error
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
