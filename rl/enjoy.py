@@ -75,9 +75,11 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
         os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
+        if not _has_display():
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # so does SDL, which else complains
     player = load_player(folder, config.ckpt, config.device)
 
-    from rl.envs.video import Video
+    from rl.envs.video import Video, new_path
     from rl.training.evaluate import play
     from rl.training.metrics import MOVING_AVERAGE
 
@@ -105,7 +107,7 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
     )
     path: Path | None = None
     if render == "video":
-        path = folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}"
+        path = new_path(folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}")
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
             returns = play_with(

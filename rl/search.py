@@ -151,6 +151,7 @@ class Search:
                     self.sweep.folder, job.name, job.passed, job.passed, self.sweep.config_dir, check_parts_of
                 )
         self.sweep.take_folder(typed)
+        self.sweep.total = self.config.n_trials
         if self.study is None:
             self.open()
         made = f"{len(self.made())} of {self.config.n_trials} trials made"

@@ -76,6 +76,7 @@ class Sweep:
     config_dir: str | None
     lock: RunLock | None  # None: the folder is still to be made
     unnamed: bool  # it gets a folder of its own
+    total: int = 0  # jobs in all, where some are still to be made
 
     def take_folder(self, command: str) -> None:
         """Make the folder of a new sweep, lock it, and write the record."""

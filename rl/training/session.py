@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             run = Run(plan, parts)
             run.begin(typed)
             _announce(run)
+            progress.start_session(run.clock.frames)
             result = None
             started_at = time.time() - run.clock.wall_s
             with trackers.TrackerProcess(
@@ -114,6 +116,9 @@ def _announce(run: Run) -> None:
             memory.bytes / 1e6,
             format_count(memory.capacity * memory.num_envs),
         )
+    cores = len(os.sched_getaffinity(0))
+    if config.threads > cores:
+        log.warning("threads=%d: there are %d cores here; more threads are slower", config.threads, cores)
     if run.plan.changes:
         log.info("accepted changes:\n%s", change_table(run.plan.changes))
 
