@@ -21,7 +21,9 @@ from hydra.core.override_parser.types import Override
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
 from rl.config.compose import CONF, compose, to_yaml
 from rl.config.help import show_help
+from rl.config.hydra_words import read_words
 from rl.config.instantiate import instantiate
+from rl.config.invocation import Flags, command, set_flags
 from rl.config.overrides import Overrides
 from rl.config.text import aligned, score_text
 from rl.runs import files
@@ -134,7 +136,7 @@ class Search:
         elif job.state == "failed":
             self.study.tell(self.trials[job.name], state=_state("FAIL"))
 
-    def run(self, command: str) -> int:
+    def run(self, typed: str) -> int:
         """Make all trials that are missing; the exit code."""
         from rl.training.build import check_parts_of
 
@@ -144,7 +146,8 @@ class Search:
                 job, sweep = self.job_of(trial), self.sweep
                 own = job.name, job.passed, job.passed
                 validate_job(sweep.folder, *own, sweep.config_dir, check_parts_of)
-        self.sweep.take_folder(command)
+        self.sweep.take_folder(typed)
+        self.sweep.total = self.config.n_trials
         if self.study is None:
             self.open()
         made = f"{len(self.made())} of {self.config.n_trials} trials made"
@@ -195,8 +198,8 @@ class Search:
         best = max(complete, key=lambda trial: trial.value)
         own = Overrides(self.record.line).drop("launcher", "launcher.", "outputs")
         overrides = Overrides([*own, *(f"{key}={value}" for key, value in best.params.items())])
-        command = shlex.join(["python", "train.py", *overrides.texts])
-        print(f"best: trial-{best.number}, score {score_text(best.value)}\n ", command)
+        best_command = command("train", *overrides.texts)
+        print(f"best: trial-{best.number}, score {score_text(best.value)}\n ", best_command)
         if self.config.save_as:
             path = _experiment(self.config.save_as, self.sweep.config_dir)
             comment = f"score {score_text(best.value)} in a search"
@@ -362,7 +365,9 @@ def main() -> None:
         return
 
     def search() -> None:
-        raise SystemExit(plan(args.overrides, args.config_dir).run(shlex.join(sys.argv)))
+        set_flags(Flags(dir=args.config_dir))
+        overrides, _ = read_words(Overrides(args.overrides), multirun=True)
+        raise SystemExit(plan(overrides, args.config_dir).run(shlex.join(sys.argv)))
 
     with_exit_codes(search)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,12 @@ import gymnasium as gym
 import numpy as np
 
 DEFAULT_FPS = 30
+
+
+def new_path(wanted: Path) -> Path:
+    """The path, with a number if there is a file already."""
+    numbered = (wanted.with_stem(f"{wanted.stem}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
 
 
 class Video:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from rl.config.invocation import command
 from rl.config.overrides import Overrides
 from rl.runs import history
 from rl.runs.history import HISTORY
@@ -76,7 +77,7 @@ def latest_run(outputs: Path, overrides: Iterable[str | Override] = ()) -> Path:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
         raise Refused(
             f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's "
-            "folder, or train one: python train.py"
+            f"folder, or train one: {command('train')}"
         )
     return max(candidates)[2]
 

@@ -8,7 +8,6 @@ compared, key by key, with the configuration that the run has; `rl.config.compar
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from omegaconf import OmegaConf
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
 from rl.config.compose import Composed, compose
 from rl.config.counts import format_count
+from rl.config.invocation import command
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
 from rl.config.text import aligned
@@ -85,6 +85,7 @@ class Plan:
             "command": command,
             "overrides": self.overrides.texts,
             "choices": self.composed.choices | {"seed": self.config.seed},
+            "tags": self.config.tags,
             "fork": self.weights and {"run": str(self.weights.run), "weights": self.weights.name},
             "changes": [
                 {"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note}
@@ -181,9 +182,9 @@ def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Pl
     """The plan of a run that continues: its command line, its checkpoint, and the changes it accepts."""
     past, committed = history.read(folder), was_committed(folder)
     choices = past[0]["choices"] if past else {}
-    if committed:
-        _check_spec(folder, choices, new)
     saved = Overrides(past[-1]["overrides"] if past else history.first_overrides(folder) or [])
+    if committed:
+        _check_spec(folder, choices, new, saved, config_dir)
     own = history.recorded_config(folder, past)
     whole, _ = list_manifests(folder / "ckpt", replay=False)
     made_before = bool(whole) and whole[0].config is None  # then config.yaml is what it has
@@ -201,7 +202,7 @@ def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Pl
     manifest, problems = _find_checkpoint(folder, composed.config)
     warnings += problems
     was = history.unpack(manifest.config) or (not made_before and own) or history.read_file(folder)
-    changes = _check_changes(folder, manifest, was, composed, overrides, choices, new, edits)
+    changes = _check_changes(folder, manifest, was, composed, overrides, choices, new, edits, saved)
     if own and own != was:  # what a session has accepted and not committed is no news
         changes = compare(own, composed.values, manifest.frames, overrides.keys)
     warnings += [
@@ -213,7 +214,9 @@ def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Pl
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
-def _check_spec(folder: Path, choices: dict[str, Any], new: Overrides) -> None:
+def _check_spec(
+    folder: Path, choices: dict[str, Any], new: Overrides, saved: Overrides, config_dir: str | None
+) -> None:
     """Refused for another algorithm or environment: the run's overrides would not compose with it."""
     note = "it defines the run: with another it would be another run"
     changes = [
@@ -221,8 +224,24 @@ def _check_spec(folder: Path, choices: dict[str, Any], new: Overrides) -> None:
         for group, was in choices.items()
         if group in ("algo", "env") and (now := new.get(group)) not in (None, was)
     ]
-    if changes:
-        raise Refused(_refusal(folder, None, changes, new))
+    if not changes:
+        return
+    changed = [change.key for change in changes]
+    rest = new.drop(*changed, *(f"{group}." for group in changed))
+    try:
+        _validate_resume(folder, rest, config_dir)
+    except (Refused, ConfigError):  # the rest would be refused in its turn
+        rest = Overrides()
+    except Finished:  # it is accepted, though there is nothing left to do
+        pass
+    groups = [f"{group}={choices[group]}" for group in ("algo", "env") if group not in changed]
+    fitting = saved.drop("experiment", "algo", "env", *(f"{group}." for group in changed))
+    start = Overrides(groups).merge(fitting).merge(new)
+    raise Refused(
+        _refusal(
+            folder, None, changes, Overrides([*rest, *new.where(lambda o: o.key_or_group in changed)]), start
+        )
+    )
 
 
 def _check_changes(
@@ -234,6 +253,7 @@ def _check_changes(
     choices: dict[str, Any],
     new: Overrides,
     edits: Overrides,
+    saved: Overrides,
 ) -> list[Change]:
     """What differs from the run's own configuration. Refused if a key's policy forbids its change."""
     try:
@@ -248,7 +268,7 @@ def _check_changes(
         raise DamagedError(f"{folder / history.CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
     if refused:
-        raise Refused(_refusal(folder, manifest, refused, new, edits))
+        raise Refused(_refusal(folder, manifest, refused, new, saved.merge(new), edits))
     return changes
 
 
@@ -265,7 +285,7 @@ def _find_checkpoint(folder: Path, config: RunConfig) -> tuple[Manifest, list[st
     lines += [f"  {problem}" for problem in problems] or [f"  {folder / 'ckpt'} holds none"]
     if restore and newest_manifest(folder / "ckpt", tables=folder, replay=False)[0]:
         refill = f"algo.replay.on_resume={REFILL}"
-        lines += [f"to go on with an empty replay memory:\n  python train.py resume={folder} {refill}"]
+        lines += [f"to go on with an empty replay memory:\n  {command('train', f'resume={folder}', refill)}"]
     raise Refused("\n".join([*lines, "to start a new run, leave resume= away"]))
 
 
@@ -310,7 +330,7 @@ def _lr_is_zero(folder: Path, config: RunConfig, frames: int) -> list[str]:
         return []
     return [
         "the learning rate is 0 from here on, so nothing more will be learned;"
-        f" to train on with another: python train.py fork={folder} algo.lr=..."
+        f" to train on with another: {command('train', f'fork={folder}')} algo.lr=..."
     ]
 
 
@@ -319,9 +339,10 @@ def _refusal(
     manifest: Manifest | None,
     refused: list[Change],
     new: Overrides,
+    start: Overrides,
     edits: Overrides | None = None,
 ) -> str:
-    """The table of refused changes, and every command that works instead."""
+    """The table of refused changes, and every command that works instead; `start` makes it a new run."""
 
     def names(override: Override, key: str) -> bool:
         name = override.key_or_group
@@ -332,16 +353,31 @@ def _refusal(
     own = [*typed, *(edits or ())]
     in_conf = [change for change in refused if not any(names(o, change.key) for o in own)]
     at = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
-    kept = (change.keep for change in refused if change.was is not MISSING)
-    commands = [("go on as it was", [f"resume={folder}", *others, *kept])]
+    kept = [change.keep for change in refused if change.was is not MISSING]
+    resume = f"resume={folder}"
+    commands = [("go on as it was", [resume, *others, *kept])]
+    if manifest is not None:
+        later = [change.from_now_on(manifest.frames) or change.keep for change in refused]
+        if set(later) - set(kept):
+            commands.append(("change it from here on", [resume, *others, *later]))
     if in_conf and not set(typed.keys) & set(GROUPS):
-        commands.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
-    commands.append(("start a new run from its weights", [f"fork={folder}", *new.texts]))
+        commands.append(("go on, past what has changed in conf/", [resume, *others, "base=run"]))
+    if any(_of_shape(change.key) for change in refused):
+        commands.append(("start a new run", start.drop("fork").texts))
+    else:
+        which = "" if manifest is None or manifest.best else "@last"
+        commands.append(("start a new run from its weights", [f"fork={folder}{which}", *new.texts]))
     lines = [f"{folder}{at} cannot go on with this:", "", change_table(refused), ""]
     edited = [o.key_or_group for o in edits or () if any(names(o, change.key) for change in refused)]
     lines += [f"edited in {folder / history.CONFIG}: {', '.join(edited)}"] if edited else []
-    lines += [f"to {what}:\n  python train.py {shlex.join(command)}" for what, command in commands]
+    lines += [f"to {what}:\n  {command('train', *overrides)}" for what, overrides in commands]
     return "\n".join(lines)
+
+
+def _of_shape(key: str) -> bool:
+    """Whether weights may not fit once this key has changed."""
+    shaping = ("algo", "env", "env.id", "env.game", "algo.quantiles", "algo._target_")
+    return key in shaping or key.startswith(("env.kwargs", "env.wrappers")) or "network" in key
 
 
 def change_table(changes: Sequence[Change]) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from rl.config import ConfigError, RunConfig, leaves, same, typed
-from rl.config.compose import Composed, compose
+from rl.config.compose import Composed, compose, options
 from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
@@ -27,10 +27,6 @@ from rl.runs.weights import fork_weights
 from rl.sweeps.launchers import Launcher
 from rl.sweeps.record import Job, PersistedRecord, Record, Sweep
 
-_RESERVED = (
-    *("hydra.sweep.subdir", "hydra.run.dir", "hydra/launcher", "hydra/sweeper"),
-    *("hydra.launcher.", "hydra.sweeper."),
-)
 _SINGLE = ("launcher", "hydra", "base")  # sections that take one value for all jobs
 
 
@@ -45,10 +41,8 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     overrides = Overrides(given)
     for override in overrides:
         key, text = override.key_or_group, override.input_line
-        if key.startswith(_RESERVED):
-            raise ConfigError(
-                f"{text}: type launcher=... to say how jobs run; their folders are named by their values"
-            )
+        if key == "hydra.run.dir":
+            raise ConfigError(f"{text}: type hydra.sweep.dir=..., which holds the folders of all jobs")
         if override.is_sweep_override() and key.partition(".")[0] in _SINGLE:
             raise ConfigError(f"{text}: one value for all jobs")
     resumed, given_dir = overrides.get("resume"), overrides.get("hydra.sweep.dir")
@@ -57,7 +51,10 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     new = overrides.drop("resume", "hydra.sweep.dir")
     if resumed is not None:
         return _plan_existing(find_sweep(Record, resumed, new), new, config_dir, check)
-    folder, exists = place_sweep(Record, _expand(new)[0], given_dir, config_dir)
+    first = _expand(new.drop("hydra.sweeper.params."), config_dir)[0]
+    params = compose([*first, *new.where(_is_param)], RunConfig, config_dir=config_dir).sweep_params
+    new = Overrides(params).merge(new.drop("hydra.sweeper.params", "hydra.sweeper.params."))
+    folder, exists = place_sweep(Record, first, given_dir, config_dir)
     if exists:
         return _plan_existing(folder, new, config_dir, check)
     if new.get("base") is not None:
@@ -122,7 +119,7 @@ def _plan_jobs(
     if known and not set(new.keys) & set(keys):  # the same jobs
         asked = {name: own.merge(lasting) for name, own in known.items()}
     else:
-        asked = _match(folder, known, _expand(line), keys, config_dir)
+        asked = _match(folder, known, _expand(line, config_dir), keys, config_dir)
     texts = {name: own.texts for name, own in asked.items()}
     record = Record(line.texts, keys, {**old.jobs, **texts}, commands=old.commands)
     jobs = [validate_job(folder, name, own, new, config_dir, check) for name, own in asked.items()]
@@ -136,18 +133,29 @@ def make_launcher(config: Any) -> Launcher:
     return launcher
 
 
-def _expand(line: Overrides) -> list[Overrides]:
+def _is_param(override: Override) -> bool:
+    return override.key_or_group.startswith("hydra.sweeper.params")
+
+
+def _expand(line: Overrides, config_dir: str | None) -> list[Overrides]:
     """The overrides of every job: all combinations of the values of keys that have several."""
     choices: list[list[str | Override]] = []
     for override in line:
         if not override.is_sweep_override():
             choices.append([override])
             continue
+        name, given = override.get_key_element(), override.value()
+        if isinstance(given, Glob):
+            if name not in GROUPS:
+                raise ConfigError(f"{override.input_line}: glob() is for the choices of {', '.join(GROUPS)}")
+            values = given.filter(list(options(name, config_dir)))
+            if not values:
+                raise ConfigError(f"{override.input_line}: nothing matches")
+            choices.append([f"{name}={value}" for value in values])
+            continue
         try:
-            choices.append(
-                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            )
-        except HydraException as error:  # interval(), glob()
+            choices.append([f"{name}={value}" for value in override.sweep_string_iterator()])
+        except HydraException as error:  # interval()
             raise ConfigError(
                 f"{override.input_line}: write the values, as in key=1,2,3 or key=range(1,4)"
             ) from error

@@ -6,12 +6,12 @@ checkpoint when the sweep is resumed. It is found again by the values of the key
 
 from __future__ import annotations
 
-import shlex
 import signal
 import time
 from collections.abc import Callable
 
 from rl.config.counts import format_count
+from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, TO_BE_CONTINUED, Stop
 from rl.sweeps.display import Display, table
@@ -21,11 +21,11 @@ from rl.sweeps.record import Job, Sweep
 _POLL_S = 0.1
 
 
-def run_sweep(sweep: Sweep, command: str) -> int:
+def run_sweep(sweep: Sweep, typed: str) -> int:
     """Run all jobs that are not finished; the sweep's exit code."""
     waiting, stop = [job for job in sweep.jobs if job.state == "waiting"], Stop()
     if waiting:
-        sweep.take_folder(command)
+        sweep.take_folder(typed)
         slots = min(sweep.launcher.slots(max(job.threads for job in waiting)), len(waiting))
         jobs = f"{len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time"
         print(f"{sweep.folder}: {jobs}", flush=True)
@@ -36,9 +36,9 @@ def run_sweep(sweep: Sweep, command: str) -> int:
     states, resume = {job.state for job in sweep.jobs}, f"resume={sweep.folder}"
     if states == {"finished"}:
         frames = format_count(2 * max(job.frames for job in sweep.jobs))
-        print("train it on: ", shlex.join(["python", "train.py", "-m", resume, f"frames={frames}"]))
+        print("train it on: ", command("train", "-m", resume, f"frames={frames}"))
     else:
-        print("go on with: ", shlex.join(["python", "train.py", "-m", resume]))
+        print("go on with: ", command("train", "-m", resume))
     return exit_code(stop, states)
 
 

@@ -139,7 +139,8 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
         *spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack
     )
     torch.manual_seed(derive_seed(config.seed, "init"))
-    name = entries(config.algo)["_target_"]
+    target = entries(config.algo)["_target_"]
+    name = target.split(".")[-2] if target.startswith("rl.algos.") else target
     try:
         agent: Agent = make_agent(config.algo, context)
     except (TypeError, ValueError) as error:

@@ -102,6 +102,7 @@ class RunConfig:
         list[Target],
         Key("called with the run at every iteration boundary; each a _target_ with its arguments"),
     ]
+    tags: Annotated[dict[str, Any], Key("notes of your own, such as tags.note=...", FREE)]
     outputs: Annotated[str, Key("root of the run folders", FREE)]
     resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
     fork: Annotated[
