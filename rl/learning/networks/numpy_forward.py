@@ -76,7 +76,7 @@ def follow_weights(
     slots = [(holder, name) for holder in holders for name in holder if holder[name] is not None]
     (first_holder, first), (last_holder, last) = slots[0], slots[-1]
     first_address = last_address = -1
-    function: NumpyFunction
+    function: NumpyFunction = by_torch(network, forward)
 
     def remake() -> None:
         nonlocal function, first_address, last_address
