@@ -29,6 +29,7 @@ RECOMPUTED = {
     r"\.metrics\._row_(frames|wall_s)\b": "for fps, which is measured per session",
     r"\.replay\.written\b": "a load sets it to the end of the chunks, as a checkpoint does",
     r"\._saved_at\b": "the time of the last checkpoint, for ckpt.minutes",
+    r"\{function\}|\{(first|last)_address\}": "views of the weights, read anew whenever these move",
     r"\.grad\b": "set to zero before every update",
     _VECTOR_ENV: "overwritten by every step of the vector env",
 }
