@@ -139,14 +139,14 @@ def _first_weights(data: bytes) -> tuple[int, int] | None:
 
 
 def rows_after(control: list[int], at_kill: list[int], resumed: list[int], frames: int) -> tuple[int, int]:
-    """How many rows of metrics are missing after a resume at `frames`, and how many stand there although their
-    frames were trained again. Up to the checkpoint the killed run is the uninterrupted one.
+    """How many rows of metrics are missing after a resume at `frames`, and how many are there twice: rows up to
+    there that were not at the kill, and the dead session's rows of frames that were trained again. Up to the
+    checkpoint the killed run is the uninterrupted one.
     """
     missing = {row for row in control if row <= frames} - set(resumed)
-    stale = 0
-    for row in {row for row in at_kill if row > frames}:
-        stale += min(at_kill.count(row), resumed.count(row)) if resumed.count(row) else 0
-    return len(missing), stale
+    again = sum(max(0, resumed.count(row) - at_kill.count(row)) for row in set(resumed) if row <= frames)
+    stale = sum(min(at_kill.count(row), resumed.count(row)) for row in set(at_kill) if row > frames)
+    return len(missing), again + stale
 
 
 def noticed_edit(key: str, edited: Session, plain: Session) -> str:
