@@ -3,7 +3,8 @@
 An adapter is a module with
 - SAVES and RESUMES: the documented features that it uses, by name;
 - TASKS: the tasks that the framework offers, each with what is different there ('' if nothing);
-- `newest(folder)`: the frames and the file of the newest checkpoint, None without one;
+- `newest(folder)`: the frames and the file of the newest checkpoint, None without one; where that is a folder,
+  `weights_file(folder)`: the file in it to damage;
 - `rows(folder)`: the frames of the rows in the framework's own metrics;
 - `train(job)`: train, or resume; its report.
 """

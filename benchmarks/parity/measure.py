@@ -194,7 +194,7 @@ def measure(adapter: ModuleType, python: Path, task: str, place: Path) -> dict[s
         shutil.rmtree(killed)
         shutil.copytree(place / "at-kill", killed, symlinks=True)
         if label == "damaged":
-            flip_a_bit(adapter.newest(killed)[1])
+            flip_a_bit(getattr(adapter, "weights_file", Path)(adapter.newest(killed)[1]))
         return session(label, "killed", resume=True, **keys)
 
     control, again = session("control", "control"), session("control-again", "again")
