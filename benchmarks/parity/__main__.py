@@ -7,15 +7,17 @@ default.
 
 from __future__ import annotations
 
+import csv
 import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks import table
 from benchmarks.parity.adapter import TASKS
 from benchmarks.parity.measure import measure
-from benchmarks.record import record
+from benchmarks.record import RESULTS, record
 
 HERE = Path(__file__).parent
 COLUMNS = (
@@ -52,15 +54,24 @@ def main() -> None:
     name, *tasks = words
     adapter = importlib.import_module(f"benchmarks.parity.adapters.{name}")
     python = environment(name, place)
-    rows = []
     for task in tasks or TASKS:
         if task in adapter.TASKS:
             row = measure(adapter, python, task, place / "runs" / name / task)
         else:
             row = {"framework": name, "task": task, "resumes": "not offered"}
-        row |= {"saves": adapter.SAVES, "resumes_with": adapter.RESUMES}
-        rows.append({column: row.get(column, "") for column in COLUMNS})
-    record(f"parity_{name}" + "".join(f"_{task}" for task in tasks), rows)
+        keep(name, row | {"saves": adapter.SAVES, "resumes_with": adapter.RESUMES})
+
+
+def keep(name: str, row: dict[str, Any]) -> None:
+    """Record a row at once; the rows of the framework's other tasks stay."""
+    path = RESULTS / f"parity_{name}.csv"
+    kept = [old for old in table.read(path) if old["task"] != row["task"]] if path.exists() else []
+    record(path.stem, [{column: row.get(column, "") for column in COLUMNS}])
+    kept += table.read(path)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, kept[-1], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(kept, key=lambda one: list(TASKS).index(one["task"])))
 
 
 if __name__ == "__main__":

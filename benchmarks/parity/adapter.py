@@ -3,9 +3,9 @@
 An adapter is a module with
 - SAVES and RESUMES: the documented features that it uses, by name;
 - TASKS: the tasks that the framework offers, each with what is different there ('' if nothing);
-- `newest(folder)`: the frames and the file of the newest checkpoint, None without one; where that is a folder,
-  `weights_file(folder)`: the file in it to damage;
-- `rows(folder)`: the frames of the rows in the framework's own metrics;
+- `newest(folder)`: the frames and the file of the newest checkpoint, None without one; where that is a
+  folder, `weights_file(folder)`: the file in it to damage;
+- `rows(folder)`: the rows of the framework's own metrics: frames, and a value that tells two rows apart;
 - `train(job)`: train, or resume; its report.
 """
 
@@ -49,7 +49,9 @@ class Task:
 
 TASKS = {
     "ppo_cartpole": Task("ppo", "CartPole-v1", 32_768, 4096, 8, 1e-3, 256, rollout_length=128),
-    "dqn_cartpole": Task("dqn", "CartPole-v1", 20_000, 2000, 1, 1e-3, 64, learning_starts=1000, memory=50_000),
+    "dqn_cartpole": Task(
+        "dqn", "CartPole-v1", 20_000, 2000, 1, 1e-3, 64, learning_starts=1000, memory=50_000
+    ),
     "sac_pendulum": Task("sac", "Pendulum-v1", 3000, 500, 1, 1e-3, 128, learning_starts=500, memory=50_000),
     "ppo_lunar_lander": Task(
         "ppo", "LunarLander-v3", 32_768, 4096, 8, 1e-3, 256, rollout_length=256, normalize_obs=True
@@ -172,8 +174,8 @@ def optimizer_steps(state: Mapping[str, Any]) -> int:
     return max((int(entry["step"]) for entry in state["state"].values()), default=0)
 
 
-def tensorboard_rows(folder: Path, tag: str) -> list[int]:
-    """The steps of a scalar in all event files under a folder, in the order of the files' names."""
+def tensorboard_rows(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """The steps and values of a scalar in a folder's event files, in the order of their names."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     rows = []
@@ -181,7 +183,7 @@ def tensorboard_rows(folder: Path, tag: str) -> list[int]:
         events = EventAccumulator(str(path), size_guidance={"scalars": 0}, purge_orphaned_data=False)
         events.Reload()
         if tag in events.Tags()["scalars"]:
-            rows += [event.step for event in events.Scalars(tag)]
+            rows += [(event.step, event.value) for event in events.Scalars(tag)]
     return rows
 
 
@@ -192,18 +194,15 @@ def numbered(paths: Iterable[Path], frames: Callable[[Path], int]) -> tuple[int,
 
 def main(train: Callable[[Job], Report], *packages: str) -> None:
     """Do the job that the command line holds, and leave the report beside the probe's file."""
-    import torch
-
-    torch.set_num_threads(1)
     job = Job(**json.loads(sys.argv[1]))
     sys.argv[1:] = []
     report = train(job)
     place = Path(os.environ["PARITY_PROBE"])
-    weights = {
+    weights: dict[str, Any] = {
         name: np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
         for name, value in report.weights.items()
     }
     np.savez(place.with_suffix(".npz"), **weights)
     said = {key: value for key, value in vars(report).items() if key != "weights"}
-    said["versions"] = "; ".join(f"{package} {version(package)}" for package in (*packages, "torch"))
+    said["versions"] = "; ".join(f"{package} {version(package)}" for package in packages)
     place.with_suffix(".json").write_text(json.dumps(said))

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import time
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +26,7 @@ import numpy as np
 from benchmarks.parity.adapter import TASKS, Job, Probe
 from benchmarks.record import ROOT
 
+Row = tuple[int, float]  # frames, and a value that tells rows apart
 EDITS = {"lr": 5e-4, "gamma": 0.9}
 LIMIT_S = 1200  # for one session
 _SAID = re.compile(r"warn|differ|ignor|chang|edit|overrid|refus", re.IGNORECASE)
@@ -51,13 +53,13 @@ class Session:
         return re.sub(r"/[\w./-]*/", "", line)[:150]
 
 
-def run(python: Path, name: str, job: Job, files: Path, kill_at: float = float("inf")) -> Session:
+def run(python: Path, module: str, job: Job, files: Path, kill_at: float = float("inf")) -> Session:
     """One session of an adapter; killed a moment after it has stepped `kill_at` frames."""
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir(parents=True)
     probe = Probe(files / "probe")
     quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [str(python), "-m", f"benchmarks.parity.adapters.{name}", json.dumps(dataclasses.asdict(job))]
+    command = [str(python), "-m", module, json.dumps(dataclasses.asdict(job))]
     started_at = time.time()
     with (files / "output").open("wb") as output:
         process = subprocess.Popen(
@@ -111,8 +113,8 @@ def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> floa
 
 
 def flip_a_bit(path: Path) -> None:
-    """Flip one bit in the middle of a checkpoint's first weights: those of a file that torch.save wrote, on its
-    own or inside another zip file, or the middle of any other file.
+    """Flip one bit in the middle of a checkpoint's first weights: in a file that torch.save wrote, alone or
+    inside another zip file; in the middle of any other file.
     """
     data = bytearray(path.read_bytes())
     begin, size = _first_weights(bytes(data)) or (0, len(data))
@@ -138,15 +140,17 @@ def _first_weights(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def rows_after(control: list[int], at_kill: list[int], resumed: list[int], frames: int) -> tuple[int, int]:
-    """How many rows of metrics are missing after a resume at `frames`, and how many are there twice: rows up to
-    there that were not at the kill, and the dead session's rows of frames that were trained again. Up to the
-    checkpoint the killed run is the uninterrupted one.
+def rows_after(control: list[Row], at_kill: list[Row], resumed: list[Row], frames: int) -> tuple[int, int]:
+    """How many rows of metrics are missing after a resume at `frames`, and how many are too many: new ones up
+    to there, and the dead session's of frames that were trained again. Up to the checkpoint the killed run is
+    the uninterrupted one.
     """
-    missing = {row for row in control if row <= frames} - set(resumed)
-    again = sum(max(0, resumed.count(row) - at_kill.count(row)) for row in set(resumed) if row <= frames)
-    stale = sum(min(at_kill.count(row), resumed.count(row)) for row in set(at_kill) if row > frames)
-    return len(missing), again + stale
+    if resumed == control:
+        return 0, 0
+    count = [Counter(row for row, _ in rows if row <= frames) for rows in (control, at_kill, resumed)]
+    missing = count[0].keys() - count[2].keys()
+    stale = Counter(row for row in at_kill if row[0] > frames) & Counter(resumed)
+    return len(missing), (count[2] - count[1]).total() + stale.total()
 
 
 def noticed_edit(key: str, edited: Session, plain: Session) -> str:
@@ -185,7 +189,9 @@ def measure(adapter: ModuleType, python: Path, task: str, place: Path) -> dict[s
     killed = place / "killed"
 
     def session(label: str, folder: str, kill_at: float = float("inf"), **keys: Any) -> Session:
-        done = run(python, name, Job(task, str(place / folder), **keys), place / f"of-{label}", kill_at)
+        done = run(
+            python, adapter.__name__, Job(task, str(place / folder), **keys), place / f"of-{label}", kill_at
+        )
         print(f"  {name} {task} {label}: exit {done.code}, {done.frames} frames", flush=True)
         return done
 

@@ -55,10 +55,10 @@ def newest(folder: Path) -> tuple[int, Path] | None:
     return found and (found[0], found[1].with_suffix(".pt"))
 
 
-def rows(folder: Path) -> list[int]:
+def rows(folder: Path) -> list[tuple[int, float]]:
     """The rows of metrics.csv."""
     with (folder / "metrics.csv").open(newline="") as file:
-        return [int(row["frames"]) for row in csv.DictReader(file)]
+        return [(int(row["frames"]), float(row["total_reward_ma"])) for row in csv.DictReader(file)]
 
 
 def overrides(job: Job) -> list[str]:
@@ -110,7 +110,9 @@ def report(folder: Path) -> Report:
 
     from rl.serialize import load
 
-    state = load(newest(folder)[1].read_bytes(), "cpu")
+    last = newest(folder)
+    assert last, "no checkpoint"
+    state = load(last[1].read_bytes(), "cpu")
     algo = OmegaConf.load(folder / "config.yaml").algo
     memory = state.get("agent.replay")
     kept = ("agent.optimizer", "agent.replay")
@@ -125,4 +127,4 @@ def report(folder: Path) -> Report:
 
 
 if __name__ == "__main__":
-    main(train, "encore-rl", "gymnasium")
+    main(train, "encore-rl", "torch")

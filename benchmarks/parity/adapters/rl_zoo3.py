@@ -24,7 +24,7 @@ def newest(folder: Path) -> tuple[int, Path] | None:
     return next(filter(None, map(sb3.newest, reversed(runs))), None)
 
 
-def rows(folder: Path) -> list[int]:
+def rows(folder: Path) -> list[tuple[int, float]]:
     """The rows of the training return on TensorBoard."""
     return tensorboard_rows(folder / "tensorboard", "rollout/ep_rew_mean")
 
@@ -36,7 +36,11 @@ def train(job: Job) -> Report:
     task, folder = job.spec, Path(job.folder)
     folder.mkdir(exist_ok=True)
     found = newest(folder) if job.resume else None
-    settings = sb3.settings(job) | {"policy": "MlpPolicy", "n_envs": task.num_envs, "n_timesteps": task.frames}
+    settings = sb3.settings(job) | {
+        "policy": "MlpPolicy",
+        "n_envs": task.num_envs,
+        "n_timesteps": task.frames,
+    }
     if task.normalize_obs:
         settings["normalize"] = {"norm_obs": True, "norm_reward": False}
     (folder / "hyperparams.yml").write_text(json.dumps({f"Parity{task.env}": settings}))
@@ -62,7 +66,9 @@ def train(job: Job) -> Report:
     if job.edits:
         sys.argv += ["--hyperparams", *(f"{names[key]}:{value}" for key, value in job.edits.items())]
     zoo()
-    return report(newest(folder)[1].parent, f"Parity{task.env}")
+    last = newest(folder)
+    assert last, "no checkpoint"
+    return report(last[1].parent, f"Parity{task.env}")
 
 
 def report(run: Path, name: str) -> Report:
@@ -82,4 +88,4 @@ def report(run: Path, name: str) -> Report:
 
 
 if __name__ == "__main__":
-    main(train, "rl_zoo3", "stable_baselines3")
+    main(train, "rl_zoo3", "stable_baselines3", "torch")

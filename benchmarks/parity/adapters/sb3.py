@@ -10,7 +10,9 @@ from typing import Any
 from benchmarks.parity.adapter import Job, Report, main, make, numbered, optimizer_steps, tensorboard_rows
 
 SAVES = "CheckpointCallback(save_replay_buffer=True, save_vecnormalize=True)"
-RESUMES = "load, load_replay_buffer, VecNormalize.load, learn(reset_num_timesteps=False), same tensorboard_log"
+RESUMES = (
+    "load, load_replay_buffer, VecNormalize.load, learn(reset_num_timesteps=False), same tensorboard_log"
+)
 TASKS = {"ppo_cartpole": "", "dqn_cartpole": "", "sac_pendulum": "", "ppo_lunar_lander": ""}
 
 
@@ -19,7 +21,7 @@ def newest(folder: Path) -> tuple[int, Path] | None:
     return numbered(folder.glob("rl_model_*_steps.zip"), lambda path: int(path.stem.split("_")[2]))
 
 
-def rows(folder: Path) -> list[int]:
+def rows(folder: Path) -> list[tuple[int, float]]:
     """The rows of the training return on TensorBoard."""
     return tensorboard_rows(folder, "rollout/ep_rew_mean")
 
@@ -27,7 +29,7 @@ def rows(folder: Path) -> list[int]:
 def settings(job: Job) -> dict[str, Any]:
     """The constructor's keywords, in SB3's names."""
     task, net = job.spec, {"net_arch": [job.spec.hidden] * 2}
-    common = {"learning_rate": task.lr, "batch_size": task.batch_size, "gamma": task.gamma}
+    common: dict[str, Any] = {"learning_rate": task.lr, "batch_size": task.batch_size, "gamma": task.gamma}
     if task.algo == "ppo":
         return common | {"n_steps": task.rollout_length, "n_epochs": task.epochs, "policy_kwargs": net}
     common |= {"buffer_size": task.memory, "learning_starts": task.learning_starts, "policy_kwargs": net}
@@ -87,4 +89,4 @@ def report(model: Any) -> Report:
 
 
 if __name__ == "__main__":
-    main(train, "stable_baselines3")
+    main(train, "stable_baselines3", "torch")

@@ -1,4 +1,4 @@
-"""SheepRL, by its documentation: howto/run_experiments, howto/logs_and_checkpoints ("Resume from checkpoint")."""
+"""SheepRL, by its documentation: howto/run_experiments, howto/logs_and_checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def newest(folder: Path) -> tuple[int, Path] | None:
     return numbered(folder.rglob("ckpt_*_0.ckpt"), lambda path: int(path.stem.split("_")[1]))
 
 
-def rows(folder: Path) -> list[int]:
+def rows(folder: Path) -> list[tuple[int, float]]:
     """The rows of the training return on TensorBoard."""
     return tensorboard_rows(folder, "Rewards/rew_avg")
 
@@ -85,4 +85,4 @@ def report(path: Path) -> Report:
 
 
 if __name__ == "__main__":
-    main(train, "sheeprl", "lightning")
+    main(train, "sheeprl", "lightning", "torch")

@@ -24,9 +24,10 @@ def weights_file(checkpoint: Path) -> Path:
     return max(tensors, key=lambda path: path.stat().st_size)
 
 
-def rows(folder: Path) -> list[int]:
+def rows(folder: Path) -> list[tuple[int, float]]:
     """The rows of the training reward in CSVLogger's file."""
-    return [int(line.split(",")[0]) for line in (folder / "run/scalars/r_training.csv").read_text().split()]
+    lines = (folder / "run/scalars/r_training.csv").read_text().split()
+    return [(int(frames), float(value)) for frames, value in (line.split(",") for line in lines)]
 
 
 def train(job: Job) -> Report:
@@ -56,10 +57,8 @@ def environment(job: Job) -> Any:
 
     task = job.spec
     made, mode = [lambda: make(task.env)] * task.num_envs, gym.vector.AutoresetMode.DISABLED
-    env = GymWrapper(
-        gym.vector.SyncVectorEnv(made, autoreset_mode=mode) if task.num_envs > 1 else made[0]()
-    )
-    transforms = [RewardSum(out_keys=["reward_sum"]), StepCounter()]
+    env = GymWrapper(gym.vector.SyncVectorEnv(made, autoreset_mode=mode) if task.num_envs > 1 else made[0]())
+    transforms = [RewardSum(in_keys=["reward"], out_keys=["reward_sum"]), StepCounter()]
     if task.normalize_obs:
         transforms.insert(0, VecNorm(in_keys=["observation"], decay=0.99999))
     return TransformedEnv(env, Compose(*transforms))
@@ -197,4 +196,4 @@ def sac(job: Job) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    main(train, "torchrl", "tensordict")
+    main(train, "torchrl", "tensordict", "torch")
