@@ -1,7 +1,7 @@
 """`python -m benchmarks.parity NAME [task ...] [place=FOLDER]` measures a framework and records
 benchmarks/results/parity_NAME.csv; `python -m benchmarks.parity table` writes docs/parity.md's table.
 
-`place` holds the virtual environments, made where they are missing, and the runs; benchmarks/parity/place by
+`place` holds the virtual environments, made where they are missing, and the runs; build/parity by
 default.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import table
 from benchmarks.parity.adapter import TASKS
 from benchmarks.parity.measure import measure
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, ROOT, record
 
 HERE = Path(__file__).parent
 COLUMNS = (
@@ -50,7 +50,7 @@ def main() -> None:
         table.main()
         return
     places = [word.removeprefix("place=") for word in sys.argv[1:] if word.startswith("place=")]
-    place = Path(places[-1] if places else HERE / "place").absolute()
+    place = Path(places[-1] if places else ROOT / "build/parity").absolute()
     name, *tasks = words
     adapter = importlib.import_module(f"benchmarks.parity.adapters.{name}")
     python = environment(name, place)
