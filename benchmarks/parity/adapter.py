@@ -45,6 +45,7 @@ class Task:
     normalize_obs: bool = False
     learning_starts: int = 0
     memory: int = 0  # transitions that the replay memory holds
+    window: int = 20  # episodes whose mean return is reported before and after the resume
 
 
 TASKS = {
@@ -52,7 +53,9 @@ TASKS = {
     "dqn_cartpole": Task(
         "dqn", "CartPole-v1", 20_000, 2000, 1, 1e-3, 64, learning_starts=1000, memory=50_000
     ),
-    "sac_pendulum": Task("sac", "Pendulum-v1", 3000, 500, 1, 1e-3, 128, learning_starts=500, memory=50_000),
+    "sac_pendulum": Task(
+        "sac", "Pendulum-v1", 3000, 500, 1, 1e-3, 128, learning_starts=500, memory=50_000, window=5
+    ),
     "ppo_lunar_lander": Task(
         "ppo", "LunarLander-v3", 32_768, 4096, 8, 1e-3, 256, rollout_length=256, normalize_obs=True
     ),

@@ -232,9 +232,9 @@ def measure(adapter: ModuleType, python: Path, task: str, place: Path) -> dict[s
         "rows_doubled": doubled,
         "control_difference": f"{difference(control.weights, again.weights):.3g}",
         "resumed_difference": f"{difference(control.weights, resumed.weights):.3g}",
-        "return_before": mean([total for _, total in first.episodes][-20:]),
-        "return_after": mean([total for _, total in resumed.episodes][:20]),
-        "return_control": mean([total for at, total in control.episodes if at > frames][:20]),
+        "return_before": mean([total for _, total in first.episodes][-spec.window :]),
+        "return_after": mean([total for _, total in resumed.episodes][: spec.window]),
+        "return_control": mean([total for at, total in control.episodes if at > frames][: spec.window]),
         "first_frame_s": f"{resumed.first_frame_s:.1f}",
     }
     for key, value in EDITS.items():
