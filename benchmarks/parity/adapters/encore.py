@@ -1,8 +1,8 @@
 """Encore, by docs/resume-and-enjoy.md: `python train.py resume=FOLDER`.
 
-A resume steps environments that replay their tapes, and a first start tries that out; these are not frames of
-training. So after every iteration the count is set to the clock's, and the first frame is timed at the end of
-the first iteration: later than it was.
+A resume steps environments that replay their tapes, a first start tries that out, and the last weights play
+100 episodes; these are not frames of training. So after every iteration, and at the end, the count is set to
+the clock's, and the first frame is timed at the end of the first iteration: later than it was.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ class Counted(gym.Wrapper):  # type: ignore[type-arg]
 class Frames:
     """A callback: the frames that this session has trained, and the episodes that ended."""
 
-    def __init__(self) -> None:
-        self.start: int | None = None
+    start: int | None = None  # frames at the begin of this session
+    trained = 0
 
     def __call__(self, run: Any) -> None:
         """After an iteration."""
         counter = probe()
-        if self.start is None:
+        if Frames.start is None:
             config = run.config
-            self.start = run.clock.frames - config.algo.rollout_length * config.env.num_envs
+            Frames.start = run.clock.frames - config.algo.rollout_length * config.env.num_envs
             counter.first_at = 0.0
-        counter.add(run.clock.frames - self.start - counter.frames)
+        Frames.trained = run.clock.frames - Frames.start
+        counter.add(Frames.trained - counter.frames)
         for total_reward in run.collector.ended_returns:
             counter.add_episode(float(total_reward))
 
@@ -92,6 +93,7 @@ def overrides(job: Job) -> list[str]:
 
 def train(job: Job) -> Report:
     """Train, or resume."""
+    from benchmarks.parity.adapters.encore import Frames  # the one that Hydra finds, not __main__'s
     from rl.train import main as encore
 
     edits = [f"algo.{key}={value}" for key, value in job.edits.items()]
@@ -101,6 +103,7 @@ def train(job: Job) -> Report:
     except SystemExit as end:
         if end.code:
             raise
+    probe().add(Frames.trained - probe().frames)
     return report(Path(job.folder))
 
 
