@@ -77,6 +77,7 @@ def overrides(job: Job) -> list[str]:
         f"ckpt.every={task.every}",
         "log_every=1024",
         "progress=false",
+        f"eval.every={task.frames}",  # at the end
         f"env.wrappers=[{{_target_: {here}.Counted}}]",
         f"callbacks=[{{_target_: {here}.Frames}}]",
         f"hydra.run.dir={job.folder}",

@@ -58,6 +58,7 @@ def environment(job: Job) -> Any:
     task = job.spec
     made, mode = [lambda: make(task.env)] * task.num_envs, gym.vector.AutoresetMode.DISABLED
     env = GymWrapper(gym.vector.SyncVectorEnv(made, autoreset_mode=mode) if task.num_envs > 1 else made[0]())
+    env.set_seed(job.seed)  # the collector's first reset comes before the trainer seeds it
     transforms = [RewardSum(in_keys=["reward"], out_keys=["reward_sum"]), StepCounter()]
     if task.normalize_obs:
         transforms.insert(0, VecNorm(in_keys=["observation"], decay=0.99999))
