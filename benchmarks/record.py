@@ -41,7 +41,7 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS)
 def module_name() -> str:
     """The module that was started with `python -m`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else Path(sys.argv[0]).stem
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
 
 
 def surroundings() -> dict[str, str]:

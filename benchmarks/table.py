@@ -199,10 +199,39 @@ def faults() -> list[list[str]]:
     return table
 
 
+def parity() -> list[list[str]]:
+    """How far each framework's resumed run is from an uninterrupted one."""
+    columns = {
+        "framework": "framework",
+        "task": "task",
+        "resumes": "resumes",
+        "trained again": "frames_again",
+        "updates lost": "updates_lost",
+        "transitions lost": "transitions_lost",
+        "same folder": "same_folder",
+        "rows missing": "rows_missing",
+        "rows doubled": "rows_doubled",
+        "two controls differ by": "control_difference",
+        "**resumed differs by**": "resumed_difference",
+        "return before": "return_before",
+        "return after": "return_after",
+        "control's": "return_control",
+        "edited lr": "edited_lr",
+        "edited gamma": "edited_gamma",
+        "flipped bit": "damaged",
+        "first frame s": "first_frame_s",
+    }
+    table = [list(columns)]
+    for path in sorted(RESULTS.glob("parity_*.csv")):
+        table += [[row[name].partition(":")[0] for name in columns.values()] for row in read(path)]
+    return table
+
+
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "algorithms": algorithms,
     "kills": kills,
     "faults": faults,
+    "parity": parity,
     "sweep_kills": sweep_kills,
     "scores": scores,
     "speed": speed,

@@ -1,0 +1,1 @@
+"""How far a resumed run is from an uninterrupted one, framework by framework: see docs/parity.md."""
