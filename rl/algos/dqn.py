@@ -1,8 +1,7 @@
 """DQN (Mnih et al. 2015): Q-learning from a replay memory with a target network.
 
-With `double` it is Double DQN (van Hasselt et al. 2016), with `quantiles` QR-DQN (Dabney et al. 2018).
-Dueling and noisy networks, the prioritised memory and n-step returns are parts and values:
-conf/algo/rainbow.yaml.
+With `double` it is Double DQN (van Hasselt et al. 2016), with `quantiles` QR-DQN (Dabney et al. 2018). Other
+networks, the prioritised memory and n-step returns are parts and values: conf/algo/rainbow.yaml.
 """
 
 from __future__ import annotations
@@ -75,8 +74,7 @@ class DQN(Agent):
         """What `act` does without `explore`, in torch."""
 
         def best(outputs: Tensor) -> Tensor:
-            value = outputs if self.cfg.quantiles is None else outputs.mean(-1)
-            return value.argmax(-1) + self.first_action
+            return (outputs.mean(-1) if self.cfg.quantiles else outputs).argmax(-1) + self.first_action
 
         return Greedy(self.obs_normalizer.in_torch, self.q_network, best)
 
@@ -134,8 +132,7 @@ class DQN(Agent):
 
     def _target_is_due(self, update: int) -> bool:
         """Whether `target_every` frames are full since the frame that earned the update before."""
-        target_every = self.cfg.target_every
-        if target_every is None:
+        if (target_every := self.cfg.target_every) is None:
             return True
         updates, frames = self.updates_per_frame.as_integer_ratio()
         earned_at, before = (-(-number * frames // updates) for number in (update, update - 1))

@@ -19,20 +19,17 @@ from rl.learning.returns import explained_variance, gae
 
 
 class Batch(NamedTuple):
-    """A rollout in sequences of L steps, C of them, as the policy that acted has it."""
+    """A rollout in C sequences of L steps, whose states are kept (Kapturowski et al. 2019, section 3)."""
 
     obs: Tensor  # [L, C, *obs_shape]
     action: Tensor  # [L, C, *action_shape]
     steps: Tensor  # [L, C, 4]: advantage, value target, value, log-probability
     begins: Tensor  # [L, C]: where episodes begin
-    state: Tensor  # [C, H]: the states before the first steps
+    state: Tensor  # [C, H]: before the first steps, as the policy acted, for all epochs
 
 
 class RecurrentPPO(Agent):
-    """PPO on sequences of `sequence_length` steps, through which the gradient goes back, within an episode.
-
-    They begin in the states in which the policy acted, in all epochs (Kapturowski et al. 2019, section 3).
-    """
+    """PPO on sequences of `sequence_length` steps, through which gradients go back, within an episode."""
 
     Config = RecurrentPPOConfig
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
@@ -70,12 +67,8 @@ class RecurrentPPO(Agent):
 
     def greedy(self) -> nn.Module:
         """What `act` does without `explore`, in torch."""
-        return RecurrentGreedy(
-            self.obs_normalizer.in_torch,
-            self.networks.memory,
-            self.networks.heads.policy,
-            self.distribution.mode_in_torch,
-        )
+        policy, mode = self.networks.heads.policy, self.distribution.mode_in_torch
+        return RecurrentGreedy(self.obs_normalizer.in_torch, self.networks.memory, policy, mode)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over shuffled minibatches of sequences; no more once KL exceeds `target_kl`."""
