@@ -47,7 +47,7 @@ class Forks:
     def start(self, words: Sequence[str], folder: Path, threads: int) -> Done:
         self.started.append(words)
         output = Path("output")
-        words = words[2:] if words[0] == "--config-dir" else words
+        words = [word for word in words if not word.startswith("--")]
         line = Overrides(words)
         run_dir = Path(str(line.get("hydra.run.dir")))
         code = in_child(lambda: go(run_dir, *line.drop("hydra.run.dir").texts), output)
