@@ -10,6 +10,7 @@ Reading manifests does not import torch, so that finding a run stays fast.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -48,6 +49,7 @@ class Checkpoints:
         self.kept: list[Manifest] = []  # newest first
         self.best: Best | None = None  # as of now, maybe not committed yet
         self._best_description: dict[str, Any] = {}
+        self._tables: dict[str, tuple[Any, int]] = {}  # of each CSV file: its hash so far, of how many bytes
 
     def resume_from(self, manifest: Manifest) -> None:
         """Continue after this checkpoint: what is newer or damaged is moved away, and deleted after the next
@@ -105,7 +107,7 @@ class Checkpoints:
         """Commit a checkpoint, then delete what is no longer needed. OSError if the disk refuses; the last
         one stands.
         """
-        rows = {table.name: describe(table.read_bytes()) for table in tables}
+        rows = {table.name: self._describe_table(table) for table in tables}
         offsets = {name: described["size"] for name, described in rows.items()}
         for table in tables:  # what the last manifest counts on is safe already
             if not self.kept or offsets[table.name] != self.kept[0].offsets.get(table.name):
@@ -132,6 +134,16 @@ class Checkpoints:
         files.write_atomic(self.folder / f"ckpt-{frames}.json", manifest.to_bytes())
         self.kept = [manifest, *self.kept]
         self.prune()
+
+    def _describe_table(self, path: Path) -> dict[str, Any]:
+        """Size and hash of a CSV file; after the first time only its new rows are read."""
+        digest, size = self._tables.get(path.name) or (hashlib.sha256(), 0)
+        with path.open("rb") as file:
+            file.seek(size)
+            new = file.read()
+        digest.update(new)
+        self._tables[path.name] = digest, size + len(new)
+        return {"size": size + len(new), "sha256": digest.hexdigest()}
 
     def _write_chunk(self, memory: UniformReplay, frames: int) -> dict[str, Any]:
         """Write what is new in a replay memory since the last checkpoint; all chunks that it needs."""

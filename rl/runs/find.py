@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,8 @@ def find_run(resumed: str, overrides: Overrides) -> tuple[Path, list[str]]:
     if resumed == "latest":
         outputs = outputs_folder(overrides)
         folder = latest_run(outputs, overrides)
-        others = [
-            f
-            for f in run_folders(outputs)
-            if f.name > folder.name and not list_manifests(f / "ckpt", replay=False)[0]
-        ]
+        uncommitted = [f for f in run_folders(outputs) if not list_manifests(f / "ckpt", replay=False)[0]]
+        others = [f for f in uncommitted if started_at(f) > started_at(folder)]
         return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
     if not is_run(folder):
@@ -80,6 +78,14 @@ def latest_run(outputs: Path, overrides: Iterable[str | Override] = ()) -> Path:
             f"folder, or train one: {command('train')}"
         )
     return max(candidates)[2]
+
+
+def started_at(folder: Path) -> float:
+    """When a run was started, in seconds since the epoch: as its history says, else by its folder's files."""
+    with contextlib.suppress(DamagedError, KeyError, ValueError, TypeError):
+        if past := history.read(folder):
+            return datetime.strptime(past[0]["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    return next((folder / mark).stat().st_mtime for mark in (".hydra", ".") if (folder / mark).exists())
 
 
 def is_run(folder: Path) -> bool:

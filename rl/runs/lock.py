@@ -23,15 +23,26 @@ class RunLock:
     def __init__(self, run: Path) -> None:
         """LockedError if another live process holds it. The file's content is left alone, see `announce`."""
         self._path = run / ".lock"
-        self._new = not self._path.exists()
-        self._file = open(self._path, "a+")  # noqa: SIM115  it stays open as long as the lock is held
+        while True:
+            self._new = not self._path.exists()
+            self._file = open(self._path, "a+")  # noqa: SIM115  it stays open as long as the lock is held
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.seek(0)
+                holder = self._file.read().strip() or "another process"
+                self._file.close()
+                raise LockedError(f"{run} is being worked on by {holder}") from None
+            if self._is_in_place():
+                return
+            self._file.close()  # its holder removed it after we had opened it: the next may hold another
+
+    def _is_in_place(self) -> bool:
+        """Whether the file that is locked is the one that others find."""
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "another process"
-            self._file.close()
-            raise LockedError(f"{run} is being worked on by {holder}") from None
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def __enter__(self) -> RunLock:
         return self
@@ -49,10 +60,14 @@ class RunLock:
         self._file.flush()
 
     def release(self) -> None:
-        """Give it up; what was never announced leaves no trace."""
-        if self._new:
-            os.unlink(self._path)
-        self._file.close()
+        """Give it up; what was never announced leaves no trace.
+
+        The file is removed while it is locked: nobody else holds it then, and who has opened it already looks
+        whether it is still in place. Removed after it was given up, it might be another's.
+        """
+        with self._file:
+            if self._new:
+                self._path.unlink(missing_ok=True)
 
 
 def is_locked(run: Path) -> bool:

@@ -70,10 +70,10 @@ class Run:
         self.save()
 
     def _restore(self, manifest: Manifest, command: str) -> None:
+        self.load(manifest)  # may fail, so it comes before anything is moved or cut
         self.checkpoints.resume_from(manifest)
         for name, size in manifest.offsets.items():
             files.cut(self.folder / name, size)
-        self.load(manifest)
         self.clock.wall_before_s = manifest.wall_s
         replay = self.agent.replay
         not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]

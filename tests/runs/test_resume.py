@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import logging
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from short_runs import TINY, contents, differences, frames_of, go, in_child, record, rows
+from short_runs import TINY, begun, contents, differences, frames_of, go, in_child, iterate, record, rows
 
 import rl.runs.checkpoints
 from rl.config import ConfigError
+from rl.config.overrides import Overrides
 from rl.runs import history
-from rl.runs.find import latest_run
+from rl.runs.find import find_run, latest_run
 from rl.runs.lock import LockedError, RunLock, is_locked
-from rl.runs.manifest import Manifest
+from rl.runs.manifest import Manifest, describe
 from rl.runs.outcome import Finished, Refused
 from rl.runs.plan import make_plan
+from rl.serialize import load, serialize
 from rl.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
@@ -327,3 +330,89 @@ def test_what_a_kill_left_of_the_history_is_dropped() -> None:
         file.write('{"event": "resu')
     assert go(RUN, *TINY) == 0
     assert [event["event"] for event in history.read(RUN)] == ["start", "resume"]
+
+
+def test_latest_names_newer_runs_by_their_start(make_run: Any) -> None:
+    def started(folder: Path, day: str) -> Path:
+        event = json.loads((folder / "history.jsonl").read_text())
+        (folder / "history.jsonl").write_text(json.dumps(event | {"time": f"{day}T12:00:00+0000"}) + "\n")
+        return folder
+
+    last = started(make_run("reinforce_cartpole/2026-01-02", 300.0), "2026-01-02")
+    started(make_run("sweeps/2020-01-01/seed=1", None), "2020-01-01")  # its name sorts after the other
+    started(make_run("reinforce_cartpole/2026-01-01", None), "2026-01-01")
+    newer = started(make_run("a2c_cartpole/2019-01-01", None), "2026-01-03")
+    killed = make_run("a2c_cartpole/1999-01-01", None)  # before its first line
+    (killed / "history.jsonl").unlink()
+    found, warnings = find_run("latest", Overrides())
+    assert found == last
+    assert sorted(text.partition(" is newer")[0] for text in warnings) == [str(killed), str(newer)]
+
+
+# the lock
+
+
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process gives the run up between our opening of its lock and our taking of it."""
+    first, lockf = RunLock(tmp_path), fcntl.lockf
+
+    def given_up_before(*arguments: Any) -> None:
+        monkeypatch.setattr(fcntl, "lockf", lockf)
+        first.release()
+        lockf(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", given_up_before)
+    lock = RunLock(tmp_path)
+    assert (tmp_path / ".lock").exists()
+    assert in_child(lambda: is_locked(tmp_path)) == 1
+    lock.release()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_is_held_until_its_file_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, unlink, held = RunLock(tmp_path), os.unlink, []
+
+    def watched(path: Any, **options: Any) -> None:
+        held.append(in_child(lambda: is_locked(tmp_path)))
+        unlink(path, **options)
+
+    monkeypatch.setattr(os, "unlink", watched)
+    lock.release()
+    assert held == [1]
+    assert in_child(lambda: is_locked(tmp_path)) == 0
+
+
+# what is read and written
+
+
+def test_a_session_that_cannot_load_leaves_every_file(tmp_path: Path) -> None:
+    assert go(tmp_path / "run", *TINY, "frames=128") == 0
+    ckpt = tmp_path / "run" / "ckpt"
+    manifest = Manifest.read(ckpt / "ckpt-128.json")
+    data = serialize(load((ckpt / "ckpt-128.pt").read_bytes(), "cpu") | {"agent.other": {}})
+    (ckpt / "ckpt-128.pt").write_bytes(data)  # as another version has saved it
+    described = manifest.files | {"ckpt-128.pt": describe(data)}
+    (ckpt / "ckpt-128.json").write_bytes(Manifest(**{**vars(manifest), "files": described}).to_bytes())
+    with (tmp_path / "run" / "metrics.csv").open("a") as file:
+        file.write("192,1,2\n")
+    (ckpt / "ckpt-192.pt").write_bytes(b"newer")
+    before = contents(tmp_path / "run")
+    assert in_child(lambda: go(tmp_path / "run", "frames=256")) == 1
+    assert contents(tmp_path / "run") | {".lock": b""} == before | {".lock": b""}
+
+
+def test_a_checkpoint_reads_only_new_rows(tmp_path: Path) -> None:
+    """The hash of a table goes on from where it was: what was written, whatever the file says since."""
+    run = begun(tmp_path / "run", *TINY)
+    table, whole = tmp_path / "run" / "metrics.csv", b""
+    for _ in range(3):
+        iterate(run)
+        size = len(whole)
+        run.metrics.write(run.clock)
+        whole += table.read_bytes()[size:]
+        table.write_bytes(b"x" * size + whole[size:])  # what was counted on before is not read again
+        run.save()
+        assert run.checkpoints.kept[0].hashes["metrics.csv"] == describe(whole)["sha256"]
+        assert run.checkpoints.kept[0].offsets["metrics.csv"] == len(whole)
