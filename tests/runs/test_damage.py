@@ -221,7 +221,7 @@ def test_an_error_of_an_env_is_reported_verbatim(tmp_path: Path) -> None:
     assert "the simulator is gone" in (tmp_path / "output").read_text()
 
 
-# ------------------------------------------------------------------------------------------ errors of users' code
+# -------------------------------------------------------------------------------------- errors of users' code
 
 
 def unplugged(*_: Any) -> None:
