@@ -24,7 +24,7 @@ from rl.runs.completion import completed
 from rl.runs.find import is_run, latest_run
 from rl.runs.history import saved_config
 from rl.runs.outcome import Refused, with_exit_codes
-from rl.runs.weights import load_weights, read_weights
+from rl.runs.weights import Weights, load_weights, read_weights
 
 if TYPE_CHECKING:
     from rl.algos.agent import Agent
@@ -44,6 +44,7 @@ class Player:
     """A run's agent with the weights of some moment, and what makes its envs."""
 
     agent: Agent
+    weights: Weights
     make_env: EnvFactory
     title: str
 
@@ -59,7 +60,10 @@ def load_player(folder: Path, ckpt: str, device: str) -> Player:
     agent = build_player(trained)
     load_weights(agent, weights, device)
     return Player(
-        agent, build_env_factory(trained.env), f"{trained.env.id} with the {weights.name} weights of {folder}"
+        agent,
+        weights,
+        build_env_factory(trained.env),
+        f"{trained.env.id} with the {weights.name} weights of {folder}",
     )
 
 

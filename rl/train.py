@@ -23,7 +23,7 @@ from rl.runs.completion import completed
 from rl.runs.history import saved_config
 from rl.runs.outcome import Finished, with_exit_codes
 from rl.runs.plan import Plan, make_plan
-from rl.runs.weights import load_weights
+from rl.runs.weights import load_learned
 from rl.trackers import follow as trackers
 from rl.training.session import perform
 
@@ -73,7 +73,7 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
 
     parts = build(plan.config)
     if plan.weights:
-        load_weights(parts.agent, plan.weights, plan.config.device)
+        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
     plan.take_folder()
     _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
 

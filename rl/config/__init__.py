@@ -16,7 +16,15 @@ from rl.config.keys import (
     install_line,
 )
 from rl.config.read import did_you_mean, fill_in, read_config, typed
-from rl.config.schema import TARGETS, EnjoyConfig, EnvConfig, ReportConfig, RunConfig, SearchConfig
+from rl.config.schema import (
+    TARGETS,
+    EnjoyConfig,
+    EnvConfig,
+    ExportConfig,
+    ReportConfig,
+    RunConfig,
+    SearchConfig,
+)
 
 __all__ = [
     "FREE",
@@ -31,6 +39,7 @@ __all__ = [
     "ConfigError",
     "EnjoyConfig",
     "EnvConfig",
+    "ExportConfig",
     "Key",
     "ReportConfig",
     "RunConfig",

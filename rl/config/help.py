@@ -20,6 +20,7 @@ from rl.config import (
     TARGETS,
     ConfigError,
     EnjoyConfig,
+    ExportConfig,
     Key,
     ReportConfig,
     RunConfig,
@@ -65,6 +66,11 @@ Needs: pip install -c constraints.txt -e ".[report]"
   python -m rl.report latest                       the run that was active last
   python -m rl.report outputs/sweeps/<time>        all runs of a sweep, seeds of a configuration as one result
   python -m rl.report outputs/a outputs/b center=mean out=report""",
+    "rl.export": """Write a run's policy as one file that needs no Encore to be played.
+Needs for format=onnx: pip install -c constraints.txt -e ".[onnx]"
+
+  python -m rl.export                              the best weights of the run that was active last
+  python -m rl.export run=<run folder> ckpt=last format=torch out=policy.pt2""",
 }
 
 
@@ -98,6 +104,7 @@ def show_help(script: str, overrides: Iterable[str | Override] = (), config_dir:
             "enjoy.py": (EnjoyConfig, "enjoy"),
             "rl.search": (SearchConfig, "search"),
             "rl.report": (ReportConfig, "report"),
+            "rl.export": (ExportConfig, "export"),
         }[script]
         values = compose(overrides, schema, name, config_dir=config_dir).values
         rows = {

@@ -15,6 +15,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def score_text(score: float | None) -> str:
+    """A score as every table shows it: 497.3, 48.0, 9.46, 0.0125, and - for none."""
+    if score is None or score != score:
+        return "-"
+    return f"{score:.1f}" if abs(score) >= 10 else f"{score:.3g}"
+
+
 def progress_text(
     frames: int, of: int, fps: float, average: float | None, eta_s: float, width: int | None = None
 ) -> str:

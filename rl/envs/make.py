@@ -79,8 +79,8 @@ def check_env(env: gym.Env) -> None:
         elif isinstance(layer, _WITHOUT_STATE_DICT):
             raise ValueError(
                 f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume;"
-                " use one with state_dict and load_state_dict,"
-                " or algo.normalize_obs, algo.normalize_reward where there are such"
+                " use one with state_dict and load_state_dict, or algo.normalize_obs, algo.normalize_reward"
+                " where there are such"
             )
 
 

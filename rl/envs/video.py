@@ -96,12 +96,8 @@ def _palette(height: int, width: int, fps: Fraction) -> Any:
 
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / fps)
-    split, colours, use, sink = (
-        graph.add("split"),
-        graph.add("palettegen", "stats_mode=single"),
-        graph.add("paletteuse", "new=1"),
-        graph.add("buffersink"),
-    )
+    split, sink = graph.add("split"), graph.add("buffersink")
+    colours, use = graph.add("palettegen", "stats_mode=single"), graph.add("paletteuse", "new=1")
     source.link_to(split)
     split.link_to(use, 0, 0)
     split.link_to(colours, 1, 0)
@@ -128,6 +124,5 @@ def tiled(images: list[np.ndarray], tiles: int) -> np.ndarray:
     """Images of one size in a roughly square grid of `tiles`; missing ones are black."""
     columns = math.ceil(math.sqrt(tiles))
     images = [*images, *[np.zeros_like(images[0])] * (columns * math.ceil(tiles / columns) - len(images))]
-    return np.concatenate(
-        [np.concatenate(images[n : n + columns], axis=1) for n in range(0, len(images), columns)]
-    )
+    rows = [np.concatenate(images[n : n + columns], axis=1) for n in range(0, len(images), columns)]
+    return np.concatenate(rows)

@@ -23,10 +23,18 @@ from rl.config.invocation import command
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
 from rl.config.text import aligned
-from rl.runs import history
+from rl.runs import code, history
+from rl.runs.edits import edits_of_file
 from rl.runs.find import REFILL, find_run, is_run, new_folder, read_result
 from rl.runs.lock import RunLock
-from rl.runs.manifest import DamagedError, Manifest, changed_tables, newest_manifest, was_committed
+from rl.runs.manifest import (
+    DamagedError,
+    Manifest,
+    changed_tables,
+    list_manifests,
+    newest_manifest,
+    was_committed,
+)
 from rl.runs.outcome import Finished, Refused
 from rl.runs.weights import Weights, fork_weights
 
@@ -57,10 +65,20 @@ class Plan:
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
+    def code_changes(self, frames: int) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """The code of this session, and where the run's code has changed until `frames`, where it begins."""
+        used = code.fingerprints(self.composed.values)
+        return used, code.changes(history.read(self.folder), frames, used)
+
     def write_history(
         self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
     ) -> None:
         """Add this session to the run's history, and make its configuration the run's."""
+        used, changed = self.code_changes(frames)
+        for number, one in enumerate(changed):
+            when = f"at frame {one['frames']} again" if number else "the code changed"
+            not_exact = [*not_exact, f"{when}: {', '.join(one['files'])}"]
+        since = changed[0]["frames"] if changed else frames
         session = {
             "event": "resume" if self.manifest else "start",
             "frames": frames,
@@ -74,9 +92,12 @@ class Plan:
                 for c in self.changes
             ],
             "world": history.world(self.config),
-            "exactness": history.exactness(frames, not_exact, not_reproducible),
+            "code": None if used == code.last_recorded(history.read(self.folder)) else used,
+            "code_changed": changed,
+            "exactness": history.exactness(since, not_exact, not_reproducible),
         }
-        history.write(self.folder, session, self.composed.values)
+        made_before = self.manifest is not None and self.manifest.config is None
+        history.write(self.folder, session, self.composed.values, line_first=made_before)
 
     def take_folder(self) -> None:
         """Make the folder of a new run and lock it; an existing run's lock is held already."""
@@ -164,18 +185,26 @@ def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Pl
     saved = Overrides(past[-1]["overrides"] if past else history.first_overrides(folder) or [])
     if committed:
         _check_spec(folder, choices, new, saved, config_dir)
-    overrides = saved.merge(new).drop("hydra.", "base")
+    own = history.recorded_config(folder, past)
+    whole, _ = list_manifests(folder / "ckpt", replay=False)
+    made_before = bool(whole) and whole[0].config is None  # then config.yaml is what it has
+    edits, warnings = edits_of_file(folder, own) if own and not made_before else (Overrides(), [])
+    overrides = saved.merge(edits).merge(new).drop("hydra.", "base")
     if new.get("base") == "run":
-        composed = _compose_on_run(folder, new, choices)
+        composed = _compose_on_run(folder, edits.merge(new), choices)
     else:
         composed = compose([*overrides, *new.hydra], RunConfig, config_dir=config_dir)
     if not committed:
         fork = composed.config.fork
         weights = fork_weights(fork, overrides)[0] if fork else None
-        warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
-        return Plan(folder, composed, overrides, warnings=[warning], weights=weights)
-    manifest, warnings = _find_checkpoint(folder, composed.config)
-    changes = _check_changes(folder, manifest, composed, overrides, choices, new, saved)
+        warnings.append(f"{folder}: no checkpoint was ever committed here; starting at frame 0")
+        return Plan(folder, composed, overrides, warnings=warnings, weights=weights)
+    manifest, problems = _find_checkpoint(folder, composed.config)
+    warnings += problems
+    was = history.unpack(manifest.config) or (not made_before and own) or history.read_file(folder)
+    changes = _check_changes(folder, manifest, was, composed, overrides, choices, new, edits, saved)
+    if own and own != was:  # what a session has accepted and not committed is no news
+        changes = compare(own, composed.values, manifest.frames, overrides.keys)
     warnings += [
         f"DAMAGED: {path}: its rows are not what was written; they stay"
         for path in changed_tables(manifest, folder)
@@ -218,16 +247,18 @@ def _check_spec(
 def _check_changes(
     folder: Path,
     manifest: Manifest,
+    was: dict[str, Any],
     composed: Composed,
     overrides: Overrides,
     choices: dict[str, Any],
     new: Overrides,
+    edits: Overrides,
     saved: Overrides,
 ) -> list[Change]:
     """What differs from the run's own configuration. Refused if a key's policy forbids its change."""
     try:
         changes = compare(
-            history.read_config(folder),
+            was,
             composed.values,
             manifest.frames,
             overrides.keys,
@@ -237,7 +268,7 @@ def _check_changes(
         raise DamagedError(f"{folder / history.CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
     if refused:
-        raise Refused(_refusal(folder, manifest, refused, new, saved.merge(new)))
+        raise Refused(_refusal(folder, manifest, refused, new, saved.merge(new), edits))
     return changes
 
 
@@ -304,7 +335,12 @@ def _lr_is_zero(folder: Path, config: RunConfig, frames: int) -> list[str]:
 
 
 def _refusal(
-    folder: Path, manifest: Manifest | None, refused: list[Change], new: Overrides, start: Overrides
+    folder: Path,
+    manifest: Manifest | None,
+    refused: list[Change],
+    new: Overrides,
+    start: Overrides,
+    edits: Overrides | None = None,
 ) -> str:
     """The table of refused changes, and every command that works instead; `start` makes it a new run."""
 
@@ -314,7 +350,8 @@ def _refusal(
 
     typed = new.where(lambda o: any(names(o, change.key) for change in refused))
     others = new.where(lambda o: o not in list(typed)).texts
-    in_conf = [change for change in refused if not any(names(o, change.key) for o in typed)]
+    own = [*typed, *(edits or ())]
+    in_conf = [change for change in refused if not any(names(o, change.key) for o in own)]
     at = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
     kept = [change.keep for change in refused if change.was is not MISSING]
     resume = f"resume={folder}"
@@ -331,6 +368,8 @@ def _refusal(
         which = "" if manifest is None or manifest.best else "@last"
         commands.append(("start a new run from its weights", [f"fork={folder}{which}", *new.texts]))
     lines = [f"{folder}{at} cannot go on with this:", "", change_table(refused), ""]
+    edited = [o.key_or_group for o in edits or () if any(names(o, change.key) for change in refused)]
+    lines += [f"edited in {folder / history.CONFIG}: {', '.join(edited)}"] if edited else []
     lines += [f"to {what}:\n  {command('train', *overrides)}" for what, overrides in commands]
     return "\n".join(lines)
 

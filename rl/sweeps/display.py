@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rl.config.counts import format_count
-from rl.config.text import aligned, duration, progress_text
-from rl.runs.find import read_result
-from rl.runs.manifest import DamagedError, list_manifests
+from rl.config.text import aligned, duration, progress_text, score_text
+from rl.runs.find import read_scores
+from rl.runs.manifest import list_manifests
 from rl.runs.tables import last_row
 from rl.sweeps.record import Job, Sweep
 
@@ -18,9 +17,7 @@ _SHOW_S, _SAY_S = 1.0, 10.0  # between reads of the jobs' rows, and between plai
 
 
 class Display:
-    """One line for each running job, redrawn on a terminal; elsewhere a plain line now and then. Nothing if
-    jobs write themselves.
-    """
+    """A line for each running job: redrawn on a terminal, else now and then. None if jobs write theirs."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -111,28 +108,12 @@ def overview(sweep: Sweep) -> str:
 
 
 def table(sweep: Sweep) -> str:
-    """Every job: its state, how far it is, and the score of its last and best weights on fresh episodes."""
+    """Every job: its state, how far it is, and the scores of its last and best weights, see `read_scores`."""
     rows = [("job", "state", "frames", "last", "best", "")]
     for job in sweep.jobs:
-        result = _result(sweep.folder_of(job)) if job.state == "finished" else {}
         whole, _ = list_manifests(sweep.folder_of(job) / "ckpt", replay=False)
         frames = f"{format_count(whole[0].frames) if whole else '-'} of {format_count(job.frames)}"
-        scores = [
-            f"{result[name]['total_reward']:.1f}" if name in result else "-" for name in ("last", "best")
-        ]
-        if not result and whole:  # what it had reached, by its evaluations
-            row = last_row(sweep.folder_of(job) / "eval.csv")
-            best = whole[0].best
-            scores = [
-                f"{float(row['total_reward']):.1f}" if row else "-",
-                f"{best.score:.1f}" if best else "-",
-            ]
-        rows.append((job.name, job.state, frames, *scores, job.note))  # type: ignore[arg-type]
+        scores = read_scores(sweep.folder_of(job), whole[0] if whole else None)
+        last, best = score_text(scores.get("last")), score_text(scores.get("best"))
+        rows.append((job.name, job.state, frames, last, best, job.note))
     return "\n".join(aligned(rows))
-
-
-def _result(folder: Path) -> dict[str, Any]:
-    try:
-        return read_result(folder) or {}
-    except DamagedError:  # a resume of the run alone says so, and makes it again
-        return {}

@@ -96,8 +96,4 @@ class Sweep:
         """Start a job's process."""
         files_of = dataclasses.replace(flags(), dir=self.config_dir).words
         run_dir = f"hydra.run.dir={quote(str(self.folder_of(job)))}"
-        return self.launcher.start(
-            [*files_of, *job.passed.texts, run_dir],
-            self.folder,
-            job.threads,
-        )
+        return self.launcher.start([*files_of, *job.passed.texts, run_dir], self.folder, job.threads)

@@ -1,9 +1,7 @@
-"""`train.py -m`: many runs from one command line. Every job is validated before any starts, runs in its own
-process and folder, and continues from its own checkpoint when the sweep is resumed.
+"""`train.py -m`: many runs from one command line.
 
-A sweep's folder holds `sweep.json`: the command line, the keys that ever took several values, and every job
-by its folder's name. A job is found again by the values of those keys, so that the list may be longer or in
-another order.
+Every job is validated before any starts, runs in its own process and folder, and continues from its own
+checkpoint when the sweep is resumed. It is found again by the values of the keys that ever took several.
 """
 
 from __future__ import annotations
@@ -29,9 +27,8 @@ def run_sweep(sweep: Sweep, typed: str) -> int:
     if waiting:
         sweep.take_folder(typed)
         slots = min(sweep.launcher.slots(max(job.threads for job in waiting)), len(waiting))
-        print(
-            f"{sweep.folder}: {len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time", flush=True
-        )
+        jobs = f"{len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time"
+        print(f"{sweep.folder}: {jobs}", flush=True)
         stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, slots)
     if sweep.lock is not None:
         sweep.lock.release()
@@ -95,9 +92,7 @@ def _end(sweep: Sweep, job: Job, code: int, errors: str, *, stopped: bool) -> No
     """Set the final state of a job; what it wrote to stderr goes into its own log if it failed."""
     if code == FINISHED:
         job.state = "finished"
-    elif code in (TO_BE_CONTINUED, INTERRUPTED) or (
-        stopped and code < 0
-    ):  # a signal before it could handle any
+    elif code in (TO_BE_CONTINUED, INTERRUPTED) or (stopped and code < 0):  # before it could handle a signal
         job.state = "stopped"
     else:
         job.state = "failed"

@@ -26,8 +26,8 @@ log = logging.getLogger("encore")
 
 
 def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
-    """Train a planned run to its end; its best evaluation score. SystemExit with the exit code if it does not
-    get there.
+    """Train a planned run to its end; the score of its best weights. SystemExit with the exit code if it does
+    not get there.
     """
     from rl.envs.vector import closing
     from rl.training.evaluate import Interrupted
@@ -75,7 +75,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
         raise SystemExit(FAILED) from None
-    return run.checkpoints.best.score if run.checkpoints.best else None
+    return float(result["best"]["total_reward"]) if "best" in result else None
 
 
 def _recovery_hint(run: Run) -> str:

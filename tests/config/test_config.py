@@ -66,6 +66,7 @@ def test_every_key_is_in_the_help_with_its_value_and_meaning() -> None:
     assert of_atari <= shown("train.py", "env=pong").keys()
     for script, schema in (
         ("enjoy.py", EnjoyConfig),
+        ("rl.export", ExportConfig),
         ("rl.search", SearchConfig),
         ("rl.report", ReportConfig),
     ):

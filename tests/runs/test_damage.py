@@ -109,10 +109,6 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *(
-            ("config.yaml", content)
-            for content in (b"", None, b"{]\n", b"\xff\n", b"frames: [1]\n", b"seed: ${\n")
-        ),
         *(("history.jsonl", content) for content in (b"{]\n", b"\xff\n", b"{}\n", b"3\n")),
     ],
 )

@@ -7,10 +7,19 @@ import dataclasses
 from rl.config.instantiate import locate
 from rl.config.keys import ConfigError
 from rl.config.schema import algos, parts, run
-from rl.config.schema.commands import EnjoyConfig, ReportConfig, SearchConfig
+from rl.config.schema.commands import EnjoyConfig, ExportConfig, ReportConfig, SearchConfig
 from rl.config.schema.run import EnvConfig, RunConfig
 
-__all__ = ["TARGETS", "EnjoyConfig", "EnvConfig", "ReportConfig", "RunConfig", "SearchConfig", "schema_of"]
+__all__ = [
+    "TARGETS",
+    "EnjoyConfig",
+    "EnvConfig",
+    "ExportConfig",
+    "ReportConfig",
+    "RunConfig",
+    "SearchConfig",
+    "schema_of",
+]
 
 # The classes of rl/ and the dataclasses of their keys.
 TARGETS: dict[str, type] = {

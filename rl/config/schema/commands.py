@@ -1,4 +1,4 @@
-"""The keys of the other commands: enjoy.py, rl.search and rl.report."""
+"""The keys of the other commands: enjoy.py, rl.search, rl.report and rl.export."""
 
 from __future__ import annotations
 
@@ -66,4 +66,20 @@ class ReportConfig:
         Key("the folder of the report; null: report/ in what is reported, for several under outputs"),
     ]
     center: Annotated[str, Key("over seeds: the interquartile mean, or the mean", choices=("iqm", "mean"))]
+    outputs: Annotated[str, Key("root of the run folders: where latest is looked for")]
+
+
+@dataclass
+class ExportConfig:
+    """The configuration of rl.export."""
+
+    run: Annotated[str, Key("latest, or a run's folder")]
+    ckpt: Annotated[str, Key("best, last, or the frames of a kept checkpoint (120k)")]
+    format: Annotated[
+        str,
+        Key("onnx: for onnxruntime; torch: a program for torch.export.load", choices=("onnx", "torch")),
+    ]
+    out: Annotated[
+        str | None, Key("the file; null: export/<ckpt>.onnx or export/<ckpt>.pt2 in the run's folder")
+    ]
     outputs: Annotated[str, Key("root of the run folders: where latest is looked for")]
