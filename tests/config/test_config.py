@@ -12,6 +12,7 @@ from rl.config import (
     TARGETS,
     ConfigError,
     EnjoyConfig,
+    ExportConfig,
     ReportConfig,
     RunConfig,
     SearchConfig,
