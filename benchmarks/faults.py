@@ -330,7 +330,7 @@ def told_to_stop(run: Hurt) -> str:
     run.train_a_while(session)
     session.send(number)
     code = INTERRUPTED if number == signal.SIGINT else TO_BE_CONTINUED
-    run.ended(session, code, FINISHED, says="python train.py resume=")
+    run.ended(session, code, FINISHED, says="go on with: python")
     return WENT_ON if session.code == code else ""
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from hydra.core.override_parser.types import Override
 
@@ -16,6 +18,7 @@ from rl.config import (
     ONE_WAY,
     SCHEDULE,
     TARGETS,
+    ConfigError,
     EnjoyConfig,
     ExportConfig,
     Key,
@@ -23,9 +26,11 @@ from rl.config import (
     RunConfig,
     SearchConfig,
     fields,
+    typed,
 )
-from rl.config.compose import options
-from rl.config.overrides import GROUPS
+from rl.config.compose import Composed, compose, options
+from rl.config.overrides import GROUPS, Overrides
+from rl.config.schema import schema_of
 from rl.config.text import aligned
 
 _INTRODUCTION = {
@@ -38,6 +43,8 @@ _INTRODUCTION = {
   python train.py resume=<run folder> frames=20M   train it on
   python train.py -m algo=ppo,a2c seed=1,2,3       a sweep; with launcher=processes side by side
   python train.py -m resume=latest                 finish the sweep that was active last
+
+  python train.py --help algo=ppo env=pong         the keys of these, with their values
 
 TAB completion: eval "$(python train.py -sc install=bash)"     Hydra's own flags: --hydra-help""",
     "enjoy.py": """Watch a trained agent.
@@ -67,34 +74,103 @@ Needs for format=onnx: pip install -c constraints.txt -e ".[onnx]"
 }
 
 
+POLICIES = {
+    FREE: "may change: it does not touch what is learned",
+    NUMERICS: "may change: results may differ in the last bits from there on, and the log says so",
+    HORIZON: "may change, but not to fewer frames than the run has seen",
+    SCHEDULE: "may change in the future: on the frames that the run has seen, old and new must be equal",
+    ONE_WAY: "may change from an earlier of its choices to a later one, not back",
+    FROZEN: "may not change: it would be another run; `fork=` starts that one from the weights of this one",
+}
+
+
+# what one looks for -> the keys, a section's with a dot at the end
+_SECTIONS = {
+    "the run": ("frames", "stop_at", "seed", "tags", "outputs"),
+    "go on with a run, or start from one": ("resume", "base", "fork"),
+    "scores, checkpoints and logs": ("eval.", "ckpt.", "log_every", "progress", "logger"),
+    "the machine": ("device", "threads", "compile", "deterministic"),
+    "the environment": ("env.",),
+    "the algorithm": ("algo.",),
+    "sweeps": ("launcher",),
+}
+
+
 def show_help(script: str, overrides: Iterable[str | Override] = (), config_dir: str | None = None) -> str:
-    """The text of `--help`."""
+    """The text of `--help`: with overrides, what belongs to them. ConfigError if they cannot be."""
     lines = [_INTRODUCTION[script]]
-    if script == "train.py":
-        for group in GROUPS:
-            choices = options(group, config_dir)
-            if choices:
-                lines += ["", f"{group}=", *_table(choices)]
-    schema = {
-        "train.py": RunConfig,
-        "enjoy.py": EnjoyConfig,
-        "rl.search": SearchConfig,
-        "rl.report": ReportConfig,
-        "rl.export": ExportConfig,
-    }[script]
-    lines += ["", "keys (counts may be written 20M, 500k, 1e6):", *_table(_keys(schema))]
-    if script == "train.py":
-        for target, part in TARGETS.items():
-            lines += ["", f"keys of {target}:", *_table(_keys(part))]
-    return "\n".join(lines)
-
-
-def _keys(schema: type) -> dict[str, str]:
-    """Dotted name -> what it means, and what a resume may do to it."""
-    of_a_run = schema is RunConfig or schema in TARGETS.values()
-    return {
-        name: f"{key.help} [{key.policy}]" if of_a_run else key.help for name, key in _leaves(schema).items()
+    if script != "train.py":
+        schema, name = {
+            "enjoy.py": (EnjoyConfig, "enjoy"),
+            "rl.search": (SearchConfig, "search"),
+            "rl.report": (ReportConfig, "report"),
+            "rl.export": (ExportConfig, "export"),
+        }[script]
+        values = compose(overrides, schema, name, config_dir=config_dir).values
+        rows = {
+            key: (_short(value), meaning.help)
+            for key, value, meaning in _described(values, schema)
+            if meaning is not None
+        }
+        return "\n".join([*lines, "", "keys, with their defaults (counts: 20M, 500k, 1e6):", *_table(rows)])
+    for group in GROUPS:
+        choices = options(group, config_dir)
+        if choices:
+            lines += ["", f"{group}=", *(f"  {line}" for line in aligned(list(choices.items())))]
+    composed = _compose(Overrides(overrides), config_dir)
+    lines += ["", "What a resumed run may do to a key:"]
+    lines += [f"  {line}" for line in aligned([(f"[{name}]", said) for name, said in POLICIES.items()])]
+    lines += ["", "Keys, with their values here (counts: 20M, 500k, 1e6):"]
+    rows = {
+        key: (_short(value), f"{meaning.help} [{meaning.policy}]" if meaning else "[frozen]")
+        for key, value, meaning in _described(composed.values, RunConfig)
     }
+    for title, names in _SECTIONS.items():
+        found = {key: rows.pop(key) for key in list(rows) if _within(key, names)}
+        choice = {"the environment": "env", "the algorithm": "algo"}.get(title)
+        chosen = f": {choice}={composed.choices[choice]}; --help {choice}=... shows others" if choice else ""
+        lines += ["", f"{title}{chosen}", *_table(found)]
+    return "\n".join([*lines, "", "more", *_table(rows)])
+
+
+def _compose(overrides: Overrides, config_dir: str | None) -> Composed:
+    """The configuration to explain; a value that has to be typed is shown as `...`."""
+    try:
+        return compose(overrides, RunConfig, config_dir=config_dir)
+    except ConfigError as error:
+        missing = re.match(r"(\S+): missing; type", str(error))
+        if missing is None:
+            raise
+        return compose([*overrides, f"{missing[1]}='...'"], RunConfig, config_dir=config_dir)
+
+
+def _within(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(f"{name.removesuffix('.')}.") for name in names)
+
+
+def _described(values: dict[str, Any], schema: Any, path: str = "") -> Iterator[tuple[str, Any, Key | None]]:
+    """Every key with its value and what it means; None for one of a class that has no schema."""
+    schema = schema_of(values.get("_target_", "")) or schema
+    known = fields(schema) if dataclasses.is_dataclass(schema) and isinstance(schema, type) else {}
+    for name, value in values.items():
+        kind, key = known.get(name, (None, None))
+        part = isinstance(value, dict) and ("_target_" in value or dataclasses.is_dataclass(kind))
+        parts = isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values())
+        if part or parts and name == "logger":
+            if key is not None:
+                yield path + name, value.get("_target_", list(value)), key
+            yield from _described(value, kind, f"{path}{name}.")
+        elif name != "_target_" or not path:
+            yield path + name, value, key
+
+
+def _short(value: Any) -> str:
+    text = typed(value)
+    return text if len(text) <= 32 else f"{text[:31]}…"
+
+
+def _table(rows: dict[str, tuple[str, str]]) -> list[str]:
+    return [f"  {line}" for line in aligned([(name, *cells) for name, cells in rows.items()])] if rows else []
 
 
 def _leaves(schema: type, path: str = "") -> dict[str, Key]:
@@ -107,20 +183,6 @@ def _leaves(schema: type, path: str = "") -> dict[str, Key]:
     return result
 
 
-def _table(rows: dict[str, str]) -> list[str]:
-    return [f"  {line}" for line in aligned(list(rows.items()))]
-
-
-_POLICIES = {
-    FREE: "may change: it does not touch what is learned",
-    NUMERICS: "may change: results may differ in the last bits from there on, and the log says so",
-    HORIZON: "may change, but not to fewer frames than the run has seen",
-    SCHEDULE: "may change in the future: on the frames that the run has seen, old and new must be equal",
-    ONE_WAY: "may change from an earlier of its choices to a later one, not back",
-    FROZEN: "may not change: it would be another run; `fork=` starts that one from the weights of this one",
-}
-
-
 def what_may_change() -> str:
     """docs/what-may-change.md: every key by what a resume may do to it."""
     sections = {"": RunConfig, **{f"{target}: ": part for target, part in TARGETS.items()}}
@@ -130,7 +192,7 @@ def what_may_change() -> str:
         " Keys that are not listed are frozen.",
         "",
     ]
-    for policy, meaning in _POLICIES.items():
+    for policy, meaning in POLICIES.items():
         lines += [f"## {policy}", "", f"A key like this {meaning}.", ""]
         lines += ["| key | what it is |", "| --- | --- |"]
         for prefix, schema in sections.items():

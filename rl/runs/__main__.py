@@ -87,8 +87,18 @@ def _age(saved_at: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+_HELP = """List every run: its state, how far it is, its scores, and which one resume=latest would take.
+
+  python -m rl.runs                      all runs under outputs/, jobs of sweeps included
+  python -m rl.runs outputs=DIR          those under another folder
+  python -m rl.runs --json               for programs: a list of objects"""
+
+
 def main() -> None:
     """Print the table, or with --json a list of objects."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(_HELP)
+        return
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     unknown = [argument for argument in arguments if not argument.startswith("outputs=")]
     if unknown:

@@ -117,7 +117,7 @@ def _write_all(descriptor: int, data: Buffer) -> None:
 
 
 def is_ours(error: OSError) -> bool:
-    """Whether an error comes from our own files, and not from a user's environment, agent or callback."""
+    """Whether an error comes from our own files, not from an environment, an agent or a callback."""
     ours = [
         Path(frame.f_code.co_filename).relative_to(_RL).as_posix()
         for frame, _ in traceback.walk_tb(error.__traceback__)

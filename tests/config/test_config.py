@@ -12,6 +12,7 @@ from rl.config import (
     TARGETS,
     ConfigError,
     EnjoyConfig,
+    ExportConfig,
     ReportConfig,
     RunConfig,
     SearchConfig,
@@ -19,7 +20,7 @@ from rl.config import (
     overrides,
 )
 from rl.config.compose import CONF, compose, options
-from rl.config.help import show_help
+from rl.config.help import POLICIES, show_help
 from rl.config.instantiate import locate
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
@@ -51,25 +52,52 @@ def keys(schema: type, path: str = "") -> list[str]:
     return found
 
 
-def test_every_key_is_in_the_help_with_its_meaning() -> None:
+def shown(script: str, *overrides: str) -> dict[str, list[str]]:
+    """The keys of a help text, each with its words: its value and its meaning."""
+    text = show_help(script, overrides)
+    lines = [
+        line.split() for line in text[text.lower().index("\nkeys") :].splitlines() if line.startswith("  ")
+    ]
+    return {words[0]: words[1:] for words in lines if len(words) > 2}
+
+
+def test_every_key_is_in_the_help_with_its_value_and_meaning() -> None:
+    of_atari = {"env.game", "env.deepmind", "env.clip_rewards"}
+    assert set(keys(RunConfig)) - of_atari <= shown("train.py").keys()
+    assert of_atari <= shown("train.py", "env=pong").keys()
+    for script, schema in (
+        ("enjoy.py", EnjoyConfig),
+        ("rl.export", ExportConfig),
+        ("rl.search", SearchConfig),
+        ("rl.report", ReportConfig),
+    ):
+        assert set(keys(schema)) <= shown(script).keys()
     text = show_help("train.py")
-    shown = [line.split()[0] for line in text.splitlines() if line.startswith("  ") and len(line.split()) > 1]
-    for schema in (RunConfig, *TARGETS.values()):
-        for name in keys(schema):
-            assert name in shown, name
-    assert set(keys(EnjoyConfig)) <= {
-        line.split()[0] for line in show_help("enjoy.py").splitlines() if line.startswith("  ")
-    }
-    assert set(keys(SearchConfig)) <= {
-        line.split()[0] for line in show_help("rl.search").splitlines() if line.startswith("  ")
-    }
-    assert set(keys(ReportConfig)) <= {
-        line.split()[0] for line in show_help("rl.report").splitlines() if line.startswith("  ")
-    }
     for group in ("algo", "env", "logger", "launcher", "experiment"):
         for choice, meaning in options(group).items():
             assert f"{choice} " in text
             assert meaning, f"{group}/{choice}.yaml begins without a comment"
+
+
+@pytest.mark.parametrize("algo", options("algo"))
+def test_help_shows_what_belongs_to_an_algorithm_and_no_more(algo: str) -> None:
+    composed = compose([f"algo={algo}"], RunConfig)
+    own = {
+        f"algo.{name}" for name in keys(TARGETS[composed.values["algo"]["_target_"]]) if name != "_target_"
+    }
+    help_keys = {name for name in shown("train.py", f"algo={algo}") if name.startswith("algo.")}
+    assert own & {f"algo.{name}" for name in composed.values["algo"]} <= help_keys
+    assert {name for name in help_keys if name.count(".") == 1} <= own
+
+
+def test_help_shows_the_values_of_its_command_line() -> None:
+    assert shown("train.py", "algo=ppo", "seed=7")["seed"][0] == "7"
+    assert shown("train.py", "algo=ppo")["algo.clip_range"][0] == "0.2"
+    assert shown("train.py", "env=gym")["env.id"][0] == "..."
+    assert "logger.wandb.project" in shown("train.py", "logger=wandb")
+    text = show_help("train.py")
+    for policy in POLICIES.values():
+        assert text.count(policy) == 1
 
 
 @pytest.mark.parametrize("target", TARGETS)

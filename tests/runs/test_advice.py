@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from short_runs import ROOT, TINY, environment, go
 
 from rl.config.invocation import Flags, command, set_flags
@@ -19,6 +21,7 @@ from rl.config.schedule import Schedule
 from rl.runs.outcome import Finished, Refused
 from rl.runs.plan import make_plan
 from rl.runs.weights import load_weights
+from rl.trackers.tracker import RunInfo
 from rl.training.build import build
 
 RUN = Path("R")
@@ -134,3 +137,21 @@ def test_commands_work_from_another_directory_with_their_config_dir() -> None:
     done = call("-m", "rl.train", "--config-dir=own", "resume=R")
     assert "python -m rl.train --config-dir=own resume=R frames=256" in done.stdout
     assert done.returncode == 0
+
+
+def test_tags_are_free_and_ride_along() -> None:
+    assert go(RUN, *TINY, "frames=64", "tags.note=first try") == 0
+    assert go(RUN, *TINY, "frames=128", "tags.note=second", "tags.paper=3") == 0
+    history = [json.loads(line) for line in (RUN / "history.jsonl").read_text().splitlines()]
+    assert [line["tags"] for line in history] == [{"note": "first try"}, {"note": "second", "paper": 3}]
+    assert RunInfo.read(RUN, 0.0).tags["note"] == "second"
+    assert RunInfo.read(RUN, 0.0).flat_config["tags.paper"] == 3
+
+
+def test_threads_above_the_cores_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert go(RUN, *TINY, "frames=64", f"threads={cores + 1}") == 0
+    torch.set_num_threads(1)
+    assert f"threads={cores + 1}: there are {cores} cores here" in caplog.text
+    assert go(Path("S"), *TINY, "frames=64") == 0
+    assert caplog.text.count("cores here") == 1
