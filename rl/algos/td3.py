@@ -120,7 +120,7 @@ class TD3(Agent):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared errors against the lower target critic at the target actor's smoothed action."""
         with torch.no_grad():
-            next_action = (self.target_actor(next_obs).tanh() + noise).clamp(-1, 1)
+            next_action = self.box.zero_fixed((self.target_actor(next_obs).tanh() + noise).clamp(-1, 1))
             # [2, B]
             next_q = self.target_critics(torch.cat([next_obs.flatten(1), next_action], -1)).squeeze(-1)
             target = reward + discount * next_q.amin(0)
@@ -131,7 +131,7 @@ class TD3(Agent):
 
     def _actor_loss(self, actor: Any, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """-Q of the first critic; its weights stay constant."""
-        action = actor(obs).tanh()
+        action = self.box.zero_fixed(actor(obs).tanh())
         loss = -frozen(self.critics)(torch.cat([obs.flatten(1), action], -1), first=1).mean()
         return loss, {"policy_loss": loss}
 
