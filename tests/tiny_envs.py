@@ -35,6 +35,18 @@ class Identity(gym.Env):
         return self._observe(), reward, self.steps >= 10, False, {}
 
 
+class HalfFixed(Identity):
+    """The continuous identity with a second action of which only 3 is valid."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(continuous=True)
+        self.action_space = gym.spaces.Box(np.array([-2, 3]), np.array([2, 3]), dtype=np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert action[1] == 3
+        return super().step(action)
+
+
 class Recall(Identity):
     """Shows the bit only in the first of 4 steps, and rewards it in the last."""
 
@@ -285,7 +297,7 @@ class ManyDice(gym.vector.VectorEnv):
 
 
 for _class in (
-    *(Identity, Recall, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
+    *(Identity, HalfFixed, Recall, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
     *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NaNReward),
 ):
     gym.register(f"{_class.__name__}-v0", _class)

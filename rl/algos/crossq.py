@@ -50,7 +50,7 @@ class CrossQ(Agent):
         self.clock, self.streams, self.device = context.clock, context.streams, context.device
         self.distribution = SquashedGaussian(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        least = -float(self.distribution.num_actions)
+        least = -float(self.distribution.box.num_free)
         self.target_entropy = least if cfg.target_entropy is None else cfg.target_entropy
 
         obs_shape = context.obs_space.shape

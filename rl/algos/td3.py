@@ -107,8 +107,9 @@ class TD3(Agent):
         """Squared errors against the lower target critic at the target actor's smoothed action."""
         with torch.no_grad():
             next_action = (self.target_actor(batch.next_obs).tanh() + noise).clamp(-1, 1)
-            next_q = self.target_critics(torch.cat([batch.next_obs.flatten(1), next_action], -1))  # [2, B, 1]
-            target = batch.reward + batch.discount * next_q.squeeze(-1).amin(0)
+            next_obs_action = torch.cat([batch.next_obs.flatten(1), self.box.zero_fixed(next_action)], -1)
+            next_q = self.target_critics(next_obs_action).squeeze(-1)  # [2, B]
+            target = batch.reward + batch.discount * next_q.amin(0)
         q = critics(torch.cat([batch.obs.flatten(1), batch.action], -1)).squeeze(-1)
         error = q - target
         loss = (batch.weight * error.square()).mean(-1).sum()
@@ -116,7 +117,7 @@ class TD3(Agent):
 
     def _actor_loss(self, actor: Any, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """-Q of the first critic; its weights stay constant."""
-        action = actor(obs).tanh()
+        action = self.box.zero_fixed(actor(obs).tanh())
         loss = -frozen(self.critics)(torch.cat([obs.flatten(1), action], -1), first=1).mean()
         return loss, {"policy_loss": loss}
 

@@ -23,7 +23,7 @@ def rules(deepmind: bool) -> dict[str, Any]:
     """The emulator's options for one of two sets of rules.
 
     Machado et al. 2018 (v5): each frame repeats the last action with probability 0.25. Mnih et al. 2015: an
-    episode begins with up to 30 no-ops, and with FIRE if the game has that action.
+    episode begins with FIRE, if the game has that action, and then 0 to 29 no-ops.
     """
     return {
         "repeat_action_probability": 0.0 if deepmind else 0.25,

@@ -207,7 +207,8 @@ class SquashedGaussian:
         return self.box.stretch_in_torch(params[:, : self.num_actions].tanh())
 
     def sample_with_log_prob(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [B, A] in [-1, 1] from params and normal noise [B, A], and their log-density [B].
+        """Actions [B, A] in [-1, 1] from params and normal noise [B, A], and their log-density [B] over the
+        dimensions that are free.
 
         log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact where tanh(u) rounds to 1.
         """
@@ -216,11 +217,11 @@ class SquashedGaussian:
         u = mean + log_std.exp() * noise
         normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
         squash = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
-        return u.tanh(), (normal - squash).sum(-1)
+        return self.box.zero_fixed(u.tanh()), self.box.zero_fixed(normal - squash).sum(-1)
 
 
 class ActionBox:
-    """A bounded Box of actions, and the box [-1, 1]^A that algorithms learn in."""
+    """A bounded Box of actions, and the box [-1, 1]^A that algorithms learn in; 0 where low == high."""
 
     def __init__(self, space: gym.Space) -> None:
         """ValueError for a space that is no such box."""
@@ -236,6 +237,10 @@ class ActionBox:
         self.shape, self.size = space.shape, math.prod(space.shape)
         low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
         self.center, self.half = (high + low) / 2, (high - low) / 2
+        free = low < high
+        self.num_free = int(free.sum())
+        self._divisor = np.where(free, self.half, np.float32(1))
+        self._free = None if free.all() else torch.from_numpy(free)
 
     def stretch(self, action: Array) -> Array:
         """[N, A] in [-1, 1] -> [N, *action_shape] as the environment takes it."""
@@ -249,8 +254,12 @@ class ActionBox:
 
     def shrink(self, action: Array) -> Array:
         """The other way: [B, *action_shape] -> [B, A]."""
-        result: Array = (action.reshape(-1, self.size) - self.center) / self.half
+        result: Array = (action.reshape(-1, self.size) - self.center) / self._divisor
         return result
+
+    def zero_fixed(self, x: Tensor) -> Tensor:
+        """x [B, A] with 0 in the dimensions where low == high."""
+        return x if self._free is None else torch.where(self._free.to(x.device), x, 0.0)
 
     def uniform(self, count: int, rng: np.random.Generator) -> Array:
         """Random actions [count, *action_shape]."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rl.learning.compiled import Constants, compile_graph
-from rl.learning.optimizers import TorchOptimizer
+from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights
 
 # (networks, *inputs) -> the loss [] and what to report by name: scalars [], and others such as TD errors [B]
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -61,6 +61,9 @@ class GradientStep:
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one
             for one, flat in zip(made, self.flats, strict=True)
         ]
+        for one, group in zip(self.optimizers, groups, strict=True):
+            if isinstance(one, Adam):
+                one.limit_decay(layer_weights(group))
         self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Outcome] = self._compile() if compile else self._eager
         self._constants: Constants | None = None  # known once everything is built

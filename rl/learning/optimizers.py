@@ -9,9 +9,31 @@ import torch
 from torch import Tensor, nn
 
 
+def layer_weights(module: nn.Module) -> Tensor:
+    """Which elements of a module's flat vector are weights of layers: bool [P].
+
+    The others are biases, scales and shifts of norms, sigmas of noise, log standard deviations, temperatures.
+    """
+    return torch.cat(
+        [
+            torch.full((p.numel(),), _is_layer_weight(name, p), device=p.device)
+            for name, p in module.named_parameters()
+        ]
+    )
+
+
+def _is_layer_weight(name: str, parameter: nn.Parameter) -> bool:
+    """By name: `weight`, or in an MLPEnsemble `weights.<layer>`; a norm's `weight` is a vector."""
+    *path, last = name.split(".")
+    named = last == "weight" or (path[-1:] == ["weights"] and last.isdigit())
+    return named and parameter.ndim >= 2 and "sigmas" not in path
+
+
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm
     2).
+
+    A GradientStep limits the decay to weights of layers; alone it acts on all parameters.
     """
 
     def __init__(
@@ -26,10 +48,18 @@ class Adam:
         (self.flat,) = params
         self.lr = torch.full((1,), lr, device=self.flat.device)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.decay: Tensor | None = None  # [P]: weight_decay, or 0 where there is none; None: not at all
+        if weight_decay:
+            self.decay = torch.full_like(self.flat.detach(), weight_decay)
         self.mean, self.mean_square = (torch.zeros_like(self.flat.detach()) for _ in range(2))
         self.steps, self.count = 0, torch.zeros_like(self.lr)  # the same twice: the kernel wants a tensor
         # 1 - beta^steps
         self.unbias, self.unbias_square = torch.zeros_like(self.lr), torch.zeros_like(self.lr)
+
+    def limit_decay(self, to: Tensor) -> None:
+        """Decay only the elements where `to` [P] is True."""
+        if self.decay is not None:
+            self.decay *= to
 
     def advance(self) -> None:
         """Count a step: in a graph, the powers of the betas would be computed for every eight parameters."""
@@ -50,6 +80,8 @@ class Adam:
 
     @torch.no_grad()
     def _update_by_kernel(self, grad: Tensor) -> None:
+        if self.decay is not None:
+            self.flat.mul_(1 - self.lr * self.decay)
         torch._fused_adamw_(
             [self.flat],
             [grad],
@@ -60,7 +92,7 @@ class Adam:
             lr=self.lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            weight_decay=self.weight_decay,
+            weight_decay=0.0,
             eps=self.eps,
             amsgrad=False,
             maximize=False,
@@ -71,8 +103,8 @@ class Adam:
         beta1, beta2 = self.betas
         self.mean.lerp_(grad, 1 - beta1)
         self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        if self.weight_decay:
-            self.flat.mul_(1 - self.lr * self.weight_decay)
+        if self.decay is not None:
+            self.flat.mul_(1 - self.lr * self.decay)
         denominator = (self.mean_square / self.unbias_square).sqrt_().add_(self.eps)
         self.flat.sub_(self.mean / denominator * (self.lr / self.unbias))
 
@@ -88,7 +120,10 @@ class Adam:
 
 
 class RMSprop:
-    """RMSprop (Hinton 2012), as A3C uses it: without momentum."""
+    """RMSprop (Hinton 2012) without momentum; `eps` is added to the root, as in torch and SB3's A2C.
+
+    A3C's own (Mnih et al. 2016, eq. S3), TensorFlow's and SB3's RMSpropTFLike have it under the root.
+    """
 
     def __init__(
         self, params: Sequence[nn.Parameter], lr: float, *, alpha: float = 0.99, eps: float = 1e-8
@@ -117,7 +152,7 @@ class RMSprop:
 
 
 class TorchOptimizer:
-    """An optimizer of torch.optim behind the same methods."""
+    """An optimizer of torch.optim behind the same methods; its `weight_decay` acts on all parameters."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
         self.optimizer, self.flat = optimizer, flat

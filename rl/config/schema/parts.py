@@ -54,7 +54,7 @@ class AdamConfig:
         field(default_factory=lambda: [0.9, 0.999])
     )
     eps: Annotated[float, Key("added to the denominator", above=0)] = 1e-8
-    weight_decay: Annotated[float, Key("decoupled from the gradient: AdamW", low=0)] = 0.0
+    weight_decay: Annotated[float, Key("of layers' weights, decoupled from the gradient: AdamW", low=0)] = 0.0
 
 
 @dataclass
