@@ -190,7 +190,7 @@ def all_state(parts, metrics):
 def rows(metrics):
     return [
         {name: cell for name, cell in row.items() if name not in ("wall_s", "fps")}
-        for row in metrics.table.rows()
+        for row in metrics.table.last_rows(999)
     ]
 
 
