@@ -190,7 +190,7 @@ def all_state(parts, metrics):
 def rows(metrics):
     return [
         {name: cell for name, cell in row.items() if name not in ("wall_s", "fps")}
-        for row in metrics.table.rows()
+        for row in metrics.table.last_rows(999)
     ]
 
 
@@ -302,11 +302,11 @@ def test_forgetting_any_part_is_noticed(tmp_path, algo, part):
 def test_evaluation_leaves_the_statistics_as_they_were(algo):
     parts = make(f"algo={algo}", "env=cartpole", *SMALL, *OWN[algo])
     train(parts, 64)
-    before = parts.policy_state()
+    before = parts.learned_state()
     frozen = torch.load(io.BytesIO(_bytes(before)), weights_only=True)
     play(parts.agent, parts.make_env, 3, seed=0)
     assert "obs_normalizer" in frozen
-    assert differences(frozen, parts.policy_state()) == []
+    assert differences(frozen, parts.learned_state()) == []
 
 
 def _bytes(state):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from short_runs import PAIRS, to_compose
+from test_config_file import made_before
 
 from benchmarks.compare import differences
 from rl.config import FREE, FROZEN, HORIZON, NUMERICS, SCHEDULE, RunConfig, compare, leaves
@@ -269,6 +270,7 @@ def test_a_key_newer_than_the_run_is_filled_in(run):
     (run / "config.yaml").write_text(
         "".join(line for line in lines if "max_grad_norm" not in line and "stop_at" not in line)
     )
+    made_before(run)
     train(f"resume={run}", "frames=576", "base=run")
     assert "max_grad_norm: 0.5\n" in (run / "config.yaml").read_text()
 
