@@ -5,6 +5,7 @@ clip range.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class PPO(Agent):
         normalize_advantage: bool,
         normalize_obs: bool,
         normalize_reward: bool,
+        recompute_advantage: bool,
+        log_std_init: float,
         shared_network: bool,
         network: NetworkFactory,
         optimizer: Any,
@@ -71,12 +74,15 @@ class PPO(Agent):
         self.lr, self.value_lr, self.entropy_coef = lr, value_lr, entropy_coef
         self.clip_range, self.value_clip_range, self.target_kl = clip_range, value_clip_range, target_kl
         self.value_coef, self.normalize_advantage = value_coef, normalize_advantage
+        self.recompute_advantage = recompute_advantage
         self.clock, self.rng, self.device = setting.clock, setting.streams.minibatch, setting.device
 
         self.distribution = distribution_for(setting.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
         obs_shape = setting.obs_space.shape
-        networks = ActorCritic(network, obs_shape, self.distribution, shared=shared_network).to(self.device)
+        networks = ActorCritic(
+            network, obs_shape, self.distribution, shared=shared_network, log_std_init=log_std_init
+        ).to(self.device)
         groups = [networks] if value_lr is None else [*networks.children()]
         self.networks = networks
         self.step = GradientStep(
@@ -118,7 +124,7 @@ class PPO(Agent):
         """`epochs` passes over the rollout in shuffled minibatches, fewer if the policy moves beyond
         `target_kl`.
         """
-        obs, action, numbers, explained = self._batch(rollout)
+        obs, action, numbers, explained, refresh = self._batch(rollout)
         frames, step = self.clock.frames, self.step
         lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
         step.set_lr(lr, *([] if self.value_lr is None else [self.value_lr(frames)]))
@@ -134,6 +140,7 @@ class PPO(Agent):
             target_kl=self.target_kl,
             rng=self.rng,
             report=REPORT,
+            between=refresh if self.recompute_advantage else lambda: None,
         )
         self.clock.updates += updates
         if self.obs_normalizer is not None:
@@ -141,9 +148,9 @@ class PPO(Agent):
         return report | explained | {"lr": lr, "entropy_coef": entropy_coef}
 
     @torch.no_grad()
-    def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+    def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float], Callable[[], None]]:
         """Observations [B, ...], actions [B, ...] and what the loss knows of each step [4, B], all of the
-        policy as it is.
+        policy as it is; last, what computes advantages, targets and values anew, in place.
 
         The rewards' statistics take in this rollout first; the observations' only after the updates, so that
         the policy is judged as it acted.
@@ -155,13 +162,17 @@ class PPO(Agent):
         acted = list(self.acted)[-len(reward) :]
         self.acted.clear()
         known = np.stack([value for _, value in acted]) if acted else None  # [T, N]
-        value, next_value = rollout.values(
-            self.value if normalize is None else lambda obs: self.value(normalize(obs)), known
-        )
-        advantage = gae(
-            reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda
-        )
-        target = advantage + value
+        value_of = self.value if normalize is None else lambda obs: self.value(normalize(obs))
+
+        def steps(known: NDArray[np.float32] | None = None) -> tuple[NDArray[Any], Tensor]:
+            value, next_value = rollout.values(value_of, known)
+            advantage = gae(
+                reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda
+            )
+            result = np.stack([advantage, advantage + value, value])
+            return result, torch.as_tensor(result.astype(np.float32).reshape(3, -1), device=self.device)
+
+        (advantage, target, _), first = steps(known)
 
         inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
         obs, action = (
@@ -173,9 +184,9 @@ class PPO(Agent):
             else self.networks.policy(obs)
         )
         log_prob = self.distribution.log_prob(params, action)
-        steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
-        numbers = torch.cat([torch.as_tensor(steps, device=self.device), log_prob.unsqueeze(0)])
-        return channels_last(obs), action, numbers, explained_variance(advantage, target)
+        numbers = torch.cat([first, log_prob.unsqueeze(0)])
+        explained = explained_variance(advantage, target)
+        return channels_last(obs), action, numbers, explained, lambda: numbers[:3].copy_(steps()[1])
 
     def _loss(
         self,

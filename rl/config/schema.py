@@ -209,6 +209,12 @@ class PPOConfig(ClippedConfig):
     value_lr: Annotated[
         Schedule | None, Key("the value network's own learning rate; null: as lr", SCHEDULE, low=0)
     ]
+    recompute_advantage: Annotated[
+        bool, Key("advantages and value targets anew before every epoch, by the values as they then are")
+    ]
+    log_std_init: Annotated[
+        float, Key("log standard deviation of continuous actions before training", low=-20, high=2)
+    ]
     shared_network: Annotated[bool, Key("one network for policy and value; false: one each")]
     network: Annotated[Target, Key("policy and value networks: _target_ and its arguments")]
 

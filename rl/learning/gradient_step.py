@@ -171,16 +171,19 @@ def shuffled_epochs(
     rng: np.random.Generator,
     report: Sequence[str],
     target_kl: float | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], int]:
     """Passes over a batch of `count` in shuffled minibatches, none after one whose mean approx_kl is above
-    `target_kl`.
+    `target_kl`; `between` two passes the batch may be changed in place.
 
     A step takes the batch's tensors, the indices [minibatch] and the `coefs`. The mean of what it reports, by
     the names in `report`, and how many steps were made.
     """
     device = batch[0].device
     total, updates = torch.zeros(len(report), device=device), 0
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        if epoch:
+            between()
         before = total.clone()
         for index in torch.from_numpy(rng.permutation(count)).to(device).split(minibatch):
             total += step(*batch, index, *coefs)

@@ -25,9 +25,10 @@ class Policy(nn.Module):
         distribution: Distribution,
         out_gain: float = 0.01,
         num_extra: int = 0,
+        log_std_init: float = 0.0,
     ) -> None:
         """`num_extra`: outputs of the same network, after the policy's, for another purpose (see
-        `with_extra`).
+        `with_extra`); `log_std_init`: a Gaussian's log standard deviations before training.
         """
         super().__init__()
         means = self.num_means = distribution.num_means
@@ -38,7 +39,7 @@ class Policy(nn.Module):
             out_gain=[out_gain] * means + [1.0] * num_extra if num_extra else out_gain,
         )
         free = distribution.num_params - distribution.num_means
-        self.log_std = nn.Parameter(torch.zeros(free)) if free else None
+        self.log_std = nn.Parameter(torch.full((free,), log_std_init)) if free else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_params]."""
@@ -88,10 +89,18 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(
-        self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, shared: bool
+        self,
+        network: NetworkFactory,
+        obs_shape: Sequence[int],
+        distribution: Distribution,
+        *,
+        shared: bool,
+        log_std_init: float = 0.0,
     ) -> None:
         super().__init__()
-        self.policy = Policy(network, obs_shape, distribution, num_extra=1 if shared else 0)
+        self.policy = Policy(
+            network, obs_shape, distribution, num_extra=1 if shared else 0, log_std_init=log_std_init
+        )
         self.value: nn.Module | None = None if shared else network(obs_shape, 1, out_gain=1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
