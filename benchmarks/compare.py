@@ -1,4 +1,4 @@
-"""Whether two runs are the same, bit for bit: what a killed and resumed run is held against."""
+"""Comparison of two runs, bit for bit, for instance of a resumed with an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from rl.runs.manifest import Manifest
 from rl.serialize import load
 
-TIMES = {"wall_s", "fps"}  # all that may differ
+TIMES = {"wall_s", "fps"}  # only these may differ
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What differs between two finished runs: checkpoints and best files, metric rows, results."""
+    """The differences between two finished runs: checkpoints and best files, metric rows, results."""
     found = []
     names = [{path.name for path in (run / "ckpt").glob("ckpt-*.pt")} for run in (one, other)]
     if names[0] != names[1]:
@@ -39,9 +39,7 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def replay_rows(run: Path, frames: int) -> dict[int, list[bytes]]:
-    """What a checkpoint's chunks hold, row by row of all environments: each array's bytes, then the ends of
-    episodes there.
-    """
+    """The replay rows of a checkpoint's chunks: the bytes of each array, then those at episode ends."""
     rows: dict[int, list[bytes]] = {}
     for name in Manifest.read(run / "ckpt" / f"ckpt-{frames}.json").replay:
         data = io.BytesIO((run / "replay" / name).read_bytes())
@@ -61,7 +59,7 @@ def replay_rows(run: Path, frames: int) -> dict[int, list[bytes]]:
 
 
 def differing(one: Any, other: Any, path: str = "") -> list[str]:
-    """The places at which two states differ in as much as a bit."""
+    """The paths at which two states differ by at least one bit."""
     if type(one) is not type(other):
         return [path]
     if isinstance(one, torch.Tensor):
@@ -83,9 +81,7 @@ def differing(one: Any, other: Any, path: str = "") -> list[str]:
 
 
 def _same_rows(one: dict[int, list[bytes]], other: dict[int, list[bytes]]) -> bool:
-    """Whether two memories agree: in all rows that both have, up to the same one; where older chunks begin
-    may differ.
-    """
+    """Whether two memories end at the same row and agree in all rows that both have."""
     both = one.keys() & other.keys()
     return bool(both) and max(one) == max(other) and all(one[row] == other[row] for row in both)
 

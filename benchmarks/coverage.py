@@ -1,6 +1,4 @@
-"""`python -m benchmarks.coverage [pytest's words ...]`: the lines of rl/ that the tests run, in whatever
-process.
-"""
+"""`python -m benchmarks.coverage [pytest arguments ...]`: the lines of rl/ that the tests run."""
 
 from __future__ import annotations
 
@@ -15,18 +13,17 @@ from benchmarks.record import ROOT, record
 
 
 def main() -> None:
-    """Run the tests, and write down how much of each file they ran."""
-    words = sys.argv[1:] or ["-n", "2"]
+    """Run the tests, and record how much of each file they ran."""
+    arguments = sys.argv[1:] or ["-n", "2"]
     with tempfile.TemporaryDirectory(prefix="coverage-") as place:
         report = Path(place) / "report.json"
         environment = {**os.environ, "COVERAGE_FILE": str(Path(place) / "data")}
 
-        def coverage(*words: str) -> int:
-            return subprocess.run(
-                [sys.executable, "-m", "coverage", *words], cwd=ROOT, env=environment, check=False
-            ).returncode
+        def coverage(*options: str) -> int:
+            command = [sys.executable, "-m", "coverage", *options]
+            return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
-        failed = coverage("run", "-m", "pytest", *words)
+        failed = coverage("run", "-m", "pytest", *arguments)
         if coverage("combine", "-q") or coverage("json", "-q", "-o", str(report)):
             raise SystemExit("no data were written")
         measured = json.loads(report.read_text())

@@ -1,6 +1,4 @@
-"""`python -m benchmarks.dying CALL N ARGS...`: train.py with ARGS, killed by SIGKILL in place of its N-th
-call of os.CALL.
-"""
+"""`python -m benchmarks.dying CALL N ARGS...`: train.py with ARGS, killed at its N-th call of os.CALL."""
 
 from __future__ import annotations
 

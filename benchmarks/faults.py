@@ -88,8 +88,7 @@ class WrongError(Exception):
     """Something that must not happen; says what, and what the session said."""
 
 
-# -------------------------------------------------------------------------------------------------------
-# sessions
+# --------------------------------------------------------------------------------------------------- sessions
 
 
 class Session:
@@ -124,7 +123,7 @@ class Session:
         return self.code
 
     def wait_for(self, happened: Callable[[], bool]) -> bool:
-        """Until that happened, or the session ended; whether it still runs. WrongError if it takes minutes."""
+        """Wait for an event or the session's end; whether it still runs. WrongError after minutes."""
         until = time.monotonic() + PATIENCE_S
         while self.poll() is None and not happened():
             if time.monotonic() > until:
@@ -203,7 +202,7 @@ class Hurt:
         return Session(words, self.logs / f"{self.folder.name}-{self.sessions}.txt", now=now, before=before)
 
     def ended(self, session: Session, *codes: int, says: str = "") -> None:
-        """WrongError if a session ended otherwise, or did not say this or what it should have said of damage."""
+        """WrongError unless a session ended with one of these codes and logged what it should."""
         must(session, *codes, says=says)
         self.listen(session.output)
 
@@ -248,8 +247,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-# --------------------------------------------------------------------------------------------- faults in a
-# session
+# ---------------------------------------------------------------------------------------- faults in a session
 
 
 def killed(run: Hurt) -> str:
@@ -280,7 +278,7 @@ def killed_alone(run: Hurt) -> str:
 
 
 def traced(run: Hurt, call: str, what: str) -> Session | None:
-    """A session in which strace does something at the n-th of some system calls; None if it was not reached."""
+    """A session in which strace acts at the n-th of some system calls; None if that was not reached."""
     name, most = CALLS[call]
     session = run.start(now=False)
     inject = f"inject={name}:{what}:when={run.rng.randint(1, most)}"
@@ -411,8 +409,7 @@ def read_only(run: Hurt) -> str:
     return REFUSED_
 
 
-# ------------------------------------------------------------------------------------------- faults between
-# sessions
+# ------------------------------------------------------------------------------------ faults between sessions
 
 
 def _truncate(path: Path, rng: random.Random) -> None:
@@ -591,8 +588,7 @@ STRACE = [
 ]
 
 
-# -------------------------------------------------------------------------------------------------------
-# campaign
+# --------------------------------------------------------------------------------------------------- campaign
 
 
 class Campaign:

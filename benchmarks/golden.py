@@ -74,6 +74,7 @@ ALGORITHMS = {
     "random": ["algo=random", "algo.rollout_length=64"],
 }
 _PPO = ["algo=ppo", "algo.rollout_length=64", "algo.minibatch_size=64"]
+FORKED = "ppo plain"  # the run that a case forks
 VARIANTS = {
     "reinforce baseline": ["algo.rollout_length=64", "algo.baseline=true", "algo.max_grad_norm=null"],
     "reinforce compiled": ["algo.rollout_length=64", "algo.baseline=true", "compile=true"],
@@ -118,7 +119,7 @@ VARIANTS = {
         "env.deepmind=true",
         "frames=128",
     ],
-    "ppo sampled actions of a fork": [*_PPO, "fork={ppo plain}@last", "algo.lr=1e-4"],
+    "ppo sampled actions of a fork": [*_PPO, f"fork={{{FORKED}}}@last", "algo.lr=1e-4"],
     "recurrent_ppo compiled": [
         "algo=recurrent_ppo",
         "algo.rollout_length=64",
@@ -203,13 +204,7 @@ VARIANTS = {
 }
 SWEEPS = {
     "sweep": ["-m", "algo=reinforce,a2c", "seed=1,2", "algo.rollout_length=32", "launcher=processes"],
-    "search": [
-        "algo=a2c",
-        "n_trials=3",
-        "launcher.n_jobs=1",
-        "sampler={_target_: optuna.samplers.RandomSampler, seed: 1}",
-        "pruner=null",
-    ],
+    "search": ["algo=a2c", "n_trials=3", "+sampler.seed=1"],
 }
 
 # two evaluation episodes at a run's end, not 100: those of Pong would take minutes
@@ -275,58 +270,65 @@ def _feed(update: Callable[[bytes], None], value: Any, path: str) -> None:
 
 
 def measure(place: Path, only: str) -> dict[str, dict[str, str]]:
-    """Train all cases; what each ended with."""
+    """Train all cases; what each ended with. A case that fails has its error in place of hashes."""
     cases = {name: overrides for name, overrides in {**ALGORITHMS, **VARIANTS}.items() if only in name}
-    first = {
-        name: overrides
-        for name, overrides in cases.items()
-        if not any("{" in text and "}@" in text for text in overrides)
-    }
-    if len(first) < len(cases):
-        first |= {"ppo plain": VARIANTS["ppo plain"]}
+    sweeps = {name: overrides for name, overrides in SWEEPS.items() if only in name}
+    forks = [name for name, overrides in cases.items() if any(text.startswith("fork=") for text in overrides)]
+    if forks:
+        cases |= {FORKED: VARIANTS[FORKED]}
     found: dict[str, dict[str, str]] = {}
 
     def one(name: str) -> None:
-        overrides = [
-            text.replace("{ppo plain}", str(place / "ppo plain")) if "}@" in text else text
-            for text in cases.get(name, first.get(name, []))
-        ]
-        train(place / name, overrides)
-        found[name] = hashes(place / name)
-        print(f"  {name}", flush=True)
+        def do() -> dict[str, str]:
+            train(place / name, [text.replace(f"{{{FORKED}}}", str(place / FORKED)) for text in cases[name]])
+            return hashes(place / name)
 
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, sorted(first, key=lambda name: "compile" not in name)))
-        list(pool.map(one, cases.keys() - first.keys()))
-        sweeps = {name: overrides for name, overrides in SWEEPS.items() if only in name}
-        list(pool.map(lambda name: sweep(place / name, sweeps[name]), sweeps))
-    for name in sweeps:
+        found[name] = attempt(name, do)
+
+    def one_sweep(name: str) -> None:
+        attempt(name, lambda: sweep(place / name, sweeps[name]))
         for job in sorted(path.parent for path in (place / name).glob("*/result.json")):
             found[f"{name} {job.name}"] = hashes(job)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, sorted(cases.keys() - set(forks), key=lambda name: "compile" not in name)))
+        list(pool.map(one, forks))
+        list(pool.map(one_sweep, sweeps))
     return found
 
 
-def sweep(folder: Path, overrides: list[str]) -> None:
+def attempt(name: str, action: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """What an action gives, or its error; says that it was done."""
+    try:
+        result = action()
+    except RuntimeError as error:
+        print(f"FAILED {name}: {error}", flush=True)
+        return {"error": str(error)}
+    print(f"  {name}", flush=True)
+    return result
+
+
+def sweep(folder: Path, overrides: list[str]) -> dict[str, str]:
     """A sweep or a search in `folder`. Their jobs end with 100 episodes each."""
     command = [sys.executable, "train.py"] if "-m" in overrides else [sys.executable, "-m", "rl.search"]
     run([*command, *overrides, f"hydra.sweep.dir='{folder}'", *SHORT])
-    print(f"  {folder.name}", flush=True)
+    return {}
 
 
 def make(place: Path, only: str) -> None:
     """Write the table and the half-way folders."""
     table = place / "golden.json"
-    shutil.rmtree(place / "halves", ignore_errors=True)
+
+    def half(name: str) -> None:
+        shutil.rmtree(place / "halves" / name, ignore_errors=True)
+        train(place / "halves" / name, [*ALGORITHMS[name], f"frames={FRAMES // 2}"])
+
     with ThreadPoolExecutor(2) as pool:
-        list(
-            pool.map(
-                lambda name: train(place / "halves" / name, [*ALGORITHMS[name], f"frames={FRAMES // 2}"]),
-                ALGORITHMS,
-            )
-        )
+        list(pool.map(half, [name for name in ALGORITHMS if only in name]))
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         found = measure(Path(folder), only)
-    table.write_text(json.dumps(found, indent=1, sort_keys=True))
+    before = json.loads(table.read_text()) if only and table.exists() else {}
+    table.write_text(json.dumps(before | found, indent=1, sort_keys=True))
     print(f"{len(found)} runs in {table}")
 
 
@@ -341,9 +343,13 @@ def compare(place: Path, only: str) -> int:
         def resume(name: str) -> None:
             copy = Path(folder) / "halves" / name
             shutil.copytree(place / "halves" / name, copy, symlinks=True)
-            train(copy, [f"frames={FRAMES}"])
-            found[f"{name}, resumed from the old code"] = hashes(copy)
-            print(f"  {name}, resumed from the old code", flush=True)
+
+            def do() -> dict[str, str]:
+                train(copy, [f"frames={FRAMES}"])
+                return hashes(copy)
+
+            title = f"{name}, resumed from the old code"
+            found[title] = attempt(title, do)
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(resume, halves))

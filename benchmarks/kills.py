@@ -1,10 +1,9 @@
-"""`python -m benchmarks.kills [kills=50] [seeds=10] [train.py overrides ...]`: kill real runs, resume them,
-and compare.
+"""`python -m benchmarks.kills [kills=50] [seeds=10] [train.py overrides ...]`: kill runs, resume and compare.
 
-For each seed one run is left alone and another is killed again and again while it trains: two times out of
-three at a random moment, else inside a save, at a random one of the calls that make it durable. Then it is
-resumed to its end and compared with the other: every checkpoint, every row, the result. A kill counts if the
-session had trained before it.
+For each seed one run is uninterrupted and another is killed repeatedly: two times out of three at a random
+moment, otherwise within a save, at a random one of its system calls. It is then resumed to its end and
+compared with the first: every checkpoint, every row, the result. A kill counts if the session had trained
+before it.
 """
 
 from __future__ import annotations
@@ -23,15 +22,9 @@ from pathlib import Path
 from benchmarks.compare import differences
 from benchmarks.record import ROOT, record
 
-SETTINGS = [
-    "frames=80k",
-    "ckpt.every=4k",
-    "log_every=4k",
-    "eval.every=20k",
-    "eval.episodes=10",
-    "progress=false",
-]
-CALLS = {"fsync": 7, "replace": 2, "unlink": 3, "write": 6}  # how many of each one save makes, about
+SETTINGS = ["frames=80k", "ckpt.every=4k", "log_every=4k"]
+SETTINGS += ["eval.every=20k", "eval.episodes=10", "progress=false"]
+CALLS = {"fsync": 7, "replace": 2, "unlink": 3, "write": 6}  # about how many of each one save makes
 
 
 def start(module: list[str], folder: Path, overrides: list[str]) -> subprocess.Popen[bytes]:

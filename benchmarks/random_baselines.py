@@ -1,8 +1,7 @@
-"""`python -m benchmarks.random_baselines [episodes=100]`: what uniformly random actions score in each
-environment.
+"""`python -m benchmarks.random_baselines [episodes=100]`: the returns of random actions in each environment.
 
-Written as rl/random_baselines.csv, which the package ships: `rl.report` measures strength against it. Left
-out is what takes hours: CarRacing, and of Atari all but Pong.
+Written to rl/report/random_baselines.csv, which the package ships: `rl.report` measures strength against it.
+What takes hours is left out: CarRacing, and all Atari games but Pong.
 """
 
 from __future__ import annotations
@@ -16,45 +15,25 @@ from rl.config.compose import compose, options
 from rl.training.build import build_env_factory, build_player
 from rl.training.evaluate import play
 
-LEFT_OUT = {
-    "gym",
-    "atari",
-    "car_racing",
-    "beam_rider",
-    "breakout",
-    "enduro",
-    "qbert",
-    "seaquest",
-    "space_invaders",
-}
+LEFT_OUT = {"gym", "atari", "car_racing"}
+LEFT_OUT |= {"beam_rider", "breakout", "enduro", "qbert", "seaquest", "space_invaders"}
 
 
 def main() -> None:
-    """Play random actions everywhere, and record the returns."""
-    words = dict(word.split("=", 1) for word in sys.argv[1:])
-    episodes = int(words.get("episodes", "100"))
+    """Play random actions in all environments, and record the returns."""
+    arguments = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    episodes = int(arguments.get("episodes", "100"))
     rows = []
     for env in sorted(options("env").keys() - LEFT_OUT):
         composed = compose(["algo=random", f"env={env}"], RunConfig)
         entry = composed.values["env"]
-        scores = play(
-            build_player(composed.config),
-            build_env_factory(composed.config.env),
-            episodes,
-            seed=0,
-            explore=True,
-        )
-        rows.append(
-            {
-                "id": entry["id"],
-                **{key: json.dumps(entry[key]) for key in ("kwargs", "wrappers")},
-                **scores.summary(),
-            }
-        )
+        agent, make_env = build_player(composed.config), build_env_factory(composed.config.env)
+        scores = play(agent, make_env, episodes, seed=0, explore=True)
+        arguments_of_env = {key: json.dumps(entry[key]) for key in ("kwargs", "wrappers")}
+        rows.append({"id": entry["id"], **arguments_of_env, **scores.summary()})
         print(env, rows[-1], flush=True)
-    record(
-        "random_baselines", sorted(rows, key=lambda row: (str(row["id"]), str(row["kwargs"]))), ROOT / "rl"
-    )
+    rows.sort(key=lambda row: (str(row["id"]), str(row["kwargs"])))
+    record("random_baselines", rows, ROOT / "rl" / "report")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Result files: CSV rows that carry the command, versions, machine and commit which made them."""
+"""Result files: CSV rows with the command, versions, machine and commit that produced them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,16 @@ ROOT = Path(__file__).parent.parent
 _PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core", "stable-baselines3")
 
 
-def started(*words: str) -> subprocess.Popen[bytes]:
-    """`train.py` with these words, in a session of its own as in a terminal of its own: Linux shares cores
-    between those.
-    """
-    return subprocess.Popen(
-        [sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
-    )
+def started(*arguments: str) -> subprocess.Popen[bytes]:
+    """Start train.py in its own session, as a terminal would: Linux shares cores fairly between sessions."""
+    command = [sys.executable, "train.py", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
-    """Write <name>.csv in benchmarks/results/ or another folder; every row also says how it came about."""
-    origin = {
-        "command": " ".join(
-            [f"python -m {module_name()}", *(word for word in sys.argv[1:] if not word.startswith("place="))]
-        ),
-        **surroundings(),
-    }
+    """Write <name>.csv in benchmarks/results/ or another folder; every row says how it was produced."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("place=")]
+    origin = {"command": " ".join([f"python -m {module_name()}", *arguments]), **surroundings()}
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:

@@ -1,9 +1,7 @@
-"""`python -m benchmarks.replay`: what a full replay memory costs: seconds of a checkpoint, and the peak of
-memory of a load.
+"""`python -m benchmarks.replay`: the cost of a full replay memory: checkpoint time and peak memory of a load.
 
-A memory of 1M CartPole transitions with a checkpoint every 10k frames, uniform and prioritised, and one of
-100k Atari transitions (four stacked frames of 84 x 84 bytes) beside the seconds that training on Pong takes
-for the same interval.
+The memories: 1M CartPole transitions with a checkpoint every 10k frames, uniform and prioritised; and 100k
+Atari transitions (four stacked frames of 84 x 84 bytes), beside the time to train on Pong for as many frames.
 """
 
 from __future__ import annotations
@@ -38,14 +36,8 @@ CARTPOLE = [
     "algo.replay.capacity=1M",
     f"algo.rollout_length={INTERVAL // 4}",
 ]
-PONG = [
-    "algo=dqn",
-    "env=pong",
-    "env.num_envs=4",
-    "algo.rollout_length=4",
-    "algo.replay.capacity=100k",
-    "algo.batch_size=32",
-]
+PONG = ["algo=dqn", "env=pong", "env.num_envs=4", "algo.rollout_length=4"]
+PONG += ["algo.replay.capacity=100k", "algo.batch_size=32"]
 PONG += ["algo.learning_starts=2k", "algo.network._target_=rl.pixels.NatureCNN", "algo.network.hidden=[512]"]
 CASES = {
     "1M CartPole transitions": CARTPOLE,
@@ -55,7 +47,7 @@ CASES = {
 
 
 def fill(run: Run, steps: int) -> None:
-    """Random transitions of all envs for so many steps, without the envs; an episode ends every 200 steps."""
+    """Add random transitions of all envs for this many steps; an episode ends every 200 steps."""
     memory, rng = run.agent.replay, np.random.default_rng(run.clock.frames)
     assert memory is not None
     like = run.collector.rollout

@@ -1,11 +1,10 @@
-"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [overrides ...]`: what
-training reaches.
+"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [overrides ...]`: scores.
 
-Every seed is one `python train.py`. The score is its result.json's: the LAST weights on 100 fresh greedy
-episodes; the best weights and the training mean over the last 100 rows of metrics.csv stand beside it. The
-rows of all seeds are kept as results/scores_<experiment>.csv, their learning curves as
-results/curves_<experiment>.csv. With `place` the runs stay there, and the same line goes on with them if it
-was interrupted.
+Every seed is one `python train.py`. The score is that of result.json: the LAST weights on 100 new greedy
+episodes. The best weights' score and the training mean over the last 100 rows of metrics.csv are given too.
+The rows of all seeds are written to results/scores_<experiment>.csv, their learning curves to
+results/curves_<experiment>.csv. With `place` the runs are kept, and the same command continues them if it was
+interrupted.
 """
 
 from __future__ import annotations
@@ -25,15 +24,9 @@ from benchmarks.record import ROOT, record
 
 
 def train(seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Train one seed to its end and read what it reached."""
-    command = [
-        sys.executable,
-        "train.py",
-        *overrides,
-        f"seed={seed}",
-        f"hydra.run.dir={folder}",
-        "progress=false",
-    ]
+    """Train one seed to its end and read its scores."""
+    options = [*overrides, f"seed={seed}", f"hydra.run.dir={folder}", "progress=false"]
+    command = [sys.executable, "train.py", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     result = json.loads((folder / "result.json").read_text())
@@ -73,7 +66,7 @@ def main() -> None:
         folders = {seed: Path(kept or place).absolute() / str(seed) for seed in seeds}
         try:
             rows = list(pool.map(lambda seed: train(seed, folders[seed], overrides), seeds))
-        except BaseException:  # a seed was stopped: the ones that wait are not to begin
+        except BaseException:  # a seed was stopped: do not start the waiting ones
             pool.shutdown(cancel_futures=True)
             raise
         curves = [

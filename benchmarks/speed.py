@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.record import ROOT, record
 from rl.config import RunConfig
 from rl.config.compose import compose
+from rl.config.overrides import Overrides
 from rl.runs.manifest import Manifest
 from rl.runs.plan import Plan
 from rl.training.build import Parts, build
@@ -218,7 +219,10 @@ def _measure(timed_s: float) -> float:
 
 def ppo_cartpole(repeats: int) -> list[dict[str, Any]]:
     """PPO, CartPole: 8 envs x 128 steps, 4 epochs of 4 minibatches, separate 64-64 tanh."""
-    ours = "algo=ppo env=cartpole env.num_envs=8 algo.rollout_length=128 algo.epochs=4 algo.minibatch_size=256 algo.network.hidden=[64,64]"
+    ours = (
+        "algo=ppo env=cartpole env.num_envs=8 algo.rollout_length=128 algo.epochs=4 algo.minibatch_size=256"
+    )
+    ours += " algo.network.hidden=[64,64]"
     common = [
         "algo.lr=3e-4",
         "algo.network.activation=tanh",
@@ -242,7 +246,8 @@ def ppo_cartpole(repeats: int) -> list[dict[str, Any]]:
 
 def a2c_cartpole(repeats: int) -> list[dict[str, Any]]:
     """A2C, CartPole: 8 envs x 5 steps, separate 64-64 tanh, RMSprop."""
-    ours = "algo=a2c env=cartpole env.num_envs=8 algo.rollout_length=5 algo.network.hidden=[64,64] algo.network.activation=tanh"
+    ours = "algo=a2c env=cartpole env.num_envs=8 algo.rollout_length=5"
+    ours += " algo.network.hidden=[64,64] algo.network.activation=tanh"
     theirs = {"n_steps": 5, "policy_kwargs": {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}}
     return against_stable_baselines(
         "a2c_cartpole",
@@ -255,8 +260,9 @@ def a2c_cartpole(repeats: int) -> list[dict[str, Any]]:
 
 def dqn_cartpole(repeats: int) -> list[dict[str, Any]]:
     """DQN, CartPole: 1 env, batches of 128, an update every 10 steps, 10k transitions, 120-84 relu."""
-    ours = "algo=dqn env=cartpole env.num_envs=1 algo.rollout_length=10 algo.updates_per_frame=0.1 algo.batch_size=128 algo.lr=2.5e-4"
-    more = "algo.replay.capacity=10k algo.learning_starts=1k algo.target_every=500 algo.network.hidden=[120,84] algo.epsilon=0.05"
+    ours = "algo=dqn env=cartpole env.num_envs=1 algo.rollout_length=10 algo.updates_per_frame=0.1"
+    ours += " algo.batch_size=128 algo.lr=2.5e-4 algo.replay.capacity=10k algo.learning_starts=1k"
+    ours += " algo.target_every=500 algo.network.hidden=[120,84] algo.epsilon=0.05"
     theirs = {
         "train_freq": 10,
         "gradient_steps": 1,
@@ -276,12 +282,13 @@ def dqn_cartpole(repeats: int) -> list[dict[str, Any]]:
         "num_envs": 1,
         "policy_kwargs": {"net_arch": [120, 84]},
     }
-    return against_stable_baselines("dqn_cartpole", repeats, [*ours.split(), *more.split()], theirs, 6.0)
+    return against_stable_baselines("dqn_cartpole", repeats, ours.split(), theirs, 6.0)
 
 
 def ppo_halfcheetah(repeats: int) -> list[dict[str, Any]]:
     """PPO, HalfCheetah: 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh."""
-    ours = "algo=ppo env=halfcheetah env.num_envs=1 algo.rollout_length=2048 algo.epochs=10 algo.minibatch_size=64 algo.network.hidden=[64,64]"
+    ours = "algo=ppo env=halfcheetah env.num_envs=1 algo.rollout_length=2048 algo.epochs=10"
+    ours += " algo.minibatch_size=64 algo.network.hidden=[64,64]"
     common = [
         "algo.lr=3e-4",
         "algo.network.activation=tanh",
@@ -335,8 +342,9 @@ def ppo_pong(repeats: int) -> list[dict[str, Any]]:
 
 
 def sac_pendulum(repeats: int, threads: int = 1) -> list[dict[str, Any]]:
-    """SAC, Pendulum: 1 env, an update a frame, batches of 256, 256-256 relu; and its matrix products alone."""
-    ours = "algo=sac env=pendulum env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256 algo.network.hidden=[256,256] algo.lr=3e-4"
+    """SAC, Pendulum: 1 env, an update a frame, batches of 256, 256-256 relu; and only its matrix products."""
+    ours = "algo=sac env=pendulum env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256"
+    ours += " algo.network.hidden=[256,256] algo.lr=3e-4"
     theirs = {
         "batch_size": 256,
         "learning_starts": 100,
@@ -412,7 +420,7 @@ def run_of(folder: Path, overrides: Sequence[str]) -> Run:
     manifests = sorted(
         (Manifest.read(path) for path in folder.glob("ckpt/ckpt-*.json")), key=lambda m: m.frames
     )
-    run = Run(Plan(folder, composed, [], manifest=manifests[-1] if manifests else None), parts)
+    run = Run(Plan(folder, composed, Overrides(), manifest=manifests[-1] if manifests else None), parts)
     if not manifests:
         run.begin("benchmark")
     return run

@@ -121,11 +121,9 @@ def main() -> None:
                 finish(f"resume={alone}", *more)
             names = sorted(path.parent.name for path in alone.glob("*/ckpt"))
             found = [f"{name}: {what}" for name in names for what in differences(alone / name, killed / name)]
-            control = differences(alone / names[0], killed / names[1])
-            print(
-                f"{ended}: {len(names)} jobs, differences: {found or 'none'}; between two seeds: {len(control)}",
-                flush=True,
-            )
+            control = len(differences(alone / names[0], killed / names[1]))
+            text = f"{ended}: {len(names)} jobs, differences: {found or 'none'}; between two seeds: {control}"
+            print(text, flush=True)
             rows.append(
                 {
                     "session": len(rows) + 1,

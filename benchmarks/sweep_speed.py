@@ -1,8 +1,7 @@
-"""`python -m benchmarks.sweep_speed [repeats=5]`: two jobs side by side in a sweep, against two runs started
-by hand.
+"""`python -m benchmarks.sweep_speed [repeats=5]`: two jobs of a sweep against two runs by hand.
 
-Frames per second of training, both runs together, as their metrics.csv has it; the two ways take turns in
-going first.
+Frames per second of training, the sum of both runs, from their metrics.csv; the two ways take turns to go
+first.
 """
 
 from __future__ import annotations
@@ -26,22 +25,14 @@ def by_hand(folder: Path) -> None:
 
 
 def in_a_sweep(folder: Path) -> None:
-    """The same two as jobs of a sweep."""
-    assert (
-        started(
-            "-m",
-            f"hydra.sweep.dir={folder}",
-            *SETTINGS,
-            "seed=1,2",
-            "launcher=processes",
-            "launcher.n_jobs=2",
-        ).wait()
-        == 0
-    )
+    """The same two runs as jobs of a sweep."""
+    launcher = ["launcher=processes", "launcher.n_jobs=2"]
+    sweep = started("-m", f"hydra.sweep.dir={folder}", *SETTINGS, "seed=1,2", *launcher)
+    assert sweep.wait() == 0
 
 
 def frames_per_second(folder: Path) -> float:
-    """Of both runs together."""
+    """The sum over both runs."""
     rows = [last_row(folder / f"seed={seed}" / "metrics.csv") or {} for seed in (1, 2)]
     return sum(int(row["frames"]) / float(row["wall_s"]) for row in rows)
 

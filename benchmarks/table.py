@@ -1,5 +1,5 @@
 """`python -m benchmarks.table`: write the tables of README.md and docs/ from the files in
-benchmarks/results/.
+benchmarks/results/ and conf/algo/.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`. With `--check` nothing is written, and the
 exit code is 1 if a table is not what the results say.
@@ -12,12 +12,81 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.record import RESULTS, ROOT
 
 _BLOCK = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 Row = dict[str, str]
+
+
+SPACES = ("discrete", "continuous", "multi-discrete")
+VALUE_BASED, ACTOR_CRITIC, POLICY_GRADIENT = ("discrete",), ("continuous",), SPACES
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A line of the table of algorithms. tests/test_tables.py compares it with the agent itself."""
+
+    title: str
+    actions: tuple[str, ...]  # the action spaces that it takes
+    papers: dict[str, str]  # authors and year -> address, or '' if there is none that lasts
+    memory: bool = False  # its policy is recurrent
+
+
+# the files of conf/algo/ but for the random baseline
+ALGORITHMS = {
+    "reinforce": Algorithm(
+        "REINFORCE", POLICY_GRADIENT, {"Williams 1992": "https://doi.org/10.1007/BF00992696"}
+    ),
+    "a2c": Algorithm("A2C", POLICY_GRADIENT, {"Mnih et al. 2016": "https://arxiv.org/abs/1602.01783"}),
+    "ppo": Algorithm("PPO", POLICY_GRADIENT, {"Schulman et al. 2017": "https://arxiv.org/abs/1707.06347"}),
+    "recurrent_ppo": Algorithm(
+        "PPO with a GRU",
+        POLICY_GRADIENT,
+        {
+            "Schulman et al. 2017": "https://arxiv.org/abs/1707.06347",
+            "Cho et al. 2014": "https://arxiv.org/abs/1406.1078",
+        },
+        memory=True,
+    ),
+    "sarsa": Algorithm("Sarsa", VALUE_BASED, {"Rummery & Niranjan 1994": ""}),
+    "pqn": Algorithm("PQN", VALUE_BASED, {"Gallici et al. 2024": "https://arxiv.org/abs/2407.04811"}),
+    "dqn": Algorithm("DQN", VALUE_BASED, {"Mnih et al. 2015": "https://doi.org/10.1038/nature14236"}),
+    "ddqn_per": Algorithm(
+        "Double dueling DQN, prioritised replay",
+        VALUE_BASED,
+        {
+            "van Hasselt et al. 2016": "https://arxiv.org/abs/1509.06461",
+            "Wang et al. 2016": "https://arxiv.org/abs/1511.06581",
+            "Schaul et al. 2016": "https://arxiv.org/abs/1511.05952",
+        },
+    ),
+    "qr_dqn": Algorithm("QR-DQN", VALUE_BASED, {"Dabney et al. 2018": "https://arxiv.org/abs/1710.10044"}),
+    "rainbow": Algorithm(
+        "Rainbow, with quantiles", VALUE_BASED, {"Hessel et al. 2018": "https://arxiv.org/abs/1710.02298"}
+    ),
+    "sac_discrete": Algorithm(
+        "Discrete SAC", VALUE_BASED, {"Christodoulou 2019": "https://arxiv.org/abs/1910.07207"}
+    ),
+    "sac": Algorithm("SAC", ACTOR_CRITIC, {"Haarnoja et al. 2018": "https://arxiv.org/abs/1812.05905"}),
+    "crossq": Algorithm("CrossQ", ACTOR_CRITIC, {"Bhatt et al. 2024": "https://arxiv.org/abs/1902.05605"}),
+    "td3": Algorithm("TD3", ACTOR_CRITIC, {"Fujimoto et al. 2018": "https://arxiv.org/abs/1802.09477"}),
+    "ddpg": Algorithm("DDPG", ACTOR_CRITIC, {"Lillicrap et al. 2016": "https://arxiv.org/abs/1509.02971"}),
+}
+
+
+def algorithms() -> list[list[str]]:
+    """Each algorithm: the action spaces that it takes, whether it has a memory, and its papers."""
+    table = [["`algo=`", "algorithm", *SPACES, "memory", "paper"]]
+    for name, algorithm in ALGORITHMS.items():
+        papers = [f"[{text}]({url})" if url else text for text, url in algorithm.papers.items()]
+        marks = ["yes" if space in algorithm.actions else "" for space in SPACES]
+        memory = "yes" if algorithm.memory else ""
+        link = f"[{name}](conf/algo/{name}.yaml)"
+        table.append([link, algorithm.title, *marks, memory, ", ".join(papers)])
+    return table
 
 
 def read(path: Path) -> list[Row]:
@@ -131,6 +200,7 @@ def faults() -> list[list[str]]:
 
 
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
+    "algorithms": algorithms,
     "kills": kills,
     "faults": faults,
     "sweep_kills": sweep_kills,

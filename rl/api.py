@@ -1,7 +1,7 @@
 """Encore in a notebook or a script: the runs that the command line makes, in the same folders, to be resumed
 from either.
 
-A run trains in a process of its own, which is `train.py` with the same words. So it is the command line's bit
+A run trains in a process of its own: `train.py` with the same overrides. So it equals the command line's bit
 for bit, whatever this process has imported and set, works in any thread, and changes nothing here: not the
 random generators, nor torch's threads, nor signal handlers. It does not outlive this process; what it prints
 is printed here.
@@ -16,6 +16,7 @@ they were.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import signal
@@ -29,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.singleton import Singleton
 
 from rl.config import ConfigError, EnjoyConfig
-from rl.config.compose import compose, drop, quote, quote_places, value_of
+from rl.config.compose import compose
+from rl.config.overrides import Overrides, quote
 from rl.enjoy import Enjoyed, load_player
 from rl.enjoy import enjoy as play
 from rl.runs.find import latest_run, new_folder, read_result
@@ -37,6 +39,7 @@ from rl.runs.lock import LockedError
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Finished, Refused
 from rl.runs.plan import Plan, make_plan
+from rl.runs.tables import complete_text
 from rl.sweeps.launchers import Process
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ __all__ = [
     "resume",
     "train",
 ]
-Words = str | Sequence[str]  # overrides: one string as it is typed, or a list of them
+Typed = str | Sequence[str]  # overrides: one string as it is typed, or a list of them
 RunPath = str | os.PathLike[str]  # a run's folder, a Run, or "latest"
 
 
@@ -97,7 +100,7 @@ class Run:
         return read_result(self.folder)
 
 
-def train(overrides: Words = (), *, config_dir: str | None = None) -> Run:
+def train(overrides: Typed = (), *, config_dir: str | None = None) -> Run:
     """`python train.py ...`: train a run until it is finished, or until a signal stops it.
 
     ConfigError, Refused, LockedError or DamagedError say why it cannot be; Failed, why it did not get to its
@@ -106,13 +109,13 @@ def train(overrides: Words = (), *, config_dir: str | None = None) -> Run:
     return _train(_split(overrides), config_dir)
 
 
-def resume(run: RunPath = "latest", overrides: Words = (), *, config_dir: str | None = None) -> Run:
+def resume(run: RunPath = "latest", overrides: Typed = (), *, config_dir: str | None = None) -> Run:
     """`python train.py resume=<run> ...`: go on with a run. One that is finished is given back as it is."""
     return _train([f"resume={quote(os.fspath(run))}", *_split(overrides)], config_dir)
 
 
 def fork(
-    run: RunPath = "latest", overrides: Words = (), *, ckpt: str = "best", config_dir: str | None = None
+    run: RunPath = "latest", overrides: Typed = (), *, ckpt: str = "best", config_dir: str | None = None
 ) -> Run:
     """`python train.py fork=<run>@<ckpt> ...`: a new run from the weights of an old one; `ckpt`: best, last,
     or frames.
@@ -120,20 +123,22 @@ def fork(
     return _train([f"fork={quote(f'{os.fspath(run)}@{ckpt}')}", *_split(overrides)], config_dir)
 
 
-def _split(overrides: Words) -> list[str]:
-    return quote_places(shlex.split(overrides) if isinstance(overrides, str) else overrides)
+def _split(overrides: Typed) -> Sequence[str]:
+    return shlex.split(overrides) if isinstance(overrides, str) else overrides
 
 
-def _train(words: list[str], config_dir: str | None) -> Run:
+def _train(typed: Sequence[str], config_dir: str | None) -> Run:
+    overrides = Overrides(typed)
     try:
-        planned = _judge(words, config_dir)
+        planned = _validate(overrides, config_dir)
     except Finished as message:
         print(message)
         return Run(message.folder)
     folder = new_folder(planned.folder) if planned.unnamed else planned.folder
-    place = "hydra.run.dir" if value_of(words, "resume") is None else "resume"
+    key = "hydra.run.dir" if overrides.get("resume") is None else "resume"
     flags = ["--config-dir", config_dir] if config_dir else []
-    process = Process([*flags, *drop(words, place), f"{place}={quote(str(folder))}"], output=subprocess.PIPE)
+    arguments = [*flags, *overrides.drop(key).texts, f"{key}={quote(str(folder))}"]
+    process = Process(arguments, output=subprocess.PIPE)
     try:
         code, interrupted, said = _follow(process)
     finally:
@@ -157,10 +162,10 @@ def _train(words: list[str], config_dir: str | None) -> Run:
     return Run(folder)
 
 
-def _judge(words: list[str], config_dir: str | None) -> Plan:
-    """What the process will judge again, for exceptions of the right kind, and before there is a folder."""
-    with _hydra_as_it_was():
-        planned = make_plan(words, config_dir)
+def _validate(overrides: Overrides, config_dir: str | None) -> Plan:
+    """What the process will validate again: for exceptions of the right kind, before there is a folder."""
+    with _hydra_state_kept():
+        planned = make_plan(overrides, config_dir)
     if planned.lock is not None:
         planned.lock.release()
     return planned
@@ -197,7 +202,7 @@ def load_evaluations(run: RunPath = "latest") -> pd.DataFrame:
 def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_csv(path)
+    return pd.read_csv(io.StringIO(complete_text(path)))
 
 
 def _folder(run: RunPath) -> Path:
@@ -228,10 +233,10 @@ def enjoy(
         "device": device,
     }
     given |= {f"video.{name}": value for name, value in (video or {}).items()}
-    with _hydra_as_it_was():
-        words = [f"run={quote(str(_folder(run)))}", *(f"{name}={value}" for name, value in given.items())]
-        config = compose(words, EnjoyConfig, "enjoy").config
-        with _torch_as_it_was():
+    with _hydra_state_kept():
+        overrides = [f"run={quote(str(_folder(run)))}", *(f"{name}={value}" for name, value in given.items())]
+        config = compose(overrides, EnjoyConfig, "enjoy").config
+        with _torch_state_kept():
             return play(config)
 
 
@@ -269,16 +274,18 @@ class Policy:
         shape = self.obs_space.shape or ()
         if rows.shape not in (shape, (len(rows) if rows.ndim else 0, *shape)):
             raise ValueError(
-                f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, {', '.join(map(str, shape))})"
+                f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, "
+                f"{', '.join(map(str, shape))})"
             )
         single = rows.shape == shape
         batch = rows[None] if single else rows
         state = self.agent.initial_state(len(batch)) if self.state is None else self.state
         if state is not None and len(state) != len(batch):
             raise ValueError(
-                f"{len(batch)} observations, after {len(state)} at a time so far; call reset() where episodes begin"
+                f"{len(batch)} observations, after {len(state)} at a time so far; call "
+                "reset() where episodes begin"
             )
-        actions, self.state = self.agent.act(batch, state, self.rng, self.explore)
+        actions, self.state, *_ = self.agent.act(batch, state, self.rng, self.explore)
         if isinstance(self.action_space, gym.spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
         return actions[0] if single else actions
@@ -295,7 +302,7 @@ def load_policy(
     """
     import numpy as np
 
-    with _hydra_as_it_was(), _torch_as_it_was():
+    with _hydra_state_kept(), _torch_state_kept():
         player = load_player(_folder(run), ckpt, device)
         env = player.make_env()
         env.close()
@@ -310,7 +317,7 @@ def load_policy(
 
 
 @contextlib.contextmanager
-def _hydra_as_it_was() -> Iterator[None]:
+def _hydra_state_kept() -> Iterator[None]:
     """Composing a configuration would end what a notebook's own `hydra.initialize` began."""
     before = Singleton.get_state()
     try:
@@ -320,7 +327,7 @@ def _hydra_as_it_was() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _torch_as_it_was() -> Iterator[None]:
+def _torch_state_kept() -> Iterator[None]:
     """Building an agent seeds the global generators and sets torch and the environment's variables up."""
     import torch
 

@@ -1,4 +1,4 @@
-"""The clock: what has happened in a run so far. Schedules and intervals depend on it and on nothing else."""
+"""The clock: how far a run has come. Schedules and intervals depend on nothing else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 class Clock:
     """Counts frames (env transitions over all envs), ended episodes, gradient updates and wall seconds.
 
-    Wall seconds add up over all sessions of a run. They are kept in the manifest and not in `state_dict`, so
-    that two checkpoints of the same training are equal.
+    Wall seconds add up over all sessions of a run. The manifest holds them and `state_dict` does not, so that
+    two checkpoints of the same training are equal.
     """
 
     def __init__(self) -> None:
@@ -23,11 +23,11 @@ class Clock:
 
     @property
     def wall_s(self) -> float:
-        """Seconds that all sessions of the run took, up to now."""
+        """Seconds of all sessions of the run so far."""
         return self.wall_before_s + time.monotonic() - self._started_at
 
     def tick(self, frames: int, episodes: int) -> None:
-        """Count the experience of one iteration."""
+        """Count one iteration's frames and ended episodes."""
         self._frames_before = self.frames
         self.frames += frames
         self.episodes += episodes

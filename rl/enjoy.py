@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 
-from rl.config import EnjoyConfig, RunConfig, compose, read_config
+from rl.config import EnjoyConfig, RunConfig, read_config
+from rl.config.compose import CONF, compose
 from rl.config.help import show_help
 from rl.runs.find import latest_run
-from rl.runs.outcome import refuse_or
-from rl.runs.plan import saved_config
+from rl.runs.history import saved_config
+from rl.runs.outcome import with_exit_codes
 from rl.runs.weights import load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_player(folder: Path, ckpt: str, device: str) -> Player:
 
 
 def enjoy(config: EnjoyConfig) -> Enjoyed:
-    """Play episodes with a run's weights, and print their returns. Refused or ConfigError if that cannot be."""
+    """Play episodes with a run's weights, and print their returns. Refused or ConfigError if it cannot."""
     folder = latest_run(Path(config.outputs)) if config.run == "latest" else Path(config.run)
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
@@ -78,11 +78,12 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         count += 1
         recent.append(total)
         print(
-            f"episode {count}: return {total:.2f}, length {length}, total_reward_ma {statistics.fmean(recent):.2f}",
+            f"episode {count}: return {total:.2f}, length {length}, total_reward_ma "
+            f"{statistics.fmean(recent):.2f}",
             flush=True,
         )
 
-    playing = partial(
+    play_with = partial(
         play,
         player.agent,
         episodes=config.episodes,
@@ -95,12 +96,12 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         path = folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}"
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
-            returns = playing(
+            returns = play_with(
                 partial(player.make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of
             ).returns
         print(f"video: {path}")
     else:
-        returns = playing(
+        returns = play_with(
             partial(player.make_env, render_mode="human" if render == "human" else None), width=1
         ).returns
     print(
@@ -123,9 +124,6 @@ def main() -> None:
     if args.help:
         print(show_help("enjoy.py"))
     elif args.shell_completion or args.cfg or args.info or args.hydra_help:
-        nothing: Callable[[Any], None] = lambda config: None  # noqa: E731
-        hydra.main(version_base="1.3", config_path=str(compose.CONF), config_name="enjoy")(nothing)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="enjoy")(lambda _: None)()
     else:
-        refuse_or(
-            lambda: enjoy(compose.compose(compose.quote_places(args.overrides), EnjoyConfig, "enjoy").config)
-        )
+        with_exit_codes(lambda: enjoy(compose(args.overrides, EnjoyConfig, "enjoy").config))

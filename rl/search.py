@@ -1,35 +1,39 @@
 """`python -m rl.search`: look for good values of a run's keys, by runs. A search that is killed and resumed
 makes exactly `n_trials`, and each of them is a run in a folder of its own that goes on from its checkpoint.
 
-A search's folder holds `search.json` (the line of every trial, and the space), `search.db` (Optuna's study)
-and the trials.
+A search's folder holds `search.json` (the overrides of every trial, and the space), `search.db` (Optuna's
+study) and the trials.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import itertools
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.types import Override
+
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
-from rl.config.compose import CONF, check_single, compose, drop, merge, parse, quote_places, to_yaml, value_of
+from rl.config.compose import CONF, compose, to_yaml
 from rl.config.help import show_help
+from rl.config.instantiate import instantiate
+from rl.config.overrides import Overrides
 from rl.config.text import aligned
 from rl.runs import files
 from rl.runs.lock import RunLock
 from rl.runs.manifest import newest_manifest
-from rl.runs.outcome import Refused, refuse_or
+from rl.runs.outcome import Refused, with_exit_codes
 from rl.runs.plan import change_table
+from rl.runs.tables import read_rows
 from rl.sweeps.launchers import Running
-from rl.sweeps.plan import find_sweep, judge_job, make_launcher, place_sweep
-from rl.sweeps.record import Job, Remembered, Sweep
+from rl.sweeps.plan import find_sweep, make_launcher, place_sweep, validate_job
+from rl.sweeps.record import Job, PersistedRecord, Sweep
 from rl.sweeps.sweep import exit_code, run_jobs
 
 if TYPE_CHECKING:
@@ -41,21 +45,23 @@ Space = dict[str, Any]  # dotted key -> {low, high, log, step} or {choices}
 
 
 @dataclass
-class Record(Remembered):
-    """What a search's folder says of it."""
+class Record(PersistedRecord):
+    """The record of a search."""
 
     FILE = "search.json"
-    line: list[str] = field(default_factory=list)  # every trial's, but for the values that are searched
+    line: list[str] = field(
+        default_factory=list
+    )  # every trial's overrides, without the values that are searched
     search: list[str] = field(default_factory=list)  # the search's own overrides
     space: Space = field(default_factory=dict)
-    values: dict[str, Any] = field(default_factory=dict)  # the configuration of the line
+    values: dict[str, Any] = field(default_factory=dict)  # the configuration of `line`
     saved_at: float = 0.0
     commands: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Search:
-    """A judged search."""
+    """A validated search."""
 
     sweep: Sweep
     config: SearchConfig
@@ -63,53 +69,42 @@ class Search:
     record: Record
     trials: dict[str, optuna.Trial] = field(default_factory=dict)  # by the name of the job
     pruned: set[str] = field(default_factory=set)
-    # the size that a trial's eval.csv had at the last look
+    # the size that a trial's eval.csv had when it was last read
     seen: dict[str, int] = field(default_factory=dict)
     study: Any = None
     unfinished: list[optuna.Trial] = field(default_factory=list)  # of earlier sessions
 
-    # ---------------------------------------------------------------------------------------------------- a
-    # trial
-
-    def take(self) -> Job | None:
+    def next_trial(self) -> Job | None:
         """The next trial: one that an earlier session left, or a new one while there are fewer than
         `n_trials`.
         """
         while True:
             if self.unfinished:
                 trial = self.unfinished.pop(0)
-            elif len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
+            elif len(self.made()) < self.config.n_trials:
                 trial = self.study.ask()
             else:
                 return None
             job = self.job_of(trial)
             self.trials[job.name] = trial
             self.sweep.jobs.append(job)
-            if not self.hopeless(job):
+            if not self.should_prune(job):
                 return job
             self.prune(job)
 
     def job_of(self, trial: optuna.Trial) -> Job:
         """A trial as a job. What was suggested before a kill is suggested again."""
         chosen = {key: _suggest(trial, key, space) for key, space in self.space.items()}
-        line = [*self.record.line, *(f"{key}={value}" for key, value in chosen.items())]
-        config = compose(line, RunConfig, config_dir=self.sweep.config_dir).config
+        overrides = Overrides([*self.record.line, *(f"{key}={value}" for key, value in chosen.items())])
+        config = compose(overrides, RunConfig, config_dir=self.sweep.config_dir).config
+        passed = overrides.drop("launcher", "launcher.")
         note = " ".join(f"{key}={value}" for key, value in chosen.items())
-        return Job(
-            f"trial-{trial.number}",
-            line,
-            drop(line, "launcher", "launcher."),
-            config.frames,
-            config.threads,
-            note=note,
-        )
+        return Job(f"trial-{trial.number}", overrides, passed, config.frames, config.threads, note=note)
 
-    def hopeless(self, job: Job) -> bool:
-        """Tell the study of new evaluations; whether the pruner would end the trial."""
-        trial, path = self.trials[job.name], self.sweep.folder_of(job) / "eval.csv"
-        text = path.read_text() if path.exists() else ""
-        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
-        known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    def should_prune(self, job: Job) -> bool:
+        """Report new evaluations to the study; whether the pruner would end the trial."""
+        trial, rows = self.trials[job.name], read_rows(self.sweep.folder_of(job) / "eval.csv")
+        known = self.made()[trial.number].intermediate_values
         # evaluations, not frames: those may differ by part of an iteration
         for number, row in enumerate(rows, 1):
             if number not in known:
@@ -121,60 +116,52 @@ class Search:
         job.state = "pruned"
         self.study.tell(self.trials[job.name], state=_state("PRUNED"))
 
-    def look(self, job: Job, process: Running) -> None:
-        """Stop a running trial that is hopeless; it saves, and is told of when it has ended."""
+    def on_poll(self, job: Job, process: Running) -> None:
+        """Stop a running trial that the pruner would end; it saves, and `on_end` tells the study."""
         path = self.sweep.folder_of(job) / "eval.csv"
         size = path.stat().st_size if path.exists() else 0
         if size == self.seen.get(job.name, 0) or job.name in self.pruned:
             return
         self.seen[job.name] = size
-        if self.hopeless(job):
+        if self.should_prune(job):
             self.pruned.add(job.name)
             process.send_signal(signal.SIGTERM)
 
-    def ended(self, job: Job) -> None:
-        """Tell the study what became of a trial. One that was only stopped stays open, to be continued."""
+    def on_end(self, job: Job) -> None:
+        """Tell the study how a trial ended. One that was only stopped stays open, to be continued."""
         if job.state == "stopped" and job.name in self.pruned:
             self.prune(job)
         elif job.state == "finished":
-            self.hopeless(job)
+            self.should_prune(job)
             self.study.tell(self.trials[job.name], best_score(self.sweep.folder_of(job)))
         elif job.state == "failed":
             self.study.tell(self.trials[job.name], state=_state("FAIL"))
-
-    # ---------------------------------------------------------------------------------------------------- the
-    # search
 
     def run(self, command: str) -> int:
         """Make all trials that are missing; the exit code."""
         from rl.training.build import check_parts_of
 
-        if self.sweep.lock is not None:  # what an earlier session left is judged before anything changes
+        if self.sweep.lock is not None:  # what an earlier session left is validated before anything changes
             self.open()
             for trial in self.unfinished:
                 job = self.job_of(trial)
-                judge_job(
-                    self.sweep.folder, job.name, job.words, job.words, self.sweep.config_dir, check_parts_of
+                validate_job(
+                    self.sweep.folder, job.name, job.passed, job.passed, self.sweep.config_dir, check_parts_of
                 )
         self.sweep.take_folder(command)
         if self.study is None:
             self.open()
-        made = len(self.study.get_trials(deepcopy=False))
-        print(
-            f"{self.sweep.folder}: {made} of {self.config.n_trials} trials made, {len(self.unfinished)} to be continued",
-            flush=True,
-        )
-        threads: int = self.record.values["threads"]
-        stop = run_jobs(self.sweep, self.take, self.sweep.launcher.places(threads), self.look, self.ended)
+        made = f"{len(self.made())} of {self.config.n_trials} trials made"
+        print(f"{self.sweep.folder}: {made}, {len(self.unfinished)} to be continued", flush=True)
+        slots = self.sweep.launcher.slots(self.record.values["threads"])
+        stop = run_jobs(self.sweep, self.next_trial, slots, self.on_poll, self.on_end)
         print(self.table(), flush=True)
-        self.say_best()
+        self.report_best()
         return exit_code(stop, {job.state for job in self.sweep.jobs})
 
     def open(self) -> None:
         """Open the study, and find the trials that are still open in it."""
         import optuna
-
-        from rl.config.instantiate import instantiate
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(f"sqlite:///{(self.sweep.folder / DATABASE).absolute()}")
@@ -188,50 +175,42 @@ class Search:
             load_if_exists=True,
         )
         ids = storage.get_study_id_from_name(STUDY)
-        numbers = [
-            trial.number
-            for trial in self.study.get_trials(deepcopy=False)
-            if trial.state == _state("RUNNING")
+        self.unfinished = [
+            optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, trial.number))
+            for trial in self.made("RUNNING")
         ]
-        for number in numbers:
-            self.unfinished.append(
-                optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, number))
-            )
+
+    def made(self, *states: str) -> list[Any]:
+        """The trials of all sessions, or those in these states."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if not states or trial.state.name in states]
 
     def table(self) -> str:
         """Every trial of all sessions: its state, its score and its values."""
         rows = [("trial", "state", "score", *self.space)]
-        for trial in self.study.get_trials(deepcopy=False):
-            score = f"{trial.value:.2f}" if trial.state == _state("COMPLETE") else "-"
+        for trial in self.made():
+            score = f"{trial.value:.2f}" if trial.state.name == "COMPLETE" else "-"
             values = (str(trial.params.get(key, "-")) for key in self.space)
             rows.append((f"trial-{trial.number}", trial.state.name.lower(), score, *values))
         return "\n".join(aligned(rows))
 
-    def say_best(self) -> None:
+    def report_best(self) -> None:
         """Print the best trial's command line, and write it as an experiment if that was asked."""
-        complete = [
-            trial for trial in self.study.get_trials(deepcopy=False) if trial.state == _state("COMPLETE")
-        ]
-        open_trials = any(trial.state == _state("RUNNING") for trial in self.study.get_trials(deepcopy=False))
-        if open_trials or len(self.study.get_trials(deepcopy=False)) < self.config.n_trials:
+        complete = self.made("COMPLETE")
+        if self.made("RUNNING") or len(self.made()) < self.config.n_trials:
             print("go on with: ", shlex.join(["python", "-m", "rl.search", f"resume={self.sweep.folder}"]))
         if not complete:
             print("no trial has been finished")
             return
         best = max(complete, key=lambda trial: trial.value)
-        line = [
-            *drop(self.record.line, "launcher", "launcher.", "outputs"),
-            *(f"{key}={value}" for key, value in best.params.items()),
-        ]
-        print(
-            f"best: trial-{best.number}, score {best.value:.2f}\n ", shlex.join(["python", "train.py", *line])
-        )
+        own = Overrides(self.record.line).drop("launcher", "launcher.", "outputs")
+        overrides = Overrides([*own, *(f"{key}={value}" for key, value in best.params.items())])
+        command = shlex.join(["python", "train.py", *overrides.texts])
+        print(f"best: trial-{best.number}, score {best.value:.2f}\n ", command)
         if self.config.save_as:
             path = _experiment(self.config.save_as, self.sweep.config_dir)
-            files.write_new(
-                path,
-                as_experiment(line, f"score {best.value:.2f} in a search", self.sweep.config_dir).encode(),
-            )
+            comment = f"score {best.value:.2f} in a search"
+            files.write_new(path, as_experiment(overrides, comment, self.sweep.config_dir).encode())
             print("written as", path)
 
 
@@ -259,19 +238,14 @@ def best_score(folder: Path) -> float:
     return newest.best.score
 
 
-def as_experiment(line: list[str], comment: str, config_dir: str | None) -> str:
+def as_experiment(overrides: Overrides, comment: str, config_dir: str | None) -> str:
     """A command line as a file of conf/experiment: all that differs from its algorithm's and environment's
     own values.
     """
-    full = compose(line, RunConfig, config_dir=config_dir)
+    full = compose(overrides, RunConfig, config_dir=config_dir)
     algo, env = full.choices["algo"], full.choices["env"]
-    plain = leaves(
-        compose(
-            [f"algo={algo}", f"env={env}", *(w for w in line if w.startswith("env.id="))],
-            RunConfig,
-            config_dir=config_dir,
-        ).values
-    )
+    env_id = overrides.where(lambda override: override.key_or_group == "env.id")
+    plain = leaves(compose([f"algo={algo}", f"env={env}", *env_id], RunConfig, config_dir=config_dir).values)
     values: dict[str, Any] = {}
     for name, leaf in leaves(full.values).items():
         if name in ("seed", "outputs") or (name in plain and plain[name].value == leaf.value):
@@ -281,7 +255,8 @@ def as_experiment(line: list[str], comment: str, config_dir: str | None) -> str:
         for step in path:
             section = section.setdefault(step, {})
         section[last] = leaf.value
-    head = f"# @package _global_\n# {algo} on {env}: {comment}\ndefaults:\n  - override /algo: {algo}\n  - override /env: {env}\n\n"
+    head = f"# @package _global_\n# {algo} on {env}: {comment}\n"
+    head += f"defaults:\n  - override /algo: {algo}\n  - override /env: {env}\n\n"
     return head + to_yaml(values)
 
 
@@ -290,98 +265,84 @@ def read_space(values: dict[str, Any], path: str = "") -> Space:
     space: Space = {}
     for name, entry in values.items():
         key = f"{path}{name}"
+        given = f"space.{key}={typed(entry)}"
         if not isinstance(entry, dict):
-            raise ConfigError(
-                f"space.{key}={typed(entry)}: expected {{low: 1e-4, high: 1e-2, log: true}} or {{choices: [1, 2]}}"
-            )
+            example = "{low: 1e-4, high: 1e-2, log: true} or {choices: [1, 2]}"
+            raise ConfigError(f"{given}: expected {example}")
         if not {"low", "high", "choices"} & set(entry):
             space |= read_space(entry, f"{key}.")
             continue
-        numbers = [entry.get(bound) for bound in ("low", "high")]
-        ranged = set(entry) <= {"low", "high", "log", "step"} and all(
-            isinstance(n, int | float) and not isinstance(n, bool) for n in numbers
-        )
+        low: Any = entry.get("low")
+        high: Any = entry.get("high")
+        numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high))
+        ranged = set(entry) <= {"low", "high", "log", "step"} and numbers
         listed = set(entry) == {"choices"} and isinstance(entry["choices"], list) and entry["choices"]
         if not (ranged or listed):
-            raise ConfigError(
-                f"space.{key}={typed(entry)}: expected low and high with log or step, or choices alone"
-            )
-        if ranged and (
-            entry["low"] > entry["high"] or (entry.get("log") and (entry["low"] <= 0 or "step" in entry))
-        ):
-            raise ConfigError(
-                f"space.{key}={typed(entry)}: low above high, or log with a low of 0 or with step"
-            )
+            raise ConfigError(f"{given}: expected low and high with log or step, or choices alone")
+        if ranged and (low > high or (entry.get("log") and (low <= 0 or "step" in entry))):
+            raise ConfigError(f"{given}: low above high, or log with a low of 0 or with step")
         space[key] = entry
     return space
 
 
-def plan(words: Sequence[str], config_dir: str | None = None) -> Search:
-    """What this command line comes to. Refused, ConfigError, DamagedError or LockedError if to nothing."""
-    check_single(parse(words))
-    own = set(fields(SearchConfig))
-    mine = [o.input_line or "" for o in parse(words) if o.key_or_group.partition(".")[0] in own]
-    line = [o.input_line or "" for o in parse(words) if o.key_or_group.partition(".")[0] not in own]
-    resumed, given = value_of(mine, "resume"), value_of(line, "hydra.sweep.dir")
-    line = drop(line, "hydra.sweep.dir")
-    if (
-        any(o.key_or_group.startswith("hydra") for o in parse(line))
-        or value_of(line, "fork")
-        or value_of(line, "base")
-    ):
+def plan(given: Iterable[str | Override], config_dir: str | None = None) -> Search:
+    """The search of a command line. Refused, ConfigError, DamagedError or LockedError if there is none."""
+    overrides = Overrides(given)
+    overrides.check_single()
+    keys = set(fields(SearchConfig))
+    own = overrides.where(lambda override: override.key_or_group.partition(".")[0] in keys)
+    resumed, given_dir = own.get("resume"), overrides.get("hydra.sweep.dir")
+    line = overrides.where(lambda override: override not in list(own)).drop("hydra.sweep.dir")
+    if any(key.startswith("hydra") for key in line.keys) or line.get("fork") or line.get("base"):
         raise ConfigError("a search takes no hydra., fork= or base= but hydra.sweep.dir=")
     if resumed is not None:
-        folder, there = find_sweep(Record, resumed, line), True
+        folder, exists = find_sweep(Record, resumed, line), True
     else:
-        folder, there = place_sweep(Record, line, given, config_dir)
-    lock = RunLock(folder) if there else None
-    try:
-        record, config = _judge(
-            Record.read(folder) if there else None, drop(mine, "resume"), line, config_dir
-        )
+        folder, exists = place_sweep(Record, line, given_dir, config_dir)
+    with RunLock(folder) if exists else contextlib.nullcontext() as lock:
+        old = Record.read(folder) if exists else None
+        record, config = _validate(old, own.drop("resume"), line, config_dir)
         composed = compose(record.line, RunConfig, config_dir=config_dir)
         launcher = make_launcher(composed.config.launcher)
-    except BaseException:
-        if lock is not None:
-            lock.release()
-        raise
-    sweep = Sweep(folder, record, [], launcher, config_dir, lock, not there and given is None)
+    sweep = Sweep(folder, record, [], launcher, config_dir, lock, not exists and given_dir is None)
     return Search(sweep, config, record.space, record)
 
 
-def _judge(
-    old: Record | None, mine: list[str], line: list[str], config_dir: str | None
+def _validate(
+    old: Record | None, own: Overrides, line: Overrides, config_dir: str | None
 ) -> tuple[Record, SearchConfig]:
-    """The record and the configuration of a search that may go on like that."""
-    lasting = merge(old.search if old else [], drop(mine, "save_as"))
-    config: SearchConfig = compose(merge(lasting, mine), SearchConfig, "search", config_dir=config_dir).config
+    """The record and the configuration of a search. Refused if it may not continue like that."""
+    lasting = Overrides(old.search if old else []).merge(own.drop("save_as"))
+    config: SearchConfig = compose(lasting.merge(own), SearchConfig, "search", config_dir=config_dir).config
     space = read_space(config.space)
     if not space:
         raise ConfigError("space: nothing to search; type space.algo.lr='{low: 1e-4, high: 1e-2, log: true}'")
-    whole = merge(old.line if old else [], line)
+    whole = Overrides(old.line if old else []).merge(line)
     values = compose(whole, RunConfig, config_dir=config_dir).values
     if config.save_as and _experiment(config.save_as, config_dir).exists():
         raise Refused(f"save_as={config.save_as}: {_experiment(config.save_as, config_dir)} exists")
     if old is None:
-        _judge_corners(whole, space, config, config_dir)
-        return Record(whole, lasting, space, values), config
+        _validate_corners(whole, space, config, config_dir)
+        return Record(whole.texts, lasting.texts, space, values), config
     if space != old.space:
         both = [(key, old.space.get(key), space.get(key)) for key in sorted(space.keys() | old.space.keys())]
         moved = "\n".join(
             f"  {key}: was {typed(was)}, now {typed(now)}" for key, was, now in both if was != now
         )
         raise Refused(
-            f"the search has another space, so that its trials could not be compared:\n{moved}\nto search here, start a new search"
+            "the search has another space, so that its trials could not be "
+            f"compared:\n{moved}\nto search here, start a new search"
         )
     changes = [change for change in compare(old.values, values, frames=0) if change.policy != FREE]
     if changes:
         raise Refused(
-            f"the search's trials have another line, so that they could not be compared:\n{change_table(changes)}"
+            "the search's trials have other overrides, so that they could not be "
+            f"compared:\n{change_table(changes)}"
         )
-    return Record(whole, lasting, space, values, commands=old.commands), config
+    return Record(whole.texts, lasting.texts, space, values, commands=old.commands), config
 
 
-def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_dir: str | None) -> None:
+def _validate_corners(line: Overrides, space: Space, config: SearchConfig, config_dir: str | None) -> None:
     """Every value of a list and both ends of a range make a run. ConfigError if one does not, or Optuna is
     missing.
     """
@@ -389,8 +350,6 @@ def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_d
         import optuna  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{error}: {install_line('search')}") from error
-    from rl.config.instantiate import instantiate
-
     for part, given in (("sampler", config.sampler), ("pruner", config.pruner)):
         try:
             instantiate(given)()
@@ -404,8 +363,7 @@ def _judge_corners(line: list[str], space: Space, config: SearchConfig, config_d
             f"{key}={typed(values[0] if end is None else end)}"
             for (key, values), end in zip(ends.items(), corner, strict=True)
         ]
-        judged = judge_job(None, "", [*line, *chosen], [], config_dir, check_parts_of)
-        assert judged.frames
+        validate_job(None, "", Overrides([*line, *chosen]), Overrides(), config_dir, check_parts_of)
     evaluated = compose(line, RunConfig, config_dir=config_dir).config
     if evaluated.eval.every is None or evaluated.eval.every > evaluated.frames:
         raise ConfigError("eval.every: a trial is never evaluated; type eval.every=... of at most frames")
@@ -425,9 +383,9 @@ def main() -> None:
         return
 
     def search() -> None:
-        raise SystemExit(plan(quote_places(args.overrides), args.config_dir).run(shlex.join(sys.argv)))
+        raise SystemExit(plan(args.overrides, args.config_dir).run(shlex.join(sys.argv)))
 
-    refuse_or(search)
+    with_exit_codes(search)
 
 
 if __name__ == "__main__":

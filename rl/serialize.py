@@ -1,4 +1,4 @@
-"""Bytes of a state and back, without pickle: everything loads with `weights_only=True`."""
+"""A state to bytes and back, without pickle: everything loads with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ from typing import Any
 
 
 def load(data: bytes, device: str) -> dict[str, Any]:
-    """The state in a data file; no pickle code is run."""
+    """The state in the bytes of a data file, without running pickle code."""
     import torch
 
     return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
 
 
 def serialize(state: Any) -> bytes:
-    """Bytes of a state, the same for equal states; through memory, so that a full disk is a plain OSError
-    later.
-    """
+    """A state as bytes, equal for equal states; made in memory, so a full disk is a plain OSError later."""
     import torch
 
     buffer = io.BytesIO()
-    torch.save(_own(state), buffer)
+    torch.save(_clone(state), buffer)
     return buffer.getvalue()
 
 
-def _own(value: Any) -> Any:
-    """A copy in which no tensor is a view: a view would save the whole memory behind it."""
+def _clone(value: Any) -> Any:
+    """A copy without views: saving a view would save the whole memory behind it."""
     if isinstance(value, dict):
-        return {key: _own(part) for key, part in value.items()}
+        return {key: _clone(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_own(part) for part in value)
+        return type(value)(_clone(part) for part in value)
     return value.detach().clone() if hasattr(value, "detach") else value

@@ -1,11 +1,11 @@
-"""What a run must remember, and where its randomness comes from."""
+"""The state of a run's parts, and its random generators."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,46 +14,43 @@ import torch
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a run that changes in training and is not recomputed."""
+    """A part of a run whose state changes in training and cannot be recomputed."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that must be remembered, in types that load with `weights_only=True`."""
+        """The whole state, in types that load with `weights_only=True`."""
 
     def load_state_dict(self, state: dict[str, Any]) -> Any:
-        """Become the part that gave `state`."""
+        """Restore `state`."""
 
 
 def check_parts(parts: Mapping[str, object]) -> None:
     """TypeError naming the first part whose state cannot be saved."""
     for name, part in parts.items():
         if not isinstance(part, Stateful):
-            raise TypeError(
-                f"{name} ({type(part).__name__}) has no state_dict and load_state_dict, so a run with it could not be resumed"
-            )
+            lacks = f"{name} ({type(part).__name__}) has no state_dict and load_state_dict"
+            raise TypeError(f"{lacks}, so a run with it could not be resumed")
 
 
 def not_finite(value: Any, path: str = "") -> list[str]:
-    """The paths of the tensors in a state that hold an infinity or no number."""
+    """The paths of the tensors in a state that hold NaN or inf."""
     if isinstance(value, torch.Tensor):
         return [path] if value.is_floating_point() and not torch.isfinite(value).all() else []
-    parts = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list | tuple)
-        else ()
-    )
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
     return [name for key, part in parts for name in not_finite(part, f"{path}.{key}" if path else str(key))]
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
-    """A 32-bit seed for one purpose, statistically independent of every other path's."""
-    words = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
-    return int(np.random.SeedSequence(seed, spawn_key=words).generate_state(1)[0])
+    """A 32-bit seed for one purpose, statistically independent of the seeds of all other paths."""
+    key = [zlib.crc32(step.encode()) if isinstance(step, str) else step for step in path]
+    return int(np.random.SeedSequence(seed, spawn_key=key).generate_state(1)[0])
 
 
 class Streams:
-    """One generator for each purpose, so that drawing more for one leaves the others as they were."""
+    """One generator per purpose, so that more draws for one do not change the others."""
 
     NAMES = ("action", "minibatch", "replay")
 
@@ -73,13 +70,13 @@ class Streams:
 
 
 class GlobalRandom:
-    """The global generators of Python, NumPy and torch: ours draw from none of them, users' environments may."""
+    """The global generators of Python, NumPy and torch. Encore draws from none, but users' code may."""
 
     def seed(self, seed: int) -> None:
         """Seed all of them."""
         random.seed(seed)
         np.random.seed(seed)
-        # torch.manual_seed remembers every call for a CUDA that may never start
+        # torch.manual_seed would queue a call for a CUDA that may never start
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(seed)
@@ -89,7 +86,7 @@ class GlobalRandom:
         version, internal, gauss = random.getstate()
         _, keys, *rest = np.random.get_state(legacy=True)
         return {
-            # 625 numbers one by one would take milliseconds
+            # a tensor: 625 separate numbers would take milliseconds
             "python": [version, torch.tensor(internal), gauss],
             "numpy": [torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
             "torch": torch.get_rng_state(),
@@ -108,7 +105,7 @@ class GlobalRandom:
 
     @contextlib.contextmanager
     def apart(self, seed: int) -> Iterator[None]:
-        """Seed them for a while, and put them back as they were: evaluation leaves training untouched."""
+        """Seed them within this context and restore them afterwards: evaluation must not affect training."""
         before = self.state_dict()
         self.seed(seed)
         try:

@@ -1,6 +1,4 @@
-"""What an object graph holds, value by value; and which of it changes in training but does not come back from
-a checkpoint.
-"""
+"""Compares object graphs value by value, to find what changes in training but is not in a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,27 +18,26 @@ import torch
 from rl.learning.replay import UniformReplay
 from rl.training.collector import Tape
 
-# What changes and need not come back, each with its reason.
+# What changes and need not be restored, each with the reason.
+_VECTOR_ENV = r"\.envs\._?(env_obs|observations|rewards|terminations|truncations|autoreset_envs)\b"
 RECOMPUTED = {
-    r"\.rollout\.(action|reward|terminated|truncated|final_obs|state)\b": "every rollout writes it anew",
-    r"\.rollout\.obs\[:-1\]": "every rollout writes it anew, from its last row on",
-    r"\.collector\.ended_(returns|lengths)\b": "of the last rollout alone; counted before a checkpoint is made",
-    r"\.collector\.not_exact\b": "what the last load said",
+    r"\.rollout\.(action|reward|terminated|truncated|final_obs|state)\b": "overwritten by every rollout",
+    r"\.rollout\.obs\[:-1\]": "overwritten by every rollout, which starts from the last row",
+    r"\.collector\.ended_(returns|lengths)\b": "of the last rollout; counted before a checkpoint is made",
+    r"\.collector\.not_exact\b": "the result of the last load",
     r"\.clock\.(_frames_before|_started_at|wall_before_s)\b": "of this iteration, and the time of day",
-    r"\.metrics\._row_(frames|wall_s)\b": "for fps, which is of this session alone",
-    r"\.replay\.written\b": "a load sets it to where the chunks end, a checkpoint to the same",
+    r"\.metrics\._row_(frames|wall_s)\b": "for fps, which is measured per session",
+    r"\.replay\.written\b": "a load sets it to the end of the chunks, as a checkpoint does",
     r"\._saved_at\b": "the time of the last checkpoint, for ckpt.minutes",
     r"\.grad\b": "set to zero before every update",
-    r"\.envs\._?(env_obs|observations|rewards|terminations|truncations|autoreset_envs)\b": "the vector env writes it anew in every step",
+    _VECTOR_ENV: "overwritten by every step of the vector env",
 }
 
 
 def forgotten(
     make: Callable[[], Any], step: Callable[[Any], None], stateful: Callable[[Any], Mapping[str, Any]]
 ) -> list[str]:
-    """The names of what two steps change in an object, and what its state_dicts do not bring back into a
-    fresh one.
-    """
+    """The names of the values that two steps change and that state_dicts do not restore in a new object."""
     one, fresh = make(), make()
     step(one)
     before = values(one)
@@ -60,7 +57,7 @@ def forgotten(
 
 
 def load_all_rows(memory: UniformReplay, other: Any) -> None:
-    """What chunks bring back: all rows of another memory that are needed."""
+    """Load all rows of another memory, as chunks do."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(rows_of(other))
         file.flush()
@@ -68,12 +65,10 @@ def load_all_rows(memory: UniformReplay, other: Any) -> None:
 
 
 def rows_of(memory: UniformReplay) -> bytes:
-    """All rows that are needed, in order, wherever they stand in the ring."""
-    return (
-        b"".join(bytes(part) for part in memory._buffers(memory.oldest, memory.end))
-        if memory.end > memory.oldest
-        else b""
-    )
+    """All rows of a memory in order, wherever they are in its ring buffer."""
+    if memory.end == memory.oldest:
+        return b""
+    return b"".join(bytes(part) for part in memory._buffers(memory.oldest, memory.end))
 
 
 def _copy(state: Any) -> Any:
@@ -85,7 +80,7 @@ def _copy(state: Any) -> Any:
 
 
 def values(root: Any) -> dict[str, Any]:
-    """Every value that can be reached from an object by its path, in a form that compares."""
+    """Every value reachable from an object, by path, in a comparable form."""
     found: dict[str, Any] = {}
     _walk(root, "", found, {})
     return found
@@ -113,13 +108,13 @@ def _walk(value: Any, path: str, found: dict[str, Any], seen: dict[int, Any]) ->
         found[path] = repr(value.bit_generator.state)
     elif isinstance(value, torch.Generator):
         found[path] = value.get_state().numpy().tobytes()
-    elif isinstance(value, UniformReplay):  # nor where a ring begins
+    elif isinstance(value, UniformReplay):  # the ring's offset is not part of its value
         found[f"{path}.rows"] = rows_of(value)
         _walk(value.state_dict(), f"{path}.state", found, seen)
         for name, part in _parts(value):
             if name not in ("._rings", "._flat", ".ends"):
                 _walk(part, f"{path}{name}", found, seen)
-    elif isinstance(value, Tape):  # where its blocks begin is not what it says
+    elif isinstance(value, Tape):  # the block boundaries are not part of its value
         _walk([value.actions(n) for n in range(len(value.episode_begin))], f"{path}.actions", found, seen)
     else:
         for name, part in _parts(value):

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 import torch
 
-import rl.config.compose
+import rl.config.overrides
 import rl.runs.plan
 import rl.training.run
 from rl.config.compose import Composed
+from rl.config.overrides import Overrides
 
 torch.set_num_threads(1)
 
@@ -30,24 +31,17 @@ def few_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read and compose equal command lines once: 0.2 s each, for tests that plan hundreds of times."""
+    """Parse and compose equal command lines once: 0.2 s each, for tests that plan hundreds of times."""
     compose: Callable[..., Composed] = rl.runs.plan.compose
     known: dict[tuple[str, ...], Composed] = {}
 
-    def remembered(overrides: list[str], schema: type, config_dir: str | None = None) -> Composed:
-        key = tuple(override for override in overrides if not override.startswith("hydra.run.dir="))
+    def cached(overrides: Iterable[str], schema: type, config_dir: str | None = None) -> Composed:
+        line = Overrides(overrides)
+        key = tuple(line.drop("hydra.run.dir").texts)
         if key not in known:
-            known[key] = compose(overrides, schema, config_dir=config_dir)
-        run_dir = rl.config.compose.value_of(overrides, "hydra.run.dir")
+            known[key] = compose(line, schema, config_dir=config_dir)
+        run_dir = line.get("hydra.run.dir")
         return dataclasses.replace(known[key], run_dir=run_dir) if run_dir else known[key]
 
-    parse = functools.lru_cache(None)(lambda line: _parse([line]))
-    monkeypatch.setattr(rl.runs.plan, "compose", remembered)
-    monkeypatch.setattr(
-        rl.config.compose,
-        "parse",
-        lambda overrides: [override for line in overrides for override in parse(line)],
-    )
-
-
-_parse = rl.config.compose.parse
+    monkeypatch.setattr(rl.runs.plan, "compose", cached)
+    monkeypatch.setattr(rl.config.overrides, "_parse", functools.lru_cache(None)(rl.config.overrides._parse))

@@ -1,6 +1,4 @@
-"""Deaths and disk errors at the n-th call that changes a run's folder. For forked children: nothing is put
-back.
-"""
+"""Kills and disk errors at the n-th call that changes a run's folder; for forked children: it patches os."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ Event = Callable[[str, int, Any], None]
 
 
 def die_at(number: int) -> None:
-    """This process dies at its event `number`, before that call is made; or, as an event of its own, half way
-    in a write.
-    """
+    """Exit this process before its `number`-th call; half a write counts as a call."""
 
     def event(name: str, n: int, target: Any) -> None:
         if n == number:
@@ -32,21 +28,18 @@ def die_at(number: int) -> None:
 
 
 def fail_at(number: int, code: int, *, lasting: bool) -> None:
-    """The event `number` fails with an error, and with `lasting` so does all later that needs space."""
+    """Fail the `number`-th call with an error; if `lasting`, later calls that need space too."""
 
     def event(name: str, n: int, target: Any) -> None:
         if n == number or lasting and n > number and name in NEEDS_SPACE:
-            raise OSError(
-                code, os.strerror(code), *(str(path) for path in [target] if isinstance(path, str | Path))
-            )
+            paths = [str(target)] if isinstance(target, str | Path) else []
+            raise OSError(code, os.strerror(code), *paths)
 
     _before_every_change(event)
 
 
 def keep_moments(folder: Path, moments: Path) -> None:
-    """Copy `folder` to `moments`/<event number> at every event: as a kill there would leave it. Equal ones
-    are kept once.
-    """
+    """Copy `folder` to `moments`/<n> at every call, as a kill would leave it; equal copies are kept once."""
     seen: set[str] = set()
 
     def event(name: str, n: int, target: Any) -> None:
@@ -61,13 +54,10 @@ def keep_moments(folder: Path, moments: Path) -> None:
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        content = (
-            os.readlink(path).encode()
-            if path.is_symlink()
-            else path.read_bytes()
-            if path.is_file()
-            else b"folder"
-        )
+        if path.is_symlink():
+            content = os.readlink(path).encode()
+        else:
+            content = path.read_bytes() if path.is_file() else b"folder"
         digest.update(f"{path.relative_to(folder)}:{len(content)}:".encode() + content)
     return digest.hexdigest()
 
@@ -77,7 +67,7 @@ def _before_every_change(event: Event) -> None:
 
     def happen(name: str, target: Any) -> None:
         nonlocal number, inside
-        if not inside:  # what an event does is no event
+        if not inside:  # calls made by an event are not events
             number, inside = number + 1, True
             try:
                 event(name, number, target)

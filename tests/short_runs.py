@@ -21,10 +21,11 @@ import torch
 import yaml
 
 from benchmarks.compare import replay_rows
-from rl.config.compose import options, quote
+from rl.config.compose import options
 from rl.config.counts import parse_count
+from rl.config.overrides import quote
 from rl.runs.manifest import Manifest
-from rl.runs.outcome import refuse_or
+from rl.runs.outcome import with_exit_codes
 from rl.runs.plan import make_plan
 from rl.serialize import load
 from rl.training.build import build
@@ -65,7 +66,7 @@ def go(folder: Path, *overrides: str, config_dir: str | None = None) -> int:
         perform(plan, parts, "the test's command")
 
     try:
-        refuse_or(do)
+        with_exit_codes(do)
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:
@@ -155,8 +156,7 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-# ------------------------------------------------------------------------------------------------------
-# comparing
+# -------------------------------------------------------------------------------------------------- comparing
 
 
 def record(folder: Path) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_training_is_the_command_lines_bit_for_bit_also_killed_and_interrupted(
+def test_api_training_equals_the_command_line_bit_for_bit(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     done = typed(*LINE, "hydra.run.dir=typed")

@@ -1,4 +1,4 @@
-"""The house: each folder of rl/ imports only from those below it, and no files import each other in a circle."""
+"""The house: folders of rl/ import only downwards, and no files import each other in a circle."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """The modules of rl/ that a file imports anywhere: at its top, inside functions and under TYPE_CHECKING."""
+    """The modules of rl/ that a file imports: at its top, in functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "rl":
             for alias in node.names:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from short_runs import (
@@ -46,14 +47,16 @@ RUN = Path("run")
         (["resume=outputs/nothing"], "resume=outputs/nothing: no run is there"),
         (["resume=latest"], "no run has a checkpoint under"),
         (["base=run"], "base=run goes with resume="),
+        (["-m", "launcher._target_=no.Launcher"], "launcher._target_=no.Launcher: No module named 'no'"),
+        (["-m", "launcher._target_=pathlib.Path"], "launcher._target_=pathlib.Path: not a Launcher"),
+        (["+logger.own._target_=no.Tracker"], "logger.own._target_=no.Tracker: No module named 'no'"),
+        (["+logger.own._target_=pathlib.Path"], "logger.own._target_=pathlib.Path: not a Tracker"),
         (["-m", "seed=1,x"], "seed=x: expected a whole number from 0"),
         (["env=gym", "env.id=NoSuchEnv-v0"], "env.id=NoSuchEnv-v0: Environment `NoSuchEnv` doesn't exist"),
     ],
     ids=lambda words: words[-1] if isinstance(words, list) else "",
 )
-def test_a_command_line_that_cannot_be_is_refused_in_one_message_and_makes_nothing(
-    words: list[str], says: str
-) -> None:
+def test_an_impossible_command_line_is_refused_in_one_message(words: list[str], says: str) -> None:
     done = typed(*words)
     assert done.returncode == 2
     assert done.stderr.startswith(says)
@@ -72,7 +75,7 @@ def test_where_no_folder_can_be_made_the_message_names_it() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_command_line_is_judged_without_torch() -> None:
+def test_a_command_line_is_validated_without_torch() -> None:
     code = """
 import sys
 import rl.train, rl.runs.plan
@@ -100,7 +103,7 @@ def has_rows(number: int) -> Callable[[], bool]:
     return lambda: (RUN / "metrics.csv").exists() and (RUN / "metrics.csv").read_bytes().count(b"\n") > number
 
 
-def test_a_run_killed_twice_and_typed_again_ends_as_if_it_never_was() -> None:
+def test_a_run_killed_twice_and_typed_again_ends_equal() -> None:
     assert go(Path("straight"), *LINE) == 0
     Path("hold").touch()
     for session in range(2):
@@ -118,7 +121,7 @@ def test_a_run_killed_twice_and_typed_again_ends_as_if_it_never_was() -> None:
     assert differences(record(Path("straight")), record(RUN)) == []
 
 
-def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a_time() -> None:
+def test_a_stopped_run_resumes_extends_and_is_locked() -> None:
     longer = [*LINE, "frames=10240"]
     assert go(Path("straight"), *LINE) == 0
     assert go(Path("straight longer"), *longer) == 0
@@ -166,7 +169,7 @@ def test_a_run_that_is_told_to_stop_goes_on_is_extended_and_has_one_process_at_a
     assert events[-1]["command"].endswith(f"resume={around} frames=10240")
 
 
-def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> None:
+def test_a_run_killed_before_a_commit_keeps_its_command_line() -> None:
     first = started("algo=random", "env=pendulum", "frames=2k", "seed=7", f"hydra.run.dir={RUN}")
     wait_for(
         first,
@@ -195,7 +198,7 @@ def test_a_run_killed_before_it_committed_anything_keeps_its_command_line() -> N
 
 
 @pytest.mark.parametrize("overrides", [None, ""])
-def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(overrides: str | None) -> None:
+def test_a_run_killed_before_its_command_line_is_refused(overrides: str | None) -> None:
     (RUN / ".hydra").mkdir(parents=True)
     if overrides is not None:
         (RUN / ".hydra" / "overrides.yaml").write_text(overrides)
@@ -205,7 +208,7 @@ def test_a_run_killed_before_it_had_a_command_line_is_not_resumed_as_another(ove
     assert make_plan([f"hydra.run.dir={RUN}", "seed=7"]).config.seed == 7
 
 
-def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
+def test_a_stopped_sweep_starts_no_further_job() -> None:
     Path("hold").touch()
     process = subprocess.Popen(
         command("-m", *LINE, "seed=1,2", "hydra.sweep.dir=sweep"),
@@ -219,6 +222,35 @@ def test_a_sweep_that_is_told_to_stop_starts_no_further_job() -> None:
     output = process.communicate()[0]
     assert process.returncode == 75, output
     assert [path.name for path in Path("sweep").glob("*/ckpt")] == ["ckpt"]
+
+
+class OwnTracker:
+    """A tracker: writes what it is told into the run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, run: Any) -> None:
+        self.path = run.folder / self.name
+        self.path.write_text("")
+
+    def add(self, rows: list[Any]) -> None:
+        with self.path.open("a") as file:
+            file.writelines(f"{row.table} {row.frames}\n" for row in rows)
+
+    def close(self, finished: bool) -> None:
+        with self.path.open("a") as file:
+            file.write(f"finished: {finished}\n")
+
+
+def test_a_tracker_of_ones_own_is_told_every_row() -> None:
+    own = "+logger.own={_target_: test_command_line.OwnTracker, name: told}"
+    done = typed(*TINY, "frames=256", f"hydra.run.dir={RUN}", own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = [f"train {frames}" for frames in (64, 128, 192, 256)]
+    told = (RUN / "told").read_text().splitlines()
+    assert [line for line in told if line.startswith("train")] == wanted
+    assert told[-1] == "finished: True"
 
 
 def test_the_tests_run_the_code_beside_them() -> None:

@@ -4,8 +4,6 @@ and resumed.
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import os
 import re
 import runpy
@@ -19,11 +17,11 @@ from typing import Any
 import pytest
 from short_runs import ROOT, TINY, begun, differences, go, iterate, record
 
-import rl.config.schema
-from rl.config import RunConfig, fields
+from rl.config import RunConfig
 from rl.config.compose import compose
 
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 _FILE = re.compile(r"^`([\w/]+\.(?:py|yaml|sbatch))`:.*?\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _TRAIN = re.compile(r"^\$ python train.py (.*)$", re.MULTILINE)
@@ -74,31 +72,25 @@ def test_the_algorithm_that_is_added_comes_back(
     assert check_commands(page) == 2
     assert run_tests("tests/test_my_algos.py") == 2
 
+    line = [*TINY, "algo=average_baseline"]
+    longer = ["frames=1280", "algo.lr=[[0,2e-3],[640,2e-3],[2k,0]]"]
+    assert go(Path("run"), *line, *longer, config_dir="my_conf") == 0  # a knot in the future
+    assert go(Path("run"), *line, *longer, "algo.gamma=0.5", config_dir="my_conf") == 2
+
     import my_algos  # type: ignore[import-not-found]
 
     class Forgetful(my_algos.AverageBaseline):  # type: ignore[misc]
-        def __init__(self, *setting: Any, **keys: Any) -> None:
-            super().__init__(*setting, **keys)
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
             del self.parts["average"]
 
     monkeypatch.setattr(my_algos, "AverageBaseline", Forgetful)
-    line = [*TINY, "algo=average_baseline"]
     run = begun(Path("forgetful"), *line, config_dir="my_conf")
     iterate(run, 6)
     run.save()
     assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
     found = differences(record(Path("straight")), record(Path("forgetful")))
     assert "metrics.csv:9:average_return" in found  # or the example would show nothing
-
-    monkeypatch.undo()
-    schema = next(
-        code for kind, code in _BLOCK.findall(page) if kind == "python" and code.startswith("@dataclass")
-    )
-    names = dict(vars(rl.config.schema))
-    exec(schema, names)  # as if it stood there
-    assert dataclasses.is_dataclass(names["AverageBaselineConfig"])
-    keywords = set(inspect.signature(my_algos.AverageBaseline).parameters) - {"setting"}
-    assert set(fields(names["AverageBaselineConfig"])) - {"_target_"} == keywords
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
@@ -142,18 +134,48 @@ def test_the_job_script_requeues_what_was_stopped_and_saved(
     compose(overrides, RunConfig)
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_command_line_of_a_page_is_one(path: Path) -> None:
     lines = re.findall(r"(?:^ {4}|`)python train\.py ([^`\n#]+?) *(?:`|$|#)", path.read_text(), re.MULTILINE)
     for line in lines:
-        words = [word for word in shlex.split(line) if word != "-m" and "..." not in word]
+        words = [word for word in shlex.split(line) if not word.startswith("-") and "..." not in word]
         compose([re.sub(r"^(\w+)=([\w.]+),[\w.,]+$", r"\1=\2", word) for word in words], RunConfig)
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r'src="([^"]+)"', text):
         assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", (ROOT / "README.md").read_text()))
+    assert linked == {str(path.relative_to(ROOT)) for path in PAGES[1:]}
+
+
+def heading_anchors(page: str) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_links_to_headings_lead_to_one(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", path.read_text()):
+        page = path.parent / target if target else path
+        assert anchor in heading_anchors(page.read_text()), f"{target}#{anchor}"
+
+
+def test_the_readme_fits_a_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    code = (
+        re.findall(r"^ {4}.*$", text, re.MULTILINE)
+        + "".join(body for _, body in _BLOCK.findall(text)).splitlines()
+    )
+    assert not [line for line in code if len(line) > 90]
+    assert not [line for line in code if re.search(r"<\w", line)]  # a shell would take it for a redirection
 
 
 _NOT_PROSE = re.compile(
@@ -162,7 +184,7 @@ _NOT_PROSE = re.compile(
 _MEASURED = re.compile(r"\d[\d.,]*\s?(?:x|×|%|ms|us|s|seconds?|minutes|hours|times|frames/s|[kMG]B)\b|\d%")
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_what_was_measured_stands_in_rendered_tables_alone(path: Path) -> None:
     text = _NOT_PROSE.sub("", path.read_text())
     found = set(_MEASURED.findall(text)) - {"95 %"}  # an interval's level

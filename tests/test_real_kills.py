@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of runs of the real command line: what comes back is the run that was never killed."""
+"""Kill -9 in the middle of runs of the real command line: they resume to the run that was never killed."""
 
 import os
 import signal

@@ -71,7 +71,7 @@ def trials(folder: Path = PLACE) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_killed_search_ends_with_exactly_n_trials_each_as_if_it_never_was(
+def test_a_killed_search_ends_with_n_trials_each_equal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     killed = -signal.SIGKILL
@@ -101,9 +101,10 @@ def test_a_killed_search_ends_with_exactly_n_trials_each_as_if_it_never_was(
     for words, says in (
         (
             ["space.algo.lr.high=1"],
-            r"another space.*\n  algo.lr: was \{low:0.0001,high:0.01,log:true\}, now \{low:0.0001,high:1,log:true\}",
+            r"another space.*\n  algo.lr: was \{low:0.0001,high:0.01,log:true\}, now "
+            r"\{low:0.0001,high:1,log:true\}",
         ),
-        (["algo.gamma=0.5"], r"another line"),
+        (["algo.gamma=0.5"], r"other overrides"),
         (["save_as=ppo_cartpole"], r"exists"),
     ):
         with pytest.raises(Refused, match=says):
@@ -147,7 +148,7 @@ class Listening:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_hopeless_trial_is_stopped_once_and_one_that_was_left_is_not_started_again() -> None:
+def test_a_hopeless_trial_is_stopped_once_and_not_restarted() -> None:
     planned = search.plan(
         [
             *WORDS,
@@ -159,24 +160,24 @@ def test_a_hopeless_trial_is_stopped_once_and_one_that_was_left_is_not_started_a
     )
     planned.sweep.take_folder("the test's command")
     planned.open()
-    job = planned.take()
+    job = planned.next_trial()
     assert isinstance(job, Job)
     process = Listening()
     for frames in (64, 128, 192):
-        assert go(PLACE / "trial-0", *job.words, f"frames={frames}") == 0
-        planned.look(job, process)  # type: ignore[arg-type]
+        assert go(PLACE / "trial-0", *job.passed.texts, f"frames={frames}") == 0
+        planned.on_poll(job, process)  # type: ignore[arg-type]
         assert process.signals == [signal.SIGTERM] * (frames >= 128)
     assert trials()[0].intermediate_values.keys() == {1, 2}
     # killed before the study was told
     again = search.Search(planned.sweep, planned.config, planned.space, planned.record)
     again.open()
-    following = again.take()
+    following = again.next_trial()
     assert following is not None
     assert following.name == "trial-1"
     assert [trial.state.name for trial in trials()] == ["PRUNED", "RUNNING"]
     following.state = "failed"
-    again.ended(following)
-    assert again.take() is None
+    again.on_end(following)
+    assert again.next_trial() is None
     assert [trial.state.name for trial in trials()] == ["PRUNED", "FAIL"]
 
 

@@ -39,5 +39,5 @@ def test_tutorial_does_what_it_says(tmp_path):
 
 def test_what_may_change_is_not_stale():
     assert (ROOT / "docs/what-may-change.md").read_text() == what_may_change(), (
-        "run python -m rl.help > docs/what-may-change.md"
+        "run python -m rl.config.help > docs/what-may-change.md"
     )

@@ -36,7 +36,7 @@ class Identity(gym.Env):
 
 
 class Recall(Identity):
-    """Shows the bit in the first of 4 steps alone, and pays for it in the last."""
+    """Shows the bit only in the first of 4 steps, and rewards it in the last."""
 
     def _observe(self) -> Any:
         return super()._observe() if self.steps == 0 else np.zeros(1, np.float32)
@@ -67,9 +67,7 @@ class Endless(gym.Env):
 
 
 class Counting(gym.Env):
-    """Observes the step's number; ends after `length` steps, the third time it is made at most `limit` of
-    them.
-    """
+    """Observes the numbers of its episode and step; ends after `length` steps."""
 
     def __init__(
         self, render_mode: str | None = None, length: int = 5, truncate: bool = False, in_place: bool = False
@@ -107,7 +105,7 @@ class LuckyEnd(Counting):
 
 
 class Forgetful(Counting):
-    """Cannot be replayed: what it observes depends on how often it was ever reset."""
+    """Not reproducible: its observations depend on how often it was reset."""
 
 
 class Bytes(Identity):
@@ -123,7 +121,7 @@ class Bytes(Identity):
 
 
 class Broken(Identity):
-    """Raises what it is told to, at the step it is told to."""
+    """Raises OSError at step `at`."""
 
     def __init__(self, render_mode: str | None = None, at: int = 40) -> None:
         super().__init__()
@@ -137,7 +135,7 @@ class Broken(Identity):
 
 
 class GlobalDice(Identity):
-    """Draws what it observes from NumPy's global generator."""
+    """Draws its observations from NumPy's global generator."""
 
     def _observe(self) -> Any:
         super()._observe()
@@ -145,7 +143,7 @@ class GlobalDice(Identity):
 
 
 class Unseeded(Identity):
-    """Draws what it observes from a generator of its own, which no seed reaches."""
+    """Draws its observations from its own unseeded generator."""
 
     dice = np.random.default_rng()
 
@@ -155,7 +153,7 @@ class Unseeded(Identity):
 
 
 class Sloppy(Identity):
-    """Observes in another precision than it says, and beyond the bounds of its space."""
+    """Its observations have the wrong dtype and exceed the bounds of its space."""
 
     def _observe(self) -> Any:
         return super()._observe().astype(np.float64) * 2
@@ -170,7 +168,7 @@ class OldFashioned(Identity):
 
 
 class Spaces(gym.Env):
-    """Observes and acts in the spaces that it is told: a dict, a tuple or a discrete space."""
+    """Has the given observation and action space: a box, a dict, a tuple or a discrete space."""
 
     def __init__(self, render_mode: str | None = None, obs: str = "box", action: str = "discrete") -> None:
         box, discrete = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(3)
@@ -192,9 +190,7 @@ class Spaces(gym.Env):
 
 
 class Centred(gym.ObservationWrapper):
-    """Observations less the mean of all that it has ever seen; `forgetful` names a sum that its state leaves
-    out.
-    """
+    """Subtracts the mean of all observations so far; if `forgetful`, its state lacks their sum."""
 
     def __init__(self, env: gym.Env, forgetful: bool = False) -> None:
         super().__init__(env)
@@ -215,7 +211,7 @@ class Centred(gym.ObservationWrapper):
 
 
 class Unsaveable(Centred):
-    """Its state is in an array, which no checkpoint can hold."""
+    """Its state is an array, which a checkpoint cannot hold."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"total": self.total}
@@ -237,9 +233,7 @@ class NormalizedAndSaved(gym.wrappers.NormalizeObservation):
 
 
 class Dice(gym.Env):
-    """Observes a number drawn at each step, pays the action, and ends when the number is high; the actions'
-    bound is 1.
-    """
+    """Observes a random number, rewards the action (at most 1), and ends when the number is high."""
 
     def __init__(self, render_mode: str | None = None) -> None:
         self.observation_space = gym.spaces.Box(0, 1, (1,), np.float64)
@@ -254,8 +248,8 @@ class Dice(gym.Env):
         return obs, float(action[0]), bool(obs[0] > 0.9), bool(obs[0] < 0.03), {}
 
 
-class NoNumber(Identity):
-    """A reward that is no number at the end of an episode."""
+class NaNReward(Identity):
+    """The last reward of an episode is NaN."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = super().step(action)
@@ -263,15 +257,13 @@ class NoNumber(Identity):
 
 
 class ManyDice(gym.vector.VectorEnv):
-    """N of them, which must be reset by a mask; `autoreset_mode` says that they reset otherwise."""
+    """N `Dice`, which must be reset by a mask; `autoreset_mode` may claim otherwise."""
 
     def __init__(self, num_envs: int, autoreset_mode: str = "Disabled") -> None:
         self.num_envs, self.dice = num_envs, [Dice() for _ in range(num_envs)]
         self.metadata = {"autoreset_mode": AutoresetMode(autoreset_mode)}
-        self.single_observation_space, self.single_action_space = (
-            self.dice[0].observation_space,
-            self.dice[0].action_space,
-        )
+        self.single_observation_space = self.dice[0].observation_space
+        self.single_action_space = self.dice[0].action_space
         self.obs = np.zeros((num_envs, 1))
         self.over = np.ones(num_envs, np.bool_)
 
@@ -294,7 +286,7 @@ class ManyDice(gym.vector.VectorEnv):
 
 for _class in (
     *(Identity, Recall, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
-    *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NoNumber),
+    *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NaNReward),
 ):
     gym.register(f"{_class.__name__}-v0", _class)
 gym.register("Dice-v0", Dice, vector_entry_point=ManyDice)

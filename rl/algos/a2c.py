@@ -9,16 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.algos.agent import Agent, Recurrent, Rollout, Setting
-from rl.config.schedule import Schedule
+from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.config.schema.algos import A2CConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.gradient_step import GradientStep
-from rl.learning.networks.numpy_forward import NetworkFactory
 from rl.learning.networks.policy import ActorCritic
-from rl.learning.normalize import ObsNormalizer, RewardNormalizer
+from rl.learning.normalize import obs_normalizer, reward_normalizer
 from rl.learning.returns import explained_variance, gae
-
-REPORT = ("loss", "grad_norm", "policy_loss", "value_loss", "entropy")
 
 
 class A2C(Agent):
@@ -28,88 +25,69 @@ class A2C(Agent):
     the value of what follows. Below 1 they are the lambda-returns of generalised advantage estimation.
     """
 
+    Config = A2CConfig
     columns = ("value_loss", "policy_loss", "explained_variance")
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        gamma: float,
-        gae_lambda: float,
-        rollout_length: int,
-        lr: Schedule,
-        value_lr: Schedule | None,
-        entropy_coef: Schedule,
-        value_coef: float,
-        max_grad_norm: float | None,
-        normalize_advantage: bool,
-        normalize_obs: bool,
-        normalize_reward: bool,
-        shared_network: bool,
-        network: NetworkFactory,
-        optimizer: Any,
-    ) -> None:
-        if normalize_advantage and rollout_length * setting.num_envs == 1:
+    def __init__(self, context: AgentContext, cfg: A2CConfig) -> None:
+        if cfg.normalize_advantage and cfg.rollout_length * context.num_envs == 1:
             raise ValueError(
-                "algo.rollout_length=1 of one env has no spread to normalise advantages by; type algo.normalize_advantage=false"
+                "algo.rollout_length=1 of one env has no spread to normalise advantages by; type"
+                " algo.normalize_advantage=false"
             )
-        if shared_network and value_lr is not None:
+        if cfg.shared_network and cfg.value_lr is not None:
             raise ValueError(
-                "algo.value_lr needs a value network of its own; type algo.shared_network=false or algo.value_lr=null"
+                "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
+                " algo.value_lr=null"
             )
-        self.rollout_length = rollout_length
-        self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.lr, self.value_lr, self.entropy_coef = lr, value_lr, entropy_coef
-        self.value_coef, self.normalize_advantage = value_coef, normalize_advantage
-        self.clock, self.device = setting.clock, setting.device
-
-        self.distribution = distribution_for(setting.action_space)
+        self.cfg, self.rollout_length = cfg, cfg.rollout_length
+        self.clock, self.device = context.clock, context.device
+        self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        obs_shape = setting.obs_space.shape
-        networks = ActorCritic(network, obs_shape, self.distribution, shared=shared_network).to(self.device)
-        groups = [networks] if value_lr is None else [*networks.children()]
-        self.step = GradientStep(
-            networks,
-            groups,
-            self._loss,
-            optimizer=optimizer,
-            max_grad_norm=max_grad_norm,
-            compile=setting.compile,
-        )
-        self.policy_params, self.value = networks.numpy_policy(), networks.numpy_value()
-        self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.reward_normalizer = RewardNormalizer(setting.num_envs, gamma) if normalize_reward else None
 
-        self.parts = {"networks": networks, **self.step.parts}
-        self.playing = ("networks",)
-        if self.obs_normalizer is not None:
-            self.parts["obs_normalizer"] = self.obs_normalizer
-            self.playing = ("networks", "obs_normalizer")
-        if self.reward_normalizer is not None:
-            self.parts["reward_normalizer"] = self.reward_normalizer
+        obs_shape, shared = context.obs_space.shape, cfg.shared_network
+        self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
+        groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
+        optimizing: dict[str, Any] = {"optimizer": cfg.optimizer, "max_grad_norm": cfg.max_grad_norm}
+        self.step = GradientStep(self.networks, groups, self._loss, **optimizing, compile=context.compile)
+        self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
+        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
+
+        normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}
+        self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
+        self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
     def act(
         self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
     ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, or the policy's mode."""
-        params = self.policy_params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        params = self.policy_params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
+        cfg, frames = self.cfg, self.clock.frames
         obs, action, advantage, target, explained = self._batch(rollout)
-        frames, step = self.clock.frames, self.step
-        lr, entropy_coef = self.lr(frames), self.entropy_coef(frames)
-        step.set_lr(lr, *([] if self.value_lr is None else [self.value_lr(frames)]))
-        values = step(obs, action, advantage, target, step.scalar(entropy_coef))
+        lr, entropy_coef = cfg.lr(frames), cfg.entropy_coef(frames)
+        self.step.set_lr(lr, *([] if cfg.value_lr is None else [cfg.value_lr(frames)]))
+        self.step(obs, action, advantage, target, entropy_coef)
         self.clock.updates += 1
-        if self.obs_normalizer is not None:
-            self.obs_normalizer.update(rollout.obs[:-1])
-        return (
-            dict(zip(REPORT, values.tolist(), strict=True))
-            | explained
-            | {"lr": lr, "entropy_coef": entropy_coef}
-        )
+        self.obs_normalizer.update(rollout.obs[:-1])
+        return self.step.report() | explained | {"lr": lr, "entropy_coef": entropy_coef}
+
+    def _loss(
+        self, networks: Any, obs: Tensor, action: Tensor, advantage: Tensor, target: Tensor, entropy_coef: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The gradients of algorithm S3, with the entropy bonus of section 4."""
+        params, value = networks(obs)
+        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action)
+        entropy = entropy.mean()
+        if self.cfg.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        policy_loss = -(log_prob * advantage).mean()
+        value_loss = (value - target).square().mean()
+        loss = policy_loss + self.cfg.value_coef * value_loss - entropy_coef * entropy
+        return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
 
     def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, float]]:
         """Observations, actions, advantages and value targets, each [B, ...].
@@ -117,37 +95,16 @@ class A2C(Agent):
         The rewards' statistics take in this rollout first; the observations' only after the update, so that
         the policy is judged as it acted.
         """
-        reward, normalize = rollout.reward, self.obs_normalizer
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.update(reward, rollout.done)
-            reward = self.reward_normalizer(reward)
-        value, next_value = rollout.values(
-            self.value if normalize is None else lambda obs: self.value(normalize(obs))
-        )
-        advantage = gae(
-            reward, value, next_value, rollout.terminated, rollout.done, self.gamma, self.gae_lambda
-        )
+        self.reward_normalizer.update(rollout.reward, rollout.done)
+        reward, inputs = self.reward_normalizer(rollout.reward), self.obs_normalizer(rollout.obs[:-1])
+        value, next_value = rollout.values(lambda obs: self.value(self.obs_normalizer(obs)))
+        ends = rollout.terminated, rollout.done
+        advantage = gae(reward, value, next_value, *ends, self.cfg.gamma, self.cfg.gae_lambda)
         target = advantage + value
 
-        inputs = rollout.obs[:-1] if normalize is None else normalize(rollout.obs[:-1])
         obs, action = (
             torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action)
         )
-        steps = torch.as_tensor(
-            np.stack([advantage, target]).astype(np.float32).reshape(2, -1), device=self.device
-        )
-        return obs, action, steps[0], steps[1], explained_variance(advantage, target)
-
-    def _loss(
-        self, networks: Any, obs: Tensor, action: Tensor, advantage: Tensor, target: Tensor, entropy_coef: Any
-    ) -> tuple[Tensor, list[Tensor]]:
-        """What is reported besides the loss stands in the order of REPORT."""
-        params, value = networks(obs)
-        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action)
-        entropy = entropy.mean()
-        if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        policy_loss = -(log_prob * advantage).mean()
-        value_loss = (value - target).square().mean()
-        loss = policy_loss + self.value_coef * value_loss - entropy_coef * entropy
-        return loss, [policy_loss, value_loss, entropy]
+        known = np.stack([advantage, target]).astype(np.float32).reshape(2, -1)
+        advantages, targets = torch.as_tensor(known, device=self.device)
+        return obs, action, advantages, targets, explained_variance(advantage, target)

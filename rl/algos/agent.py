@@ -18,6 +18,7 @@ from rl.state import Stateful, Streams
 
 # [N, H], zero where an episode begins; None while nothing is recurrent
 Recurrent = NDArray[np.float32] | None
+Extras = Mapping[str, NDArray[Any]]  # what `act` tells `learn` of a step: arrays [N, ...] by name
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Rollout:
     terminated: NDArray[np.bool_]  # [T, N]; worth 0 afterwards: the episode's end, or a lost life
     truncated: NDArray[np.bool_]  # [T, N]; the value of next_obs stands for the rest
     state: Recurrent = None  # [N, H] at the start
+    # [T, N, ...] by name: what `act` returned of each step besides actions and states
+    extras: dict[str, NDArray[Any]] = field(default_factory=dict)
     # (t, n, obs) where an env was reset
     final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)
 
@@ -72,7 +75,7 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Setting:
+class AgentContext:
     """What an agent is told about the run it is built for, besides its own keys."""
 
     obs_space: gym.spaces.Box
@@ -93,7 +96,8 @@ class Setting:
                 (d for d in range(1, steps + 1) if steps % d == 0), key=lambda d: abs(d - minibatch_size)
             )
             raise ValueError(
-                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs = {steps}; try {near}"
+                f"algo.minibatch_size={minibatch_size} does not divide rollout_length * num_envs ="
+                f" {steps}; try {near}"
             )
         return steps
 
@@ -105,7 +109,7 @@ class Setting:
             )
         return self.action_space
 
-    def transitions(self, agent: Agent, *, gamma: float, n_step: int, learning_starts: int) -> Transitions:
+    def transitions(self, agent: Agent, gamma: float, n_step: int, learning_starts: int) -> Transitions:
         """What a replay memory must know of them."""
         obs, action = (
             (self.obs_space.shape, float32_or_uint8(self.obs_space)),
@@ -116,13 +120,25 @@ class Setting:
         )
 
 
+Setting = AgentContext  # its earlier name
+
+
 class Agent(ABC):
-    """An algorithm. A subclass sets these in its constructor and implements `act` and `learn`."""
+    """An algorithm, made from its context and its keys: `(context, cfg)`, where cfg is of its `Config`.
+
+    A subclass sets these in its constructor and implements `act` and `learn`. Without a `Config` its keys
+    are keywords.
+    """
+
+    Config: type | None = (
+        None  # the dataclass of its keys; `network`, `optimizer` ... are functions that make them
+    )
 
     rollout_length: int  # T, steps of every env in one iteration
     columns: Sequence[str] = ()  # what `learn` reports
     parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds
-    playing: Sequence[str] = ()  # the names of the parts that playing needs: what a best file holds
+    policy_parts: Sequence[str] = ()  # the names of the parts that acting needs: what a best file holds
+    playing: Sequence[str] = ()  # the earlier name of `policy_parts`
     replay: UniformReplay | None = None  # its memory, if it has one: a checkpoint keeps it in chunks
     action_shape: tuple[int, ...]  # of one action as `act` gives it
     action_dtype: Any
@@ -130,10 +146,11 @@ class Agent(ABC):
     @abstractmethod
     def act(
         self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    ) -> tuple[NDArray[Any], Recurrent] | tuple[NDArray[Any], Recurrent, Extras]:
         """Actions [N, *action_shape] for observations [N, *obs_shape], and the recurrent state after them.
 
-        With `explore` they are drawn with `rng`; without, they are what the policy thinks best.
+        With `explore` they are drawn with `rng`; without, they are what the policy thinks best. What it tells
+        `learn` of the step may come third, by name, always the same names: `rollout.extras` holds it.
         """
 
     @abstractmethod

@@ -8,15 +8,18 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.algos.agent import Agent, Recurrent, Rollout, Setting
+from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.config.schema.algos import RandomConfig
 
 
 class Random(Agent):
     """Draws actions uniformly from a Discrete space, or between the bounds of a Box, and never learns."""
 
-    def __init__(self, setting: Setting, *, rollout_length: int) -> None:
-        self.rollout_length = rollout_length
-        space = setting.action_space
+    Config = RandomConfig
+
+    def __init__(self, context: AgentContext, cfg: RandomConfig) -> None:
+        self.rollout_length = cfg.rollout_length
+        space = context.action_space
         if isinstance(space, gym.spaces.Discrete):
             self.bounds: tuple[Any, Any] = space.start, space.start + space.n
         elif isinstance(space, gym.spaces.Box) and space.is_bounded():

@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, Recurrent, Rollout, Setting
-from rl.config.schedule import Schedule
+from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.config.schema.algos import ReinforceConfig
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import clip_gradient, flatten_parameters
-from rl.learning.networks.numpy_forward import NetworkFactory
+from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.policy import Policy
 from rl.learning.returns import ends_within, returns_to_go
 
@@ -27,45 +26,30 @@ class Reinforce(Agent):
     except that without a baseline the return up to the limit is taken as it is.
     """
 
+    Config = ReinforceConfig
     columns = ("policy_loss", "value_loss")
-    playing = ("policy",)
+    policy_parts = ("policy",)
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        gamma: float,
-        rollout_length: int,
-        lr: Schedule,
-        entropy_coef: Schedule,
-        center_returns: bool,
-        standardize_returns: bool,
-        max_grad_norm: float | None,
-        baseline: bool,
-        value_coef: float,
-        network: NetworkFactory,
-        optimizer: Any,
-    ) -> None:
-        self.rollout_length = rollout_length
-        self.gamma, self.lr, self.entropy_coef = gamma, lr, entropy_coef
-        self.center_returns, self.standardize_returns = center_returns, standardize_returns
-        self.max_grad_norm, self.value_coef = max_grad_norm, value_coef
-        self.clock, self.device = setting.clock, setting.device
-
-        self.distribution = distribution_for(setting.action_space)
+    def __init__(self, context: AgentContext, cfg: ReinforceConfig) -> None:
+        self.cfg, self.rollout_length = cfg, cfg.rollout_length
+        self.clock, self.device = context.clock, context.device
+        self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        obs_shape = setting.obs_space.shape
-        self.policy = Policy(network, obs_shape, self.distribution)
-        self.value = network(obs_shape, 1, out_gain=1.0) if baseline else None
-        networks = nn.ModuleList([self.policy] if self.value is None else [self.policy, self.value]).to(
-            self.device
-        )
-        self.flat = flatten_parameters(networks)
-        self.optimizer: torch.optim.Optimizer = optimizer([self.flat], lr=lr(0))
-        self.policy_params = self.policy.numpy_forward()
-        self.loss = torch.compile(self._loss, dynamic=False) if setting.compile else self._loss
 
-        self.parts = {"policy": self.policy, "optimizer": self.optimizer}
+        obs_shape = context.obs_space.shape
+        self.policy = Policy(cfg.network, obs_shape, self.distribution)
+        self.value = cfg.network(obs_shape, 1, out_gain=1.0) if cfg.baseline else None
+        learned = [self.policy] if self.value is None else [self.policy, self.value]
+        networks = nn.ModuleList(learned).to(self.device)
+        optimizing: dict[str, Any] = {
+            "optimizer": cfg.optimizer,
+            "max_grad_norm": cfg.max_grad_norm,
+            "compile": context.compile,
+        }
+        self.step = GradientStep(networks, [networks], self._loss, **optimizing)
+        self.policy_params = self.policy.numpy_forward()
+
+        self.parts = {"policy": self.policy, **self.step.parts}
         if self.value is not None:
             self.parts["value"] = self.value
 
@@ -78,76 +62,50 @@ class Reinforce(Agent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
-        returns, weight = self._returns(rollout)
-        tensors = (rollout.obs[:-1], rollout.action, returns, weight)
-        obs, action, target, mask = (
-            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in tensors
-        )
-        lr, entropy_coef = self.lr(self.clock.frames), self.entropy_coef(self.clock.frames)
-        assert self.flat.grad is not None
-        self.flat.grad.zero_()
-        loss, policy_loss, value_loss, entropy = self.loss(
-            obs, action, target, mask, torch.tensor(entropy_coef)
-        )
-        loss.backward()
-        grad_norm = clip_gradient(self.flat, self.max_grad_norm)
-        self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.step()
+        lr, entropy_coef = self.cfg.lr(self.clock.frames), self.cfg.entropy_coef(self.clock.frames)
+        arrays = (rollout.obs[:-1], rollout.action, *self._returns(rollout))
+        tensors = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in arrays)
+        self.step.set_lr(lr)
+        self.step(*tensors, entropy_coef)
         self.clock.updates += 1
-        report = {
-            "loss": loss.detach(),
-            "policy_loss": policy_loss.detach(),
-            "entropy": entropy.detach(),
-            "grad_norm": grad_norm,
-        }
-        if self.value is not None:
-            report["value_loss"] = value_loss.detach()
-        return {name: float(value) for name, value in report.items()} | {
-            "lr": lr,
-            "entropy_coef": entropy_coef,
-        }
+        return self.step.report() | {"lr": lr, "entropy_coef": entropy_coef}
+
+    def _loss(
+        self, networks: Any, obs: Tensor, action: Tensor, returns: Tensor, weight: Tensor, entropy_coef: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """-sum log pi(a | s) * (G - V(s)), averaged over the steps of weight 1; all inputs are [B, ...]."""
+        cfg, policy, total = self.cfg, networks[0], weight.sum().clamp(min=1.0)
+        advantage, report = returns, {}
+        if cfg.baseline:
+            value = networks[1](obs).squeeze(-1)
+            report["value_loss"] = ((value - returns) ** 2 * weight).sum() / total
+            advantage = returns - value.detach()
+        mean = (advantage * weight).sum() / total
+        std = (((advantage - mean) ** 2 * weight).sum() / total).sqrt()
+        if cfg.center_returns:
+            advantage = advantage - mean
+        if cfg.standardize_returns:
+            advantage = advantage / (std + 1e-8)
+        params = policy(obs)
+        log_prob = self.distribution.log_prob(params, action)
+        entropy = self.distribution.entropy(params).mean()
+        policy_loss = -(log_prob * advantage * weight).sum() / total
+        value_loss = report.get("value_loss", torch.zeros((), device=obs.device))
+        loss = policy_loss + cfg.value_coef * value_loss - entropy_coef * entropy
+        return loss, {**report, "policy_loss": policy_loss, "entropy": entropy}
 
     @torch.no_grad()
     def _returns(self, rollout: Rollout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return-to-go of each step and its weight, both [T, N]."""
-        done = rollout.done
+        done, gamma = rollout.done, self.cfg.gamma
         successor = np.zeros(done.shape, np.float32)
         if self.value is None:
-            return returns_to_go(rollout.reward, done, successor, self.gamma).astype(np.float32), ends_within(
-                done
-            ).astype(np.float32)
+            returns = returns_to_go(rollout.reward, done, successor, gamma)
+            return returns.astype(np.float32), ends_within(done).astype(np.float32)
         goes_on = rollout.truncated & ~rollout.terminated
         goes_on[-1] |= ~rollout.terminated[-1]  # the rollout stops here, the episode does not
         if goes_on.any():
             next_obs = torch.as_tensor(rollout.next_obs[goes_on], device=self.device)
             successor[goes_on] = self.value(next_obs).squeeze(-1).cpu().numpy()
-        returns = returns_to_go(rollout.reward, done, successor, self.gamma)
+        returns = returns_to_go(rollout.reward, done, successor, gamma)
         return returns.astype(np.float32), np.ones(done.shape, np.float32)
-
-    def _loss(
-        self, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, entropy_coef: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Total, policy and value loss, and entropy (all 0-d), from [B] steps."""
-        total = weight.sum().clamp(min=1.0)
-        value_loss = torch.zeros((), device=obs.device)
-        advantage = target
-        if self.value is not None:
-            value = self.value(obs).squeeze(-1)
-            value_loss = ((value - target) ** 2 * weight).sum() / total
-            advantage = target - value.detach()
-        mean = (advantage * weight).sum() / total
-        std = (((advantage - mean) ** 2 * weight).sum() / total).sqrt()
-        if self.center_returns:
-            advantage = advantage - mean
-        if self.standardize_returns:
-            advantage = advantage / (std + 1e-8)
-        params = self.policy(obs)
-        log_prob = self.distribution.log_prob(params, action)
-        entropy = self.distribution.entropy(params).mean()
-        policy_loss = -(log_prob * advantage * weight).sum() / total
-        return (
-            policy_loss + self.value_coef * value_loss - entropy_coef * entropy,
-            policy_loss,
-            value_loss,
-            entropy,
-        )

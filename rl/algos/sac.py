@@ -15,17 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, Recurrent, Rollout, Setting
-from rl.config.schedule import Schedule
+from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.config.schema.algos import SACConfig
 from rl.learning.distributions import SquashedGaussian
 from rl.learning.gradient_step import GradientStep, flatten_parameters
 from rl.learning.networks.ensemble import ensemble, frozen
 from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
-from rl.learning.normalize import ObsNormalizer
+from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
-
-# between the sum of the losses and the TD errors [B]
-REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")
 
 
 class Networks(nn.Module):
@@ -50,113 +47,68 @@ class SAC(Agent):
     entropy.
     """
 
+    Config = SACConfig
     columns = ("policy_loss", "q_mean", "alpha")
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        gamma: float,
-        n_step: int,
-        rollout_length: int,
-        updates_per_frame: float,
-        batch_size: int,
-        learning_starts: int,
-        lr: Schedule,
-        actor_lr: Schedule | None,
-        alpha_lr: Schedule | None,
-        alpha: float,
-        target_entropy: float | None,
-        target_tau: float,
-        normalize_obs: bool,
-        network: NetworkFactory,
-        optimizer: Any,
-        replay: Any,
-    ) -> None:
-        self.distribution = SquashedGaussian(setting.action_space)
+    def __init__(self, context: AgentContext, cfg: SACConfig) -> None:
+        self.cfg, self.rollout_length = cfg, cfg.rollout_length
+        self.updates_per_frame = Fraction(str(cfg.updates_per_frame))
+        self.clock, self.streams, self.device = context.clock, context.streams, context.device
+        self.distribution = SquashedGaussian(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        self.rollout_length, self.batch_size, self.learning_starts = (
-            rollout_length,
-            batch_size,
-            learning_starts,
-        )
-        self.updates_per_frame = Fraction(str(updates_per_frame))
-        self.lr, self.actor_lr, self.alpha_lr = lr, actor_lr or lr, alpha_lr or lr
-        self.target_entropy = (
-            -float(self.distribution.num_actions) if target_entropy is None else target_entropy
-        )
-        self.target_tau = target_tau
-        self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
+        least = -float(self.distribution.num_actions)
+        self.target_entropy = least if cfg.target_entropy is None else cfg.target_entropy
 
-        obs_shape = setting.obs_space.shape
+        obs_shape = context.obs_space.shape
         networks, targets = (
-            Networks(network, obs_shape, self.distribution, alpha).to(self.device) for _ in range(2)
+            Networks(cfg.network, obs_shape, self.distribution, cfg.alpha).to(self.device) for _ in range(2)
         )
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
-        self.step = GradientStep(
-            networks, groups, self._loss, optimizer=optimizer, max_grad_norm=None, compile=setting.compile
-        )
+        optimizing: dict[str, Any] = {
+            "optimizer": cfg.optimizer,
+            "max_grad_norm": None,
+            "compile": context.compile,
+        }
+        self.step = GradientStep(networks, groups, self._loss, **optimizing)
         self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_critics)
         self._update_targets(1.0)
         self.params = numpy_forward(networks.actor)
-        self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.replay: UniformReplay = replay(
-            setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts)
+        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.replay: UniformReplay = cfg.replay(
+            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
         )
 
-        optimizers = dict(
-            zip(
-                ("critic_optimizer", "actor_optimizer", "temperature_optimizer"),
-                self.step.optimizers,
-                strict=True,
-            )
-        )
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
+        names = ("critic_optimizer", "actor_optimizer", "temperature_optimizer")
+        optimizers = dict(zip(names, self.step.optimizers, strict=True))
         self.parts = {**learned, "target_critics": self.target_critics, **optimizers, "replay": self.replay}
-        self.playing = ("actor",)
-        if self.obs_normalizer is not None:
-            self.parts["obs_normalizer"] = self.obs_normalizer
-            self.playing = ("actor", "obs_normalizer")
+        self.parts |= self.obs_normalizer.parts
+        self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
     def act(
         self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
     ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
-        if explore and self.clock.frames < self.learning_starts:
+        if explore and self.clock.frames < self.cfg.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state
-        params = self.params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        params = self.params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the updates that it earned."""
-        frames, replay = self.clock.frames, self.replay
+        cfg, frames, replay = self.cfg, self.clock.frames, self.replay
         replay.add(rollout)
-        lrs = self.lr(frames), self.actor_lr(frames), self.alpha_lr(frames)
-        self.step.set_lr(*lrs)
+        lr = cfg.lr(frames)
+        self.step.set_lr(lr, (cfg.actor_lr or cfg.lr)(frames), (cfg.alpha_lr or cfg.lr)(frames))
         due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
-        total = torch.zeros(len(REPORT), device=self.device)
         for _ in due:
-            batch = replay.sample(self.batch_size, self.streams.replay, frames)
-            values = self.step(*self._inputs(batch))[1:]
-            replay.update_priorities(batch.number, values[len(REPORT) :])
-            total += values[: len(REPORT)]
-            self._update_targets(self.target_tau)
+            batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
+            replay.update_priorities(batch.number, self.step(*self._inputs(batch))["td_error"])
+            self._update_targets(cfg.target_tau)
         self.clock.updates += len(due)
-        if self.obs_normalizer is not None:
-            self.obs_normalizer.update(rollout.obs[:-1])
-        report = dict(zip(REPORT, (total / len(due)).tolist(), strict=True)) if due else {}
-        return report | {"lr": lrs[0]}
-
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes, with the noise of the actions in obs and next_obs [2, B, A]."""
-        obs, next_obs = batch.obs, batch.next_obs
-        if self.obs_normalizer is not None:
-            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
-        action = self.distribution.box.shrink(batch.action)
-        noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
+        self.obs_normalizer.update(rollout.obs[:-1])
+        return self.step.report() | {"lr": lr}
 
     def _loss(
         self,
@@ -168,11 +120,9 @@ class SAC(Agent):
         next_obs: Tensor,
         weight: Tensor,
         noise: Tensor,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Of critics (eq. 5), actor (eq. 7) and temperature (eq. 17, by its logarithm), none of which moves
         another's weights.
-
-        What is reported besides the sum stands in the order of REPORT.
         """
         log_alpha = networks.temperature["log_alpha"].squeeze(0)
         alpha = log_alpha.detach().exp()
@@ -195,7 +145,16 @@ class SAC(Agent):
         temperature_loss = log_alpha * (entropy - self.target_entropy)
 
         loss = critic_loss + actor_loss + temperature_loss
-        return loss, [critic_loss, actor_loss, q.mean(), entropy, alpha, error.detach().abs().mean(0)]
+        report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": q.mean(), "entropy": entropy}
+        return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the loss takes, with the noise of the actions in obs and next_obs [2, B, A]."""
+        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
+        action = self.distribution.box.shrink(batch.action)
+        noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     @torch.no_grad()
     def _update_targets(self, tau: float) -> None:

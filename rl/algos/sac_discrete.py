@@ -15,17 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, Recurrent, Rollout, Setting
-from rl.config.schedule import Schedule
+from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.config.schema.algos import DiscreteSACConfig
 from rl.learning.distributions import Categorical
 from rl.learning.gradient_step import GradientStep, flatten_parameters
 from rl.learning.networks.ensemble import ensemble
 from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
-from rl.learning.normalize import ObsNormalizer
+from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
-
-# between the sum of the losses and the TD errors [B]
-REPORT = ("grad_norm", "loss", "policy_loss", "q_mean", "entropy", "alpha")
 
 
 class Networks(nn.Module):
@@ -43,118 +40,69 @@ class Networks(nn.Module):
 class DiscreteSAC(Agent):
     """Soft Q-learning with two critics, and an actor whose probabilities follow the lower of them."""
 
+    Config = DiscreteSACConfig
     columns = ("policy_loss", "q_mean", "alpha")
 
-    def __init__(
-        self,
-        setting: Setting,
-        *,
-        gamma: float,
-        n_step: int,
-        rollout_length: int,
-        updates_per_frame: float,
-        batch_size: int,
-        learning_starts: int,
-        lr: Schedule,
-        actor_lr: Schedule | None,
-        alpha_lr: Schedule | None,
-        alpha: float,
-        target_entropy_ratio: float,
-        target_tau: float,
-        normalize_obs: bool,
-        network: NetworkFactory,
-        optimizer: Any,
-        replay: Any,
-    ) -> None:
-        space = setting.discrete_actions("algo=sac can act in a continuous one")
+    def __init__(self, context: AgentContext, cfg: DiscreteSACConfig) -> None:
+        space = context.discrete_actions("algo=sac can act in a continuous one")
+        self.cfg, self.rollout_length = cfg, cfg.rollout_length
+        self.updates_per_frame = Fraction(str(cfg.updates_per_frame))
+        self.clock, self.streams, self.device = context.clock, context.streams, context.device
         self.num_actions = int(space.n)
         self.distribution = Categorical(self.num_actions, int(space.start))
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
-        self.rollout_length, self.batch_size, self.learning_starts = (
-            rollout_length,
-            batch_size,
-            learning_starts,
-        )
-        self.updates_per_frame = Fraction(str(updates_per_frame))
-        self.lr, self.actor_lr, self.alpha_lr = lr, actor_lr or lr, alpha_lr or lr
-        self.target_entropy = target_entropy_ratio * math.log(self.num_actions)
-        self.target_tau = target_tau
-        self.clock, self.streams, self.device = setting.clock, setting.streams, setting.device
+        self.target_entropy = cfg.target_entropy_ratio * math.log(self.num_actions)
 
-        obs_shape = setting.obs_space.shape
+        obs_shape = context.obs_space.shape
         networks, targets = (
-            Networks(network, obs_shape, self.num_actions, alpha).to(self.device) for _ in range(2)
+            Networks(cfg.network, obs_shape, self.num_actions, cfg.alpha).to(self.device) for _ in range(2)
         )
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
-        self.step = GradientStep(
-            networks, groups, self._loss, optimizer=optimizer, max_grad_norm=None, compile=setting.compile
-        )
+        optimizing: dict[str, Any] = {
+            "optimizer": cfg.optimizer,
+            "max_grad_norm": None,
+            "compile": context.compile,
+        }
+        self.step = GradientStep(networks, groups, self._loss, **optimizing)
         self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_critics)
         self._update_targets(1.0)
         self.params = numpy_forward(networks.actor)
-        self.obs_normalizer = ObsNormalizer(obs_shape) if normalize_obs else None
-        self.replay: UniformReplay = replay(
-            setting.transitions(self, gamma=gamma, n_step=n_step, learning_starts=learning_starts)
+        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.replay: UniformReplay = cfg.replay(
+            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
         )
 
-        optimizers = dict(
-            zip(
-                ("critic_optimizer", "actor_optimizer", "temperature_optimizer"),
-                self.step.optimizers,
-                strict=True,
-            )
-        )
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
+        names = ("critic_optimizer", "actor_optimizer", "temperature_optimizer")
+        optimizers = dict(zip(names, self.step.optimizers, strict=True))
         self.parts = {**learned, "target_critics": self.target_critics, **optimizers, "replay": self.replay}
-        self.playing = ("actor",)
-        if self.obs_normalizer is not None:
-            self.parts["obs_normalizer"] = self.obs_normalizer
-            self.playing = ("actor", "obs_normalizer")
+        self.parts |= self.obs_normalizer.parts
+        self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
     def act(
         self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
     ) -> tuple[NDArray[Any], Recurrent]:
         """Sampled actions, uniform ones before learning starts, or the most likely."""
-        if explore and self.clock.frames < self.learning_starts:
+        if explore and self.clock.frames < self.cfg.learning_starts:
             return rng.integers(self.num_actions, size=len(obs)) + self.distribution.start, state
-        params = self.params(obs if self.obs_normalizer is None else self.obs_normalizer(obs))
+        params = self.params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """Remember the rollout, and make the updates that it earned."""
-        frames, replay = self.clock.frames, self.replay
+        cfg, frames, replay = self.cfg, self.clock.frames, self.replay
         replay.add(rollout)
-        lrs = self.lr(frames), self.actor_lr(frames), self.alpha_lr(frames)
-        self.step.set_lr(*lrs)
+        lr = cfg.lr(frames)
+        self.step.set_lr(lr, (cfg.actor_lr or cfg.lr)(frames), (cfg.alpha_lr or cfg.lr)(frames))
         due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
-        total = torch.zeros(len(REPORT), device=self.device)
         for _ in due:
-            batch = replay.sample(self.batch_size, self.streams.replay, frames)
-            values = self.step(*self._inputs(batch))[1:]
-            replay.update_priorities(batch.number, values[len(REPORT) :])
-            total += values[: len(REPORT)]
-            self._update_targets(self.target_tau)
+            batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
+            replay.update_priorities(batch.number, self.step(*self._inputs(batch))["td_error"])
+            self._update_targets(cfg.target_tau)
         self.clock.updates += len(due)
-        if self.obs_normalizer is not None:
-            self.obs_normalizer.update(rollout.obs[:-1])
-        report = dict(zip(REPORT, (total / len(due)).tolist(), strict=True)) if due else {}
-        return report | {"lr": lrs[0]}
-
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes."""
-        obs, next_obs = batch.obs, batch.next_obs
-        if self.obs_normalizer is not None:
-            obs, next_obs = self.obs_normalizer(obs), self.obs_normalizer(next_obs)
-        arrays = (
-            obs,
-            batch.action - self.distribution.start,
-            batch.reward,
-            batch.discount,
-            next_obs,
-            batch.weight,
-        )
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
+        self.obs_normalizer.update(rollout.obs[:-1])
+        return self.step.report() | {"lr": lr}
 
     def _loss(
         self,
@@ -165,11 +113,9 @@ class DiscreteSAC(Agent):
         discount: Tensor,
         next_obs: Tensor,
         weight: Tensor,
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Of critics (eq. 3), actor (eq. 12) and temperature (eq. 11, by its logarithm), none of which moves
         another's weights.
-
-        What is reported besides the sum stands in the order of REPORT.
         """
         log_alpha = networks.temperature["log_alpha"].squeeze(0)
         alpha = log_alpha.detach().exp()
@@ -190,7 +136,20 @@ class DiscreteSAC(Agent):
         temperature_loss = log_alpha * (entropy - self.target_entropy)
 
         loss = critic_loss + actor_loss + temperature_loss
-        return loss, [critic_loss, actor_loss, lower_q.mean(), entropy, alpha, error.detach().abs().mean(0)]
+        report = {
+            "loss": critic_loss,
+            "policy_loss": actor_loss,
+            "q_mean": lower_q.mean(),
+            "entropy": entropy,
+        }
+        return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        """What the loss takes."""
+        obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
+        action = batch.action - self.distribution.start
+        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight)
+        return [torch.as_tensor(a, device=self.device) for a in arrays]
 
     @torch.no_grad()
     def _update_targets(self, tau: float) -> None:

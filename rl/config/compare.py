@@ -11,7 +11,7 @@ from rl.config.counts import format_count, parse_count
 from rl.config.keys import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, Count, Key, fields, options_of
 from rl.config.read import typed
 from rl.config.schedule import Schedule
-from rl.config.schema import TARGETS, RunConfig
+from rl.config.schema import RunConfig, schema_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def leaves(
         kind, key = known.get(name, (None, section))
         full = f"{path}{name}"
         if isinstance(value, dict) and Schedule not in options_of(kind):  # an empty one has no leaves
-            inner = TARGETS.get(value.get("_target_", "")) if "_target_" in value else kind
+            inner = schema_of(value["_target_"]) if "_target_" in value else kind
             result |= leaves(value, inner if dataclasses.is_dataclass(inner) else None, f"{full}.", key)  # type: ignore[arg-type]
         else:
             policy, choices = (key.policy, key.choices or ()) if key else (FROZEN, ())
@@ -171,5 +171,6 @@ def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default
         if where is None:
             note = f"the same up to frame {format_count(frames)}"
         else:
-            note = f"the past would differ: at frame {format_count(where)} it was {was.meaning(where):g}, now {now.meaning(where):g}"
+            before, today = was.meaning(where), now.meaning(where)
+            note = f"the past would differ: at frame {format_count(where)} it was {before:g}, now {today:g}"
     return Change(key, was.value if was else MISSING, now.value if now else MISSING, policy, note, refused)

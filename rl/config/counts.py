@@ -12,7 +12,7 @@ FORMS = "a whole count such as 20M, 500k, 1.5M, 1e6 or 10_000_000"
 
 
 def parse_count(value: Any) -> int:
-    """The whole number that `value` writes. ValueError, with the forms that are allowed, if it writes none."""
+    """The whole number that `value` stands for. ValueError with the allowed forms if there is none."""
     match = _COUNT.fullmatch(str(value).strip()) if isinstance(value, int | float | str) else None
     if match is None or isinstance(value, bool):
         raise ValueError(f"expected {FORMS}")

@@ -20,7 +20,8 @@ from rl.config import (
     SearchConfig,
     fields,
 )
-from rl.config.compose import GROUPS, options
+from rl.config.compose import options
+from rl.config.overrides import GROUPS
 from rl.config.text import aligned
 
 _INTRODUCTION = {
@@ -39,18 +40,20 @@ TAB completion: eval "$(python train.py -sc install=bash)"     Hydra's own flags
 
   python enjoy.py                                  the best weights of the run that was active last
   python enjoy.py run=<run folder> ckpt=last episodes=10 render=video""",
-    "rl.search": """Search for good values of a run's keys, or go on with a search. Needs: pip install -c constraints.txt -e ".[search]"
+    "rl.search": """Search for good values of a run's keys, or go on with a search.
+Needs: pip install -c constraints.txt -e ".[search]"
 
   python -m rl.search experiment=ppo_cartpole frames=50k n_trials=30
-  python -m rl.search algo=dqn '~space.algo.gamma' 'space.algo.batch_size={choices: [32, 64]}' launcher=processes
+  python -m rl.search algo=dqn '~space.algo.gamma' 'space.algo.batch_size={choices: [32, 64]}'
   python -m rl.search resume=latest                finish it, with the same space
   python -m rl.search resume=latest n_trials=60 save_as=ppo_cartpole_found
 
-All other words are train.py's: they are every trial's command line.""",
-    "rl.report": """Write a page about runs, with their curves as PNG files. Needs: pip install -c constraints.txt -e ".[report]"
+All other overrides are train.py's: they are every trial's command line.""",
+    "rl.report": """Write a page about runs, with their curves as PNG files.
+Needs: pip install -c constraints.txt -e ".[report]"
 
   python -m rl.report latest                       the run that was active last
-  python -m rl.report outputs/sweeps/<time>        all runs of a sweep, the seeds of a configuration as one result
+  python -m rl.report outputs/sweeps/<time>        all runs of a sweep, seeds of a configuration as one result
   python -m rl.report outputs/a outputs/b center=mean out=report""",
 }
 
@@ -102,7 +105,7 @@ _POLICIES = {
     FREE: "may change: it does not touch what is learned",
     NUMERICS: "may change: results may differ in the last bits from there on, and the log says so",
     HORIZON: "may change, but not to fewer frames than the run has seen",
-    SCHEDULE: "may change in the future: on the frames that the run has seen, the old and the new must be equal",
+    SCHEDULE: "may change in the future: on the frames that the run has seen, old and new must be equal",
     ONE_WAY: "may change from an earlier of its choices to a later one, not back",
     FROZEN: "may not change: it would be another run; `fork=` starts that one from the weights of this one",
 }
@@ -113,18 +116,13 @@ def what_may_change() -> str:
     sections = {"": RunConfig, **{f"{target}: ": part for target, part in TARGETS.items()}}
     lines = ["# What a resumed run may change", ""]
     lines += [
-        "Made by `python -m rl.help` from the policies in `rl/config.py`. Keys that are not listed are frozen.",
+        "Made by `python -m rl.config.help` from the policies in `rl/config/schema.py`."
+        " Keys that are not listed are frozen.",
         "",
     ]
     for policy, meaning in _POLICIES.items():
-        lines += [
-            f"## {policy}",
-            "",
-            f"A key like this {meaning}.",
-            "",
-            "| key | what it is |",
-            "| --- | --- |",
-        ]
+        lines += [f"## {policy}", "", f"A key like this {meaning}.", ""]
+        lines += ["| key | what it is |", "| --- | --- |"]
         for prefix, schema in sections.items():
             for name, key in _leaves(schema).items():
                 if key.policy == policy:

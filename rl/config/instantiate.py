@@ -1,4 +1,4 @@
-"""Making the parts that `_target_` names."""
+"""Making what `_target_` names: parts, wrappers, callbacks, launchers, trackers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import importlib
 from typing import Any
 
-from rl.config import ConfigError
+from rl.config.keys import ConfigError
 
 
 def instantiate(part: Any) -> functools.partial[Any]:
@@ -15,6 +15,29 @@ def instantiate(part: Any) -> functools.partial[Any]:
     target = arguments.pop("_target_")
     nested = {name: instantiate(value) for name, value in arguments.items() if "_target_" in entries(value)}
     return functools.partial(locate(target), **{**arguments, **nested})
+
+
+def make_part(key: str, part: Any, interface: type) -> Any:
+    """The object that the section `key` describes.
+
+    ConfigError if it cannot be imported or made, or lacks a member of the interface.
+    """
+    try:
+        maker = instantiate(part)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    try:
+        made = maker()
+    except ConfigError:  # of the class itself, which knows better what to say
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+    members = [name for name in (*interface.__annotations__, *vars(interface)) if not name.startswith("_")]
+    missing = [name for name in members if not hasattr(made, name)]
+    if missing:
+        target = f"{key}._target_={entries(part)['_target_']}"
+        raise ConfigError(f"{target}: not a {interface.__name__}; it lacks {', '.join(missing)}")
+    return made
 
 
 def entries(part: Any) -> dict[str, Any]:

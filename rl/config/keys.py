@@ -18,7 +18,15 @@ Count = NewType("Count", int)  # written 20M, 500k, ...
 
 
 class Target(dict[str, Any]):
-    """A part chosen in YAML: `_target_` names its class, the other keys are the class's keyword arguments."""
+    """A part chosen in YAML: `_target_` names its class, the other keys are the class's keyword arguments.
+
+    An algorithm is given a function in its place, which makes the part.
+    """
+
+    if typing.TYPE_CHECKING:
+
+        def __call__(self, *inputs: Any, **options: Any) -> Any:
+            """Make the part."""
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from rl.config.counts import FORMS as COUNT_FORMS
 from rl.config.counts import parse_count
 from rl.config.keys import ConfigError, Count, Key, Target, fields, options_of
 from rl.config.schedule import Schedule
-from rl.config.schema import TARGETS, RunConfig
+from rl.config.schema import TARGETS, RunConfig, schema_of
 
 
 def fill_in(values: dict[str, Any], defaults: dict[str, Any], schema: Any = RunConfig) -> dict[str, Any]:
     """`values`, and from `defaults` what a schema names and they lack: the configuration of a run made before
     a key was.
     """
-    schema = TARGETS.get(values.get("_target_", ""), schema)
+    schema = schema_of(values.get("_target_", "")) or schema
     filled = dict(values)
     for name, (kind, key) in (
         fields(schema) if isinstance(schema, type) and dataclasses.is_dataclass(schema) else {}
@@ -84,7 +84,7 @@ def _read_section(schema: type, value: Any, path: str, errors: list[str]) -> Any
     for name in value:
         if name not in known:
             errors.append(
-                f"{prefix}{name}: no such key{did_you_mean(f'{prefix}{name}', [f'{prefix}{k}' for k in known])}"
+                f"{prefix}{name}: no such key{did_you_mean(prefix + name, [prefix + k for k in known])}"
             )
     read = {}
     optional = {
@@ -105,10 +105,11 @@ def _read_target(value: Any, path: str, errors: list[str]) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
         errors.append(f"{path}={typed(value)}: expected a _target_ and its arguments")
         return None
-    schema = TARGETS.get(value["_target_"])
+    schema = schema_of(value["_target_"])
     if schema is None and value["_target_"].startswith("rl."):
         errors.append(
-            f"{path}._target_={value['_target_']}: no such part{did_you_mean(value['_target_'], list(TARGETS))}"
+            f"{path}._target_={value['_target_']}: no such"
+            f" part{did_you_mean(value['_target_'], list(TARGETS))}"
         )
     return Target(value) if schema is None else _read_section(schema, value, path, errors)
 

@@ -15,7 +15,10 @@ from typing import Any
 from rl.config.counts import parse_count
 
 KINDS = ("linear", "cosine", "exponential")
-FORMS = "a number, knots such as [[0, 2e-3], [10M, 0]], or {kind: linear|cosine|exponential, from: 2e-3, to: 0, frames: 10M}"
+FORMS = (
+    "a number, knots such as [[0, 2e-3], [10M, 0]], "
+    "or {kind: linear|cosine|exponential, from: 2e-3, to: 0, frames: 10M}"
+)
 
 
 class Schedule:

@@ -1,1 +1,1 @@
-"""Environments: made, checked, seeded episode by episode, stepped together."""
+"""Environments: making, checking and stepping them, and video."""

@@ -1,4 +1,4 @@
-"""One environment, seeded episode by episode, so that an episode can be played again."""
+"""One environment whose every episode has its own seed, so that the episode can be played again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from rl.state import Stateful, derive_seed
 
 
 class Episodes(gym.Wrapper):
-    """The outermost wrapper: the n-th episode is seeded from (seed, env index, n), whatever happened in those
-    before.
+    """The outermost wrapper: seeds the n-th episode from (seed, env index, n), whatever happened before it.
 
-    So an env in the middle of an episode is brought back by playing the episode's actions again. Actions in a
-    Box are clipped to its bounds here, so that what is recorded is what the agent gave.
+    So an env in the middle of an episode is restored by repeating the episode's actions. Box actions are
+    clipped here, so that the agent's unclipped actions are what is recorded.
     """
 
     def __init__(self, env: gym.Env, seed: int, index: int) -> None:
@@ -29,15 +28,14 @@ class Episodes(gym.Wrapper):
         space = env.action_space
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
         self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
-        self.carried: bytes | None = None  # what they knew as the episode began
+        self.carried: bytes | None = None  # their state at the start of the episode
         if self._bounds is None and multiprocessing.parent_process() is None:
-            self.step = env.step  # type: ignore[method-assign]  # one call less on every step; SyncEnvs copies
+            self.step = env.step  # type: ignore[method-assign]  # one call fewer per step; SyncEnvs copies
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """The env's step, with the action clipped to the bounds of its Box.
+        """Step the env with the action clipped to the bounds of its Box.
 
-        In a worker, an episode's last observation is copied: some envs write the next episode's first one
-        over it.
+        In a worker, an episode's last observation is copied, since some envs overwrite it on reset.
         """
         obs, reward, terminated, truncated, info = self.env.step(
             np.clip(action, *self._bounds) if self._bounds else action
@@ -47,24 +45,24 @@ class Episodes(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin the next episode, with the seed that belongs to it (`seed` is not used)."""
+        """Begin the next episode with its own seed (`seed` is ignored)."""
         self.episode += 1
         episode_seed = derive_seed(self.seed, self.index, self.episode)
-        if multiprocessing.parent_process() is not None:  # a worker's global generators are in no checkpoint
+        if multiprocessing.parent_process() is not None:  # no checkpoint holds a worker's global generators
             random.seed(episode_seed)
             np.random.seed(episode_seed)
         if self._stateful:
             self.carried = serialize([layer.state_dict() for layer in self._stateful])
         return self.env.reset(seed=episode_seed, options=options)
 
-    def carry(self, carried: bytes | None) -> None:
-        """Know what another env of the kind knew as its episode began."""
+    def load_carried(self, carried: bytes | None) -> None:
+        """Restore the state that the wrappers had at the start of an episode."""
         states: Any = [] if carried is None else load(carried, "cpu")
         for layer, state in zip(self._stateful, states, strict=True):
             layer.load_state_dict(state)
 
     def begin_episode(self, index: int, episode: int) -> Any:
-        """Begin this episode, if this is the env of that index; its first observation."""
+        """Begin an episode and return its first observation; None if `index` is another env's."""
         if index != self.index:
             return None
         self.episode = episode - 1
@@ -73,12 +71,11 @@ class Episodes(gym.Wrapper):
     def play_tape(
         self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[bytes | None]
     ) -> tuple[Any, float, str]:
-        """Be where `tapes[index]` leads in episode `episodes[index]`: observation, return so far, what went
-        wrong or ''.
+        """Replay `tapes[index]` in episode `episodes[index]`: observation, return so far, problem or ''.
 
-        What its layers learn in the episode they learn again, from `carried[index]` on.
+        The wrappers start from `carried[index]` and learn again what they learned in the episode.
         """
-        self.carry(carried[self.index])
+        self.load_carried(carried[self.index])
         obs = self.begin_episode(self.index, episodes[self.index])
         total = 0.0
         for played, action in enumerate(tapes[self.index], 1):
@@ -90,7 +87,7 @@ class Episodes(gym.Wrapper):
 
 
 def layers(env: gym.Env) -> Iterator[gym.Env]:
-    """An env's wrappers, outermost first, and the env in them."""
+    """An env's wrappers, outermost first, then the env itself."""
     yield env
     while isinstance(env, gym.Wrapper):
         env = env.env

@@ -1,4 +1,4 @@
-"""Making an environment from its config entry, and checking that it can be trained on."""
+"""Making an environment from its configuration, and checking that it can be trained on."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from rl.envs.episodes import layers
 from rl.serialize import load, serialize
 from rl.state import Stateful
 
-EnvFactory = Callable[..., gym.Env]  # called with render_mode=...; gives the env with its configured wrappers
-_FORGETFUL = (NormalizeObservation, NormalizeReward)  # learn across episodes and cannot be saved
+EnvFactory = Callable[..., gym.Env]  # takes render_mode=...; makes the env with its configured wrappers
+_WITHOUT_STATE_DICT = (NormalizeObservation, NormalizeReward)  # learn across episodes and cannot be saved
 
 
 def make_factory(
     env_id: str, kwargs: dict[str, Any], wrappers: Sequence[Callable[[gym.Env], gym.Env]]
 ) -> EnvFactory:
-    """What makes one env of the entry. `wrappers` are applied in order, innermost first."""
+    """A function that makes one env. `wrappers` are applied in order, innermost first."""
 
     def make(render_mode: str | None = None) -> gym.Env:
-        rendering: dict[str, Any] = (
-            {} if render_mode is None else {"render_mode": render_mode}
-        )  # an env that cannot render may not take the key
+        # an env that cannot render may not accept the keyword
+        rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
         for wrapper in wrappers:
             env = wrapper(env)
@@ -42,7 +41,7 @@ def make_factory(
 
 
 def check_env(env: gym.Env) -> None:
-    """ValueError, with what to do, for an env that cannot be trained on or not be resumed exactly."""
+    """ValueError, with what to do, for an env that cannot be trained on or resumed exactly."""
     space = env.observation_space
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(
@@ -59,30 +58,29 @@ def check_env(env: gym.Env) -> None:
                 raise ValueError(
                     f"the state_dict of {name} must be made of {allowed}, or a checkpoint cannot hold it"
                 ) from error
-        elif isinstance(layer, _FORGETFUL):
+        elif isinstance(layer, _WITHOUT_STATE_DICT):
             raise ValueError(
                 f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume;"
-                " use one with state_dict and load_state_dict, or algo.normalize_obs, algo.normalize_reward where there are such"
+                " use one with state_dict and load_state_dict,"
+                " or algo.normalize_obs, algo.normalize_reward where there are such"
             )
 
 
 def frame_stack(env: gym.Env) -> tuple[int, bool]:
-    """How many frames an observation is made of, if they are stacked last of all and so that `rl.replay` can
-    undo it; else 1. And whether those before an episode's first are zeros, or that one again.
+    """How many frames an observation stacks, and whether an episode's stack is padded with zeros.
 
-    An env that stacks frames itself says so by `frame_stack` and `zero_padded`.
+    (1, False) unless stacking is the outermost wrapper and padding is by zeros or by the first frame, which
+    `rl.replay` can undo. An env that stacks frames itself has attributes `frame_stack` and `zero_padded`.
     """
     while isinstance(env, OrderEnforcing | TimeLimit):
         env = env.env
     if isinstance(env, FrameStackObservation) and env.padding_type in ("reset", "zero"):
         return env.stack_size, env.padding_type == "zero"
-    return (
-        (1, False)
-        if isinstance(env, gym.Wrapper)
-        else (getattr(env, "frame_stack", 1), getattr(env, "zero_padded", False))
-    )
+    if isinstance(env, gym.Wrapper):
+        return 1, False
+    return getattr(env, "frame_stack", 1), getattr(env, "zero_padded", False)
 
 
 def float32_or_uint8(space: gym.Space) -> np.dtype[Any]:
-    """How observations are stored: bytes stay bytes, all else is float32."""
+    """The dtype in which observations are stored: uint8 stays uint8, all else is float32."""
     return np.dtype(np.uint8) if space.dtype == np.uint8 else np.dtype(np.float32)

@@ -1,4 +1,4 @@
-"""Environments: made from their config entry, seeded episode by episode, stepped N together."""
+"""Vector environments: N envs stepped together, each episode with its own seed."""
 
 from __future__ import annotations
 
@@ -19,65 +19,61 @@ from rl.state import derive_seed
 
 
 class SyncEnvs(SyncVectorEnv):
-    """Gymnasium's, with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
+    """SyncVectorEnv with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
 
-    Observations must be in a Box. Of the infos there are `final_obs` and `_final_obs` alone, on a step with
-    an end, and `life_lost` on a step on which an env says so.
+    Observations must be in a Box. The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
+    `life_lost`, if an env reported it.
     """
 
     def step(
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Step every env; one whose episode ends is reset. The observations are overwritten by the next step."""
+        """Step every env and reset those whose episode ends. The next step overwrites the observations."""
         batch, reward = self._observations, np.empty(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, np.bool_), np.zeros(self.num_envs, np.bool_)
         infos: dict[str, Any] = {}
         for n, env in enumerate(self.envs):
-            obs, reward[n], ends, cut, info = env.step(actions[n])
+            obs, reward[n], ended, cut, info = env.step(actions[n])
             if info and info.get("life_lost"):
                 infos.setdefault("life_lost", np.zeros(self.num_envs, np.bool_))[n] = True
-            if ends or cut:
-                terminated[n], truncated[n] = ends, cut
+            if ended or cut:
+                terminated[n], truncated[n] = ended, cut
                 if "final_obs" not in infos:
-                    infos |= {
-                        "final_obs": np.full(self.num_envs, None, object),
-                        "_final_obs": np.zeros(self.num_envs, np.bool_),
-                    }
-                # some envs reset in the same memory
-                infos["final_obs"][n], infos["_final_obs"][n] = np.array(obs), True
+                    infos["final_obs"] = np.full(self.num_envs, None, object)
+                    infos["_final_obs"] = np.zeros(self.num_envs, np.bool_)
+                infos["final_obs"][n] = np.array(obs)  # a copy: some envs overwrite it on reset
+                infos["_final_obs"][n] = True
                 obs, _ = env.reset()
             batch[n] = obs
         return batch, reward, terminated, truncated, infos
 
 
 class NativeEnvs(VectorWrapper):
-    """A vector env of another maker, which resets those of its envs that a mask names, with a seed each.
+    """An environment's own vector env, which must reset the envs of a mask, each with its own seed.
 
-    It does for all what `Episodes` does for one: the n-th episode of env i is seeded from (seed, i, n), and
-    tapes are played.
+    It does for N envs what `Episodes` does for one: the n-th episode of env i is seeded from (seed, i, n),
+    and tapes are replayed.
     """
 
     def __init__(self, env: gym.vector.VectorEnv, seed: int) -> None:
-        """ValueError if it cannot begin an episode on the step on which the one before ends, or not by a
-        seed.
-        """
+        """ValueError unless the caller can reset single envs with a seed (`AutoresetMode.DISABLED`)."""
         super().__init__(env)
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.DISABLED:
-            raise ValueError(
-                "its vector env "
-                + {
-                    AutoresetMode.NEXT_STEP: "can only reset on the step after an episode's end, which then is no real transition",
-                    AutoresetMode.SAME_STEP: "resets its envs with seeds of its own, so no episode could be played again on a resume",
-                }.get(mode, "does not say how it resets")  # type: ignore[arg-type]
-                + "; type env.vectorization=sync"
-            )
+            reason = "does not say how it resets"
+            if mode is AutoresetMode.NEXT_STEP:
+                reason = "can only reset on the step after an episode's end, which then is no real transition"
+            elif mode is AutoresetMode.SAME_STEP:
+                reason = (
+                    "resets its envs with seeds of its own, so no episode could be played again on a resume"
+                )
+            raise ValueError(f"its vector env {reason}; type env.vectorization=sync")
         self.seed, self.episode = seed, np.full(self.num_envs, -1)
         space = self.single_action_space
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
 
     def _begin(self, mask: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Any:
-        """Begin these episodes [N] of the envs in `mask`; the observations of all."""
+        """Begin these episodes [N] of the envs in `mask`; return the observations of all envs."""
         self.episode[mask] = episodes[mask]
         seeds = [
             derive_seed(self.seed, n, int(self.episode[n])) if mask[n] else None for n in range(self.num_envs)
@@ -85,11 +81,11 @@ class NativeEnvs(VectorWrapper):
         return self.env.reset(seed=seeds, options={"reset_mask": mask.copy()})[0]  # type: ignore[arg-type]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin every env's next episode, with the seed that belongs to it (`seed` is not used)."""
+        """Begin every env's next episode with its own seed (`seed` is ignored)."""
         return self._begin(np.ones(self.num_envs, np.bool_), self.episode + 1), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step every env; one whose episode ends is reset."""
+        """Step every env and reset those whose episode ends."""
         obs, reward, terminated, truncated, infos = self._step(actions)
         done = terminated | truncated
         if done.any():
@@ -101,21 +97,20 @@ class NativeEnvs(VectorWrapper):
         return self.env.step(np.clip(actions, *self._bounds) if self._bounds else actions)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Gymnasium's way to a method of every env: here they are one."""
+        """Call a method of this object, which stands for all envs."""
         return getattr(self, name)(*arguments)
 
     def begin_episode(self, index: int, episode: int) -> Any:
-        """Begin this episode of the env of that index; the observations of all."""
+        """Begin this episode of env `index`; return the observations of all envs."""
         return self._begin(np.arange(self.num_envs) == index, np.full(self.num_envs, episode))
 
     def play_tape(
         self, episodes: Sequence[int], tapes: Sequence[NDArray[Any]], carried: Sequence[None]
     ) -> list[tuple[Any, float, str]]:
-        """Be where every env's tape leads in its episode: observation, return so far, what went wrong or '',
-        of each.
+        """Replay every env's tape; for each env its observation, return so far, and problem or ''.
 
-        All envs step together, so those with shorter tapes begin later; until then they do what the one with
-        the longest does.
+        All envs step together, so an env with a shorter tape starts later; until then it gets the actions of
+        the longest tape.
         """
         longest = max(tapes, key=len)
         begins = np.array([len(longest) - len(tape) for tape in tapes])
@@ -141,24 +136,22 @@ VectorEnv = SyncVectorEnv | AsyncVectorEnv | NativeEnvs
 
 
 def make_native(env_id: str, kwargs: dict[str, Any], num_envs: int, seed: int) -> NativeEnvs:
-    """The vector env that the maker of this entry offers. ValueError or gymnasium's own error if it offers
-    none that can be used.
-    """
+    """The environment's own vector env. ValueError, or gymnasium's error, if it has none that can be used."""
     return NativeEnvs(gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **kwargs), seed)
 
 
 def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> VectorEnv:
-    """N envs whose every step gives N real transitions: an ended episode's env is reset in the same step.
+    """N envs whose every step gives N real transitions: an env is reset in the step that ends its episode.
 
-    `final_obs` in the infos holds the true successors of ended episodes, `_final_obs` says of which envs.
-    `life_lost`, if it is there, says in which envs what is learned from ends, though the episode goes on.
+    The infos: `final_obs` holds the last observations of ended episodes and `_final_obs` marks their envs.
+    `life_lost`, if present, marks the envs where learning sees an end though the episode goes on.
     """
 
     def maker(index: int) -> Callable[[], gym.Env]:
         def make() -> gym.Env:
             if multiprocessing.parent_process() is not None:
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-                    signal.signal(number, signal.SIG_IGN)  # the parent saves first, then closes its workers
+                    signal.signal(number, signal.SIG_IGN)  # the parent saves, then closes its workers
             return Episodes(factory(), seed, index)
 
         return make
@@ -171,7 +164,7 @@ def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: in
 
 @contextlib.contextmanager
 def closing(env: Any) -> Any:
-    """Close an env when done with it; after an error, without waiting for its workers."""
+    """Close an env on exit; after an error, do not wait for its workers."""
     try:
         yield env
     except BaseException:

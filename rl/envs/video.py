@@ -1,4 +1,4 @@
-"""Videos of rendered environments: MP4 or GIF, of one at a time or of several side by side."""
+"""Videos of rendered environments, as MP4 or GIF, one at a time or several side by side."""
 
 from __future__ import annotations
 
@@ -15,21 +15,17 @@ DEFAULT_FPS = 30
 
 
 class Video:
-    """A context in which frames become a file, by its suffix a GIF or H.264; it appears under its name only
-    when it is whole.
-    """
+    """A context that writes frames to a GIF or H.264 file (by suffix), in place only once complete."""
 
     def __init__(self, path: Path, *, caption: bool = False, tiles: int = 1) -> None:
-        """`caption`: the return and the step in every tile; `tiles`: how many environments are shown side by
-        side.
-        """
+        """`caption`: show return and step in every tile; `tiles`: the number of environments side by side."""
         self.path, self.temporary = path, path.with_name(f".{path.name}.tmp")
         self.caption, self.tiles = caption, tiles
         self.container: Any = None
         self.stream: Any = None
-        self._palette: Any = None  # of a GIF: finds 256 colours for each frame
-        self._shown: dict[gym.Env, np.ndarray] = {}  # what each environment shows last
-        self._new: set[gym.Env] = set()  # those that have moved since the last frame
+        self._palette: Any = None  # for a GIF: chooses 256 colours for each frame
+        self._images: dict[gym.Env, np.ndarray] = {}  # the latest image of each environment
+        self._new: set[gym.Env] = set()  # environments that have stepped since the last frame
 
     def __enter__(self) -> Video:
         import av
@@ -39,21 +35,19 @@ class Video:
         return self
 
     def add_frame_of(self, env: gym.Env, total: float = 0.0, step: int = 0) -> None:
-        """Add what the env shows now, at this return and step of its episode. A frame is made once every env
-        has moved.
-        """
+        """Add the env's current image. A frame is written once every env has added one."""
         if env in self._new:
             self._write(env)
         image = np.asarray(env.render())
-        self._shown[env] = captioned(image, f"return {total:.1f}   step {step}") if self.caption else image
+        self._images[env] = captioned(image, f"return {total:.1f}   step {step}") if self.caption else image
         self._new.add(env)
 
     def _write(self, env: gym.Env) -> None:
         import av
 
         self._new.clear()
-        image = tiled(list(self._shown.values()), self.tiles)
-        # H.264 wants even sizes
+        image = tiled(list(self._images.values()), self.tiles)
+        # H.264 needs even sizes
         image = np.pad(image, [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)], mode="edge")
         if self.stream is None:
             self._open_stream(env, *image.shape[:2])
@@ -90,7 +84,7 @@ class Video:
 
 
 def _palette(height: int, width: int, fps: Fraction) -> Any:
-    """A filter that gives each frame the 256 colours that suit it best."""
+    """A filter that chooses the best 256 colours for each frame."""
     import av
 
     graph = av.filter.Graph()
@@ -124,9 +118,7 @@ def captioned(image: np.ndarray, text: str) -> np.ndarray:
 
 
 def tiled(images: list[np.ndarray], tiles: int) -> np.ndarray:
-    """Images of one size in rows that make about a square, with black where `tiles` are more than there are
-    images.
-    """
+    """Images of one size in a roughly square grid of `tiles`; missing ones are black."""
     columns = math.ceil(math.sqrt(tiles))
     images = [*images, *[np.zeros_like(images[0])] * (columns * math.ceil(tiles / columns) - len(images))]
     return np.concatenate(

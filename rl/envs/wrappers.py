@@ -1,4 +1,4 @@
-"""Wrappers that entries of conf/env/ name."""
+"""Wrappers that files of conf/ use."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 
 class FreshWorld(gym.Wrapper):
-    """A Box2D env whose every episode takes place in a new world.
+    """Makes a new Box2D world for every episode.
 
-    BipedalWalker keeps one world for all its episodes. What is left in it of those before decides in which
-    order contacts are solved, so that an episode cannot be played again.
+    BipedalWalker keeps one world for all its episodes. What earlier episodes left in it affects the order in
+    which contacts are solved, so an episode cannot be played again exactly.
     """
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in a world that has seen none."""
+        """Begin an episode in a new world."""
         env: Any = self.unwrapped
         env._destroy()
         env.world = type(env.world)(gravity=env.world.gravity)
@@ -27,9 +27,7 @@ class FreshWorld(gym.Wrapper):
 
 
 class Keep(gym.ObservationWrapper):
-    """Shows only the components `indices` of flat observations: what the others would tell must be
-    remembered.
-    """
+    """Keeps only the components `indices` of flat observations; to infer the rest takes memory."""
 
     def __init__(self, env: gym.Env, indices: Sequence[int]) -> None:
         super().__init__(env)
@@ -39,9 +37,8 @@ class Keep(gym.ObservationWrapper):
             and len(space.shape) == 1
             and all(0 <= i < space.shape[0] for i in indices)
         ):
-            raise ValueError(
-                f"rl.wrappers.Keep: indices={list(indices)} are not components of flat observations in {space}"
-            )
+            wrong = f"indices={list(indices)} are not components of flat observations in {space}"
+            raise ValueError(f"rl.wrappers.Keep: {wrong}")
         self.indices = list(indices)
         self.observation_space = gym.spaces.Box(
             space.low[self.indices], space.high[self.indices], dtype=space.dtype.type

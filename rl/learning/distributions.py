@@ -290,5 +290,6 @@ def distribution_for(space: gym.Space) -> Distribution:
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space.shape)
     raise ValueError(
-        f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces have one"
+        f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces"
+        " have one"
     )

@@ -11,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rl.learning.compiled import Constants, compile_graph
 from rl.learning.optimizers import TorchOptimizer
 
-# (networks, *inputs) -> the loss [] and what to report, each [] or [B]
-Loss = Callable[..., tuple[Tensor, Sequence[Tensor]]]
+# (networks, *inputs) -> the loss [] and what to report by name: scalars [], and others such as TD errors [B]
+Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
+Outcome = tuple[
+    Tensor, dict[str, Tensor], tuple[str, ...]
+]  # the reported scalars [K], the others, the scalars' names
 
 
 class _Evaluate(nn.Module):
@@ -29,20 +32,8 @@ class _Evaluate(nn.Module):
         super().__init__()
         self.networks = networks
 
-    def forward(self, function: Loss, *inputs: Any) -> tuple[Tensor, Sequence[Tensor]]:
+    def forward(self, function: Loss, *inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
         return function(self.networks, *inputs)
-
-
-def _graph(function: Any) -> Callable[..., Any]:
-    """One graph of a function of tensors whose surroundings never change; all else would be a constant in it.
-
-    So only the guards on tensors stay, which saves 50 us a call. torch keeps graphs by code object, and
-    without the other guards would take one step's graph for another's: each function gets a code object of
-    its own.
-    """
-    function.__code__ = function.__code__.replace()
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-    return torch.compile(function, dynamic=False, fullgraph=True, options=options)
 
 
 class GradientStep:
@@ -75,22 +66,28 @@ class GradientStep:
             for one, flat in zip(made, self.flats, strict=True)
         ]
         self.compiled, self._evaluate = compile, _Evaluate(networks)
-        self._run: Callable[..., Tensor] = self._compile() if compile else self._eager
+        self._run: Callable[..., Outcome] = self._compile() if compile else self._eager
+        self._constants: Constants | None = None  # known once everything is built
+        self._start_report()
 
-    def _compile(self) -> Callable[..., Tensor]:
+    def _start_report(self) -> None:
+        self._total, self._steps = torch.zeros(0), 0  # the sum of the reported scalars, and of how many steps
+        self._names: tuple[str, ...] = ()
+
+    def _compile(self) -> Callable[..., Outcome]:
         """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks
         graphs.
         """
 
-        def whole(*inputs: Any) -> Tensor:
+        def whole(*inputs: Any) -> Outcome:
             return self._apply(*self._gradients(*inputs))
 
-        def gradients(*inputs: Any) -> tuple[Sequence[Tensor], list[Tensor]]:
+        def gradients(*inputs: Any) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
             return self._gradients(*inputs)
 
         if not any(isinstance(one, TorchOptimizer) for one in self.optimizers):
-            return _graph(whole)
-        compiled = _graph(gradients)
+            return compile_graph(whole)
+        compiled = compile_graph(gradients)
         return lambda *inputs: self._apply(*compiled(*inputs))
 
     @property
@@ -108,32 +105,49 @@ class GradientStep:
         for optimizer, lr in zip(self.optimizers, lrs, strict=True):
             optimizer.lr.fill_(lr)
 
-    def scalar(self, value: float) -> Any:
-        """A number that changes from call to call, as an input: in a compiled graph a number would be a
-        constant.
-        """
-        return torch.tensor(value, device=self.flats[0].device) if self.compiled else value
-
-    def __call__(self, *inputs: Any) -> Tensor:
-        """One step; the loss, the gradient's norm before clipping, and what the loss function reports, as one
-        vector.
-        """
+    def __call__(self, *inputs: Any) -> dict[str, Tensor]:
+        """One step. The scalars that the loss reports are added up for `report`; the others come back."""
+        if self.compiled:
+            if self._constants is None:
+                self._constants = Constants(self.loss, self.flats[0].device)
+            self._constants.check()
+            inputs = tuple(self._constants.inputs(inputs))
         for optimizer in self.optimizers:
             optimizer.advance()
-        return self._run(*inputs)
+        scalars, others, self._names = self._run(*inputs)
+        if self._steps:
+            self._total += scalars
+        else:
+            self._total = scalars
+        self._steps += 1
+        return others
 
-    def _eager(self, *inputs: Any) -> Tensor:
+    def total(self, name: str) -> Tensor:
+        """The sum of what the steps since the last report gave as `name`, a scalar."""
+        return self._total[self._names.index(name)].clone() if self._steps else torch.zeros(())
+
+    def report(self) -> dict[str, float]:
+        """The mean of each reported scalar over the steps since the last report; {} if there was no step.
+
+        With `loss` and `grad_norm`, the gradient's norm before clipping.
+        """
+        means = (self._total / max(self._steps, 1)).tolist()
+        report = dict(zip(self._names, means, strict=True))
+        self._start_report()
+        return report
+
+    def _eager(self, *inputs: Any) -> Outcome:
         grads = [flat.grad for flat in self.flats if flat.grad is not None]
         for grad in grads:
             grad.zero_()
         loss, report = self.loss(self.networks, *inputs)
         loss.backward()
-        return self._apply(grads, [loss, *report])
+        return self._apply(grads, {"loss": loss, **report})
 
-    def _gradients(self, *inputs: Any) -> tuple[Sequence[Tensor], list[Tensor]]:
-        """The gradient of each group and the report, as a function without side effects, for torch.compile."""
+    def _gradients(self, *inputs: Any) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        """The gradient of each group, and the report; free of side effects, for torch.compile."""
 
-        def loss_of(*flats: Tensor) -> tuple[Tensor, list[Tensor]]:
+        def loss_of(*flats: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             weights = {}
             for flat, layout in zip(flats, self.layouts, strict=True):
                 for (name, shape, _), part in zip(
@@ -141,14 +155,14 @@ class GradientStep:
                 ):
                     weights[f"networks.{name}"] = part.view(shape)
             loss, report = functional_call(evaluate, weights, (self.loss, *inputs))
-            return loss, [loss, *report]
+            return loss, {"loss": loss, **report}
 
         evaluate = self._evaluate
         argnums = tuple(range(len(self.flats)))
         return torch.func.grad(loss_of, argnums, has_aux=True)(*(flat.detach() for flat in self.flats))
 
     @torch.no_grad()
-    def _apply(self, grads: Sequence[Tensor], report: list[Tensor]) -> Tensor:
+    def _apply(self, grads: Sequence[Tensor], report: dict[str, Tensor]) -> Outcome:
         """Clip, and step."""
         norm = torch.linalg.vector_norm(grads[0])
         if len(grads) > 1:
@@ -156,44 +170,9 @@ class GradientStep:
         scale = None if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         for optimizer, grad in zip(self.optimizers, grads, strict=True):
             optimizer.update(grad if scale is None else grad * scale)
-        loss, *others = report
-        return torch.hstack([loss, norm, *others])
-
-
-def shuffled_epochs(
-    step: GradientStep,
-    batch: Sequence[Tensor],
-    coefs: Sequence[Any],
-    *,
-    count: int,
-    minibatch: int,
-    epochs: int,
-    rng: np.random.Generator,
-    report: Sequence[str],
-    target_kl: float | None = None,
-    between: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, float], int]:
-    """Passes over a batch of `count` in shuffled minibatches, none after one whose mean approx_kl is above
-    `target_kl`; `between` two passes the batch may be changed in place.
-
-    A step takes the batch's tensors, the indices [minibatch] and the `coefs`. The mean of what it reports, by
-    the names in `report`, and how many steps were made.
-    """
-    device = batch[0].device
-    total, updates = torch.zeros(len(report), device=device), 0
-    for epoch in range(epochs):
-        if epoch:
-            between()
-        before = total.clone()
-        for index in torch.from_numpy(rng.permutation(count)).to(device).split(minibatch):
-            total += step(*batch, index, *coefs)
-            updates += 1
-        if (
-            target_kl is not None
-            and float((total - before)[report.index("approx_kl")] * minibatch / count) > target_kl
-        ):
-            break
-    return dict(zip(report, (total / updates).tolist(), strict=True)), updates
+        scalars = {name: value for name, value in report.items() if value.ndim == 0}
+        others = {name: value.detach() for name, value in report.items() if value.ndim}
+        return torch.hstack([*scalars.values(), norm]), others, (*scalars, "grad_norm")
 
 
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
@@ -216,12 +195,3 @@ def flatten_parameters(module: nn.Module) -> nn.Parameter:
 def _split_like(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     parts = vector.split([p.numel() for p in like])
     return [part.view(p.shape) for part, p in zip(parts, like, strict=True)]
-
-
-def clip_gradient(flat: nn.Parameter, max_norm: float | None) -> Tensor:
-    """Scale the gradient of a flat vector to at most `max_norm`, in place; its norm before is returned (0-d)."""
-    assert flat.grad is not None
-    norm = torch.linalg.vector_norm(flat.grad)
-    if max_norm is not None:
-        flat.grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
-    return norm

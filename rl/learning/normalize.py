@@ -8,7 +8,7 @@ which an algorithm calls once in `learn`; evaluation and enjoy never call it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,29 @@ class Moments:
         self.mean, self.var = state["mean"].cpu().numpy().copy(), state["var"].cpu().numpy().copy()
 
 
+class NullNormalizer:
+    """Leaves everything as it is, and has nothing to save."""
+
+    parts: Mapping[str, Any] = {}
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` themselves."""
+        return values
+
+    def update(self, *batch: NDArray[Any]) -> None:
+        """Nothing is learned."""
+
+
+def obs_normalizer(shape: Sequence[int], enabled: bool) -> ObsNormalizer | NullNormalizer:
+    """A normaliser of observations [..., *shape], or one that does nothing."""
+    return ObsNormalizer(shape) if enabled else NullNormalizer()
+
+
+def reward_normalizer(num_envs: int, gamma: float, enabled: bool) -> RewardNormalizer | NullNormalizer:
+    """A normaliser of rewards [T, N], or one that does nothing."""
+    return RewardNormalizer(num_envs, gamma) if enabled else NullNormalizer()
+
+
 class ObsNormalizer:
     """(obs - mean) / standard deviation of each component, clipped to +-`clip`."""
 
@@ -69,6 +92,11 @@ class ObsNormalizer:
         """Add observations [T, N, *shape] to the statistics."""
         self.moments.update(obs.reshape(-1, *self.moments.mean.shape))
         self._cache()
+
+    @property
+    def parts(self) -> dict[str, ObsNormalizer]:
+        """Itself, by its name in checkpoints."""
+        return {"obs_normalizer": self}
 
     def _cache(self) -> None:
         self._mean = self.moments.mean.astype(np.float32)
@@ -110,6 +138,11 @@ class RewardNormalizer:
             ahead = np.where(done[t], 0.0, ahead)
         self.returns = ahead
         self.moments.update(returns.reshape(-1))
+
+    @property
+    def parts(self) -> dict[str, RewardNormalizer]:
+        """Itself, by its name in checkpoints."""
+        return {"reward_normalizer": self}
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics, and each env's return so far."""

@@ -120,7 +120,8 @@ class UniformReplay:
         least = (told.n_step + told.frame_stack - 1) * told.num_envs
         if not least <= told.learning_starts <= capacity:
             raise ValueError(
-                f"algo.learning_starts={told.learning_starts} must be from {least}, the first transition that is whole, to"
+                f"algo.learning_starts={told.learning_starts} must be from {least}, the first transition"
+                " that is whole, to"
                 f" algo.replay.capacity={capacity}"
             )
         self.refill = on_resume == "refill"
@@ -147,8 +148,7 @@ class UniformReplay:
         self._rings: dict[str, Array] = {}  # [R, N, ...]
         self._flat: dict[str, Array] = {}  # the same, [R * N, ...]
 
-    # -------------------------------------------------------------------------------------------------- in
-    # memory
+    # ---------------------------------------------------------------------------------------------- in memory
 
     @property
     def bytes(self) -> int:
@@ -164,7 +164,8 @@ class UniformReplay:
         if self.bytes > limit:
             fits = int(self.capacity * self.num_envs * 0.8 * limit / self.bytes)
             raise ValueError(
-                f"algo.replay.capacity={self.capacity * self.num_envs} takes {self.bytes / 2**30:.1f} GiB, and this machine has"
+                f"algo.replay.capacity={self.capacity * self.num_envs} takes {self.bytes / 2**30:.1f} GiB,"
+                " and this machine has"
                 f" {limit / 2**30:.1f} GiB; algo.replay.capacity={fits} would fit"
             )
         for name, (shape, dtype) in self.layout.items():
@@ -283,8 +284,7 @@ class UniformReplay:
                 result[ended, :-1], result[ended, -1] = self._obs(slot[ended])[:, 1:], finals
         return result
 
-    # ---------------------------------------------------------------------------------------------------- on
-    # disk
+    # ------------------------------------------------------------------------------------------------ on disk
 
     def take_chunk(self) -> Chunk | None:
         """The rows that are in no chunk yet, to be written now; None if nothing is to be written."""
@@ -362,8 +362,10 @@ class UniformReplay:
     def not_exact(self) -> list[str]:
         """What a load does not bring back, for people."""
         frames = -(-self.learning_starts // self.num_envs) * self.num_envs
-        said = f"the replay memory fills again; about {frames} frames pass without training (algo.replay.on_resume=refill)"
-        return [said] if self.refill and self.end else []
+        if not (self.refill and self.end):
+            return []
+        untrained = f"about {frames} frames pass without training (algo.replay.on_resume=refill)"
+        return [f"the replay memory fills again; {untrained}"]
 
 
 class PrioritizedReplay(UniformReplay):

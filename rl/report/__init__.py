@@ -1,1 +1,1 @@
-"""`python -m rl.report`: one page about runs."""
+"""`python -m rl.report`: a page that compares runs."""

@@ -20,25 +20,26 @@ if TYPE_CHECKING:
     from rl.report.measures import Floats
 
 
-POINTS = 200  # of a mean curve
+POINTS = 200  # maximum number of points of a mean curve
 INK, GRID = "#1b1f24", "#d0d7de"
+RESUME_MARK: dict[str, Any] = {"linestyle": "", "marker": "v", "markersize": 5}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The curves of several seeds as one; all arrays are [T]."""
+    """The curves of several seeds combined; all arrays are [T]."""
 
     frames: Floats
-    wall_s: Floats  # mean over the seeds, never falling
+    wall_s: Floats  # mean over the seeds, never decreasing
     middle: Floats
-    low: Floats  # the interval's ends, or not a number
+    low: Floats  # bounds of the interval, or NaN
     high: Floats
 
 
 def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve:
-    """The center of curves at equal frames, as far as half of the seeds have come.
+    """The center of curves at equal frames, up to where half of the seeds have rows.
 
-    Between rows a curve is straight. At each point the seeds that have come so far count.
+    Curves are interpolated linearly between rows. Each point uses the seeds that have got that far.
     """
     import numpy as np
 
@@ -52,12 +53,12 @@ def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve
         np.array([np.interp(grid, c["frames"], c[column], left=np.nan, right=np.nan) for c in curves])
         for column in ("wall_s", "score")
     )
-    there = ~np.isnan(scores)
-    drawn = there.sum(axis=0) * 2 >= len(curves)
-    grid, times, scores, there = grid[drawn], times[:, drawn], scores[:, drawn], there[:, drawn]
+    known = ~np.isnan(scores)
+    drawn = known.sum(axis=0) * 2 >= len(curves)
+    grid, times, scores, known = grid[drawn], times[:, drawn], scores[:, drawn], known[:, drawn]
     middle, low, high = np.full((3, len(grid)), np.nan)
-    for seeds in np.unique(there, axis=1).T if len(grid) else ():  # each set of seeds that some points have
-        columns = (there == seeds[:, None]).all(axis=0)
+    for seeds in np.unique(known, axis=1).T if len(grid) else ():  # each set of seeds known at some points
+        columns = (known == seeds[:, None]).all(axis=0)
         part = scores[np.ix_(seeds, columns)]
         middle[columns] = center(part)
         low[columns], high[columns] = measures.bootstrap_interval([part], center)
@@ -65,9 +66,7 @@ def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve
 
 
 def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Figure:
-    """One chart: the curves of all results of a section, over frames or wall_s; `means` by the results'
-    labels.
-    """
+    """Draw the curves of a section over frames or wall_s; `means`: label of a result -> mean curve."""
     import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -88,32 +87,17 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
             axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.45)
             frames = [line["frames"] for line in run.resumes]
             at = np.interp(frames, run.curves[name]["frames"], x)
-            axes.plot(
-                at,
-                np.interp(at, x, y),
-                linestyle="",
-                marker="v",
-                markersize=5,
-                color=colour,
-                markeredgecolor=INK,
-                markeredgewidth=0.5,
-            )
+            edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.5}
+            axes.plot(at, np.interp(at, x, y), color=colour, **RESUME_MARK, **edge)
         if not runs or not len(means[result.label].frames):
             continue
         curve = means[result.label]
         x = getattr(curve, over) / scale
-        axes.plot(
-            x,
-            curve.middle,
-            color=colour,
-            linewidth=1.6,
-            dashes=result.dashes,
-            label=result.label,
-            marker="." if len(x) == 1 else "",
-        )
+        line_style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "dashes": result.dashes}
+        axes.plot(x, curve.middle, label=result.label, marker="." if len(x) == 1 else "", **line_style)
         axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
     if any(run.resumes for result in section.results for run in result.with_curve(name)):
-        axes.plot([], [], linestyle="", marker="v", markersize=5, color=INK, label="resumed")
+        axes.plot([], [], color=INK, label="resumed", **RESUME_MARK)
     known = {score for result in section.results if (score := random_score(result.env)) is not None}
     for index, score in enumerate(sorted(known)):
         axes.axhline(score, color=INK, linewidth=0.8, dashes=(1, 2), label="" if index else "random actions")
@@ -125,7 +109,7 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
     axes.grid(color=GRID, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     longest_label = max(len(result.label) for result in section.results)
-    # what the figure's width has room for
+    # as many as fit the figure's width
     columns = 3 if longest_label <= 8 else 2 if longest_label <= 20 else 1
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     return figure
@@ -133,8 +117,8 @@ def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Fig
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": GENERATOR,  # the same figure has the same ids
-    "text.parse_math": False,  # a label may have dollar signs
+    "svg.hashsalt": GENERATOR,  # ids are reproducible
+    "text.parse_math": False,  # a label may contain dollar signs
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.axisbelow": True,
@@ -144,23 +128,16 @@ STYLE: dict[Any, Any] = {
 
 
 def as_svg(figure: Figure, name: str, title: str) -> str:
-    """A figure as part of a page: with the page's colours, and ids that no other figure has."""
+    """A figure as SVG for the page: with the page's colours, and ids that are unique within it."""
     buffer = io.StringIO()
-    figure.savefig(
-        buffer,
-        format="svg",
-        transparent=True,
-        metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-    )
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     svg = buffer.getvalue()
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg[svg.index("<svg") :])
-    svg = re.sub(
-        r' (width|height)="[\d.]+pt"', "", re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL), count=2
-    )  # the page's own
-    for colour, variable in [
-        (INK, "currentColor"),
-        (GRID, "var(--grid)"),
-        *((c, f"var(--c{n})") for n, c in enumerate(COLOURS)),
-    ]:
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # the page has its own
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    variables = {INK: "currentColor", GRID: "var(--grid)"}
+    variables |= {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
+    for colour, variable in variables.items():
         svg = svg.replace(colour, variable)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

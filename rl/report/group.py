@@ -1,4 +1,4 @@
-"""Grouping runs: those that differ in nothing but their seed are one result."""
+"""Grouping of runs: those that differ only in their seed are one result."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 from rl.config import leaves, same, typed
 from rl.report.runs import Run
 
-# what does not make another configuration; nor do launcher and logger
+# keys that do not distinguish results; launcher and logger do not either
 IGNORED = ("seed", "outputs", "resume", "base", "progress")
-# Okabe and Ito's colours, which colour-blind people tell apart; the page has brighter ones of the same order
-# for the dark
+# Okabe and Ito's colours, which colour-blind people can distinguish; report.html has more for dark mode
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b38000", "#2b91cf", "#6b6b6b")
 DASHES = ((), (6, 2), (2, 1.5), (7, 2, 1.5, 2))
 
 
 @dataclass
 class Result:
-    """The runs of one configuration, whatever their seeds."""
+    """The runs of one configuration, over seeds."""
 
     runs: list[Run]
     label: str = ""
@@ -32,7 +31,7 @@ class Result:
         return dict(self.runs[0].values["env"])
 
     def with_curve(self, name: str) -> list[Run]:
-        """Its runs that have rows of a table."""
+        """The runs that have this curve."""
         return [run for run in self.runs if name in run.curves]
 
 
@@ -54,29 +53,27 @@ def _compared(run: Run) -> dict[str, Any]:
 
 
 def group(runs: Sequence[Run]) -> list[Section]:
-    """Runs as results, and those by environment."""
+    """Group runs into results, and results into environments."""
     found: list[tuple[dict[str, Any], Result]] = []
     for run in runs:
-        mine = _compared(run)
-        known = next((result for keys, result in found if _same(keys, mine)), None)
+        values = _compared(run)
+        known = next((result for keys, result in found if _same(keys, values)), None)
         if known:
             known.runs.append(run)
         else:
-            found.append((mine, Result([run])))
+            found.append((values, Result([run])))
     sections: dict[str, list[tuple[dict[str, Any], Result]]] = {}
     for keys, result in found:
         sections.setdefault(str(result.env["id"]), []).append((keys, result))
     return [_section(env, pairs) for env, pairs in sections.items()]
 
 
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return same({k: leaf.meaning for k, leaf in one.items()}, {k: leaf.meaning for k, leaf in other.items()})
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return same({k: leaf.meaning for k, leaf in a.items()}, {k: leaf.meaning for k, leaf in b.items()})
 
 
 def _section(env: str, pairs: list[tuple[dict[str, Any], Result]]) -> Section:
-    """One environment's results, labelled by their algorithm and by what differs between those of the same
-    algorithm.
-    """
+    """One environment's results, labelled by algorithm and by the keys that differ within an algorithm."""
     results = [result for _, result in pairs]
     taken: dict[str, int] = {}
     for number, (_, result) in enumerate(pairs):
@@ -89,23 +86,21 @@ def _section(env: str, pairs: list[tuple[dict[str, Any], Result]]) -> Section:
         result.label = label if taken[label] == 1 else f"{label} ({taken[label]})"
         result.colour, result.dashes = number % len(COLOURS), DASHES[number % len(DASHES)]
     all_keys = [keys for keys, _ in pairs]
-    return Section(
-        env, results, [(key, [_shown(keys, key) for keys in all_keys]) for key in _differing(all_keys)]
-    )
+    differences = [(key, [_shown(keys, key) for keys in all_keys]) for key in _differing(all_keys)]
+    return Section(env, results, differences)
 
 
 def _differing(configurations: list[dict[str, Any]]) -> list[str]:
-    """The keys that do not have one value."""
+    """The keys whose values are not all equal."""
     names = dict.fromkeys(name for keys in configurations for name in keys)
     first = configurations[0]
-    return [
-        n
-        for n in names
-        if any(
-            (n in keys) != (n in first) or (n in first and not _same({n: first[n]}, {n: keys[n]}))
-            for keys in configurations
-        )
-    ]
+
+    def differs(name: str, keys: dict[str, Any]) -> bool:
+        if name not in keys or name not in first:
+            return (name in keys) != (name in first)
+        return not _same({name: first[name]}, {name: keys[name]})
+
+    return [name for name in names if any(differs(name, keys) for keys in configurations)]
 
 
 def _shown(keys: dict[str, Any], key: str) -> str:

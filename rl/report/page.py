@@ -1,4 +1,4 @@
-"""The report's page."""
+"""The HTML page of a report."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ from rl.runs.find import latest_run
 from rl.runs.outcome import Refused
 
 PAGE = "index.html"
-EMBED_BYTES = 8 * 2**20  # videos of a page beyond this are links
+EMBED_BYTES = 8 * 2**20  # total size of the videos in a page; further ones are links
 
 
 def number(value: float | None) -> str:
-    """A score for people; '' if there is none."""
+    """A score as text; '' for None and NaN."""
     return "" if value is None or value != value else f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def final_scores(result: Result) -> tuple[str, list[float | None], list[float | None]]:
-    """Where a result's scores come from, and the final and the best of each of its runs.
+    """The source of a result's scores, and the final and the best score of each run.
 
-    Once all runs are finished: their last and best weights on fresh episodes. Before: the last and the best
-    row.
+    If all runs are finished: of their last and best weights on fresh episodes. Otherwise: of the last and the
+    best row.
     """
     if all(run.result for run in result.runs):
         episodes = result.runs[0].result["last"]["episodes"]
-        both = [
-            [run.result.get(name, {}).get("total_reward") for run in result.runs] for name in ("last", "best")
-        ]
-        return f"{episodes} fresh episodes", both[0], both[1]
+        final = [run.result.get("last", {}).get("total_reward") for run in result.runs]
+        top = [run.result.get("best", {}).get("total_reward") for run in result.runs]
+        return f"{episodes} fresh episodes", final, top
     name = measured_curve(result)
     scores = [run.curves[name]["score"] if name in run.curves else None for run in result.runs]
     last: list[float | None] = [None if rows is None else float(rows.iloc[-1]) for rows in scores]
@@ -52,7 +51,7 @@ def final_scores(result: Result) -> tuple[str, list[float | None], list[float | 
 
 
 def measured_curve(result: Result) -> str:
-    """Which curve stands for a result: its evaluations, if there are any."""
+    """The curve that measures a result: evaluations, if there are any."""
     return "evaluation" if result.with_curve("evaluation") else "training"
 
 
@@ -69,7 +68,7 @@ def summary(scores: list[float | None], center: measures.Center) -> str:
 
 
 def four_measures(result: Result) -> tuple[list[str], str]:
-    """Strength, efficiency, stability and consistency of a result, and why what is missing is missing."""
+    """Strength, efficiency, stability and consistency of a result, and a note that explains missing ones."""
     import numpy as np
 
     name, score = measured_curve(result), random_score(result.env)
@@ -89,12 +88,10 @@ def four_measures(result: Result) -> tuple[list[str], str]:
     cells = [number(mean_of_known([measures.strength(strengths) for strengths, _ in curves])), number(eff)]
     cells += ["" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in (sta, con)]
     notes = [f"from {name} rows"]
-    notes += ["stability needs two rows, and a mean above random"] if sta is None else []
-    notes += (
-        ["consistency needs two seeds with rows at the same frames, and a mean above random"]
-        if con is None
-        else []
-    )
+    if sta is None:
+        notes.append("stability needs two rows, and a mean above random")
+    if con is None:
+        notes.append("consistency needs two seeds with rows at the same frames, and a mean above random")
     return cells, "; ".join(notes)
 
 
@@ -107,7 +104,7 @@ def mean_of_known(values: Sequence[float | None]) -> float | None:
 def result_cells(
     result: Result, center: measures.Center, videos: Videos, out: Path, root: Path
 ) -> dict[str, Any]:
-    """A result as the page shows it."""
+    """A result's data for the template."""
     source, last, best = final_scores(result)
     cells, note = four_measures(result)
     seeds = len({run.seed for run in result.runs})
@@ -122,9 +119,7 @@ def result_cells(
         "each": " ".join(number(score) or "–" for score in last),
         "measures": cells,
         "note": note,
-        "config": to_yaml(
-            {name: value for name, value in result.runs[0].values.items() if name not in IGNORED}
-        ),
+        "config": to_yaml({name: v for name, v in result.runs[0].values.items() if name not in IGNORED}),
         "seeds": f"{len(result.runs)} runs of {seeds}" if len(result.runs) > seeds else str(seeds),
         "runs": [run_cells(run, out, root) for run in result.runs],
         "videos": [
@@ -136,39 +131,36 @@ def result_cells(
 
 
 def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
-    """A run as the page shows it."""
-    metrics = run.metrics
-    rows = metrics is not None and len(metrics) > 0
+    """A run's data for the template."""
+    metrics = run.metrics if run.metrics is not None and len(run.metrics) else None
     log = run.folder / "train.log"
-    last_line = (
-        log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200]
-        if run.state == "stopped" and log.exists()
-        else ""
-    )
+    last_line = ""
+    if run.state == "stopped" and log.exists():
+        last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200]
+    frames = "0" if metrics is None else format_count(int(metrics["frames"].iloc[-1]))
+    scores = {name: number(curve["score"].iloc[-1]) for name, curve in run.curves.items()}
     return {
         "name": os.path.relpath(run.folder, root) if run.folder.absolute() != root else root.name,
         "link": _link(run.folder, out) + "/",
         "seed": run.seed,
         "state": run.state,
         "note": run.problem or last_line,
-        "frames": f"{format_count(int(metrics['frames'].iloc[-1])) if rows else '0'} of {format_count(run.asked) if run.asked else '?'}",  # type: ignore[index]
-        "minutes": f"{metrics['wall_s'].iloc[-1] / 60:.1f}" if rows else "",  # type: ignore[index]
-        "fps": f"{metrics['fps'].median():,.0f}" if rows else "",  # type: ignore[index]
-        "evaluation": number(run.curves["evaluation"]["score"].iloc[-1])
-        if "evaluation" in run.curves
-        else "",
-        "training": number(run.curves["training"]["score"].iloc[-1]) if "training" in run.curves else "",
-        "resumes": [
-            {
-                "frames": format_count(line["frames"]),
-                "time": line["time"],
-                "changes": ", ".join(
-                    f"{c['key']}: {typed(c['was'])} → {typed(c['now'])}" for c in line["changes"]
-                ),
-            }
-            for line in run.resumes
-        ],
+        "frames": f"{frames} of {format_count(run.asked) if run.asked else '?'}",
+        "minutes": "" if metrics is None else f"{metrics['wall_s'].iloc[-1] / 60:.1f}",
+        "fps": "" if metrics is None else f"{metrics['fps'].median():,.0f}",
+        "evaluation": scores.get("evaluation", ""),
+        "training": scores.get("training", ""),
+        "resumes": [_resume_cells(event) for event in run.resumes],
         "not_exact": [line["exactness"] for line in run.history if line["exactness"] != "exact"],
+    }
+
+
+def _resume_cells(event: dict[str, Any]) -> dict[str, str]:
+    changes = (f"{c['key']}: {typed(c['was'])} → {typed(c['now'])}" for c in event["changes"])
+    return {
+        "frames": format_count(event["frames"]),
+        "time": event["time"],
+        "changes": ", ".join(changes),
     }
 
 
@@ -177,13 +169,13 @@ def _link(path: Path, out: Path) -> str:
 
 
 class Videos:
-    """Videos for a page: within it while they are small together, then as links."""
+    """Videos of a page: embedded up to EMBED_BYTES in total, then linked."""
 
     def __init__(self) -> None:
         self.left = EMBED_BYTES
 
     def source(self, path: Path, out: Path) -> str:
-        """What the page plays."""
+        """The `src` of a video: its data or a link."""
         size = path.stat().st_size
         if size > self.left:
             return _link(path, out)
@@ -191,8 +183,8 @@ class Videos:
         return f"data:{MEDIA[path.suffix]};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name: str) -> dict[str, bytes]:
-    """The files of a report by their names."""
+def make_page(runs: Sequence[Run], names: Sequence[str], out: Path, center_name: str) -> dict[str, bytes]:
+    """The files of a report by name; `names`: the arguments that named the runs."""
     import jinja2
     import matplotlib
 
@@ -214,7 +206,7 @@ def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name:
     )
     page = environment.get_template("report.html").render(
         title=root.name,
-        words=" ".join(words),
+        names=" ".join(names),
         generator=GENERATOR,
         center="interquartile mean" if center_name == "iqm" else "mean",
         sections=sections,
@@ -222,22 +214,22 @@ def make_page(runs: Sequence[Run], words: Sequence[str], out: Path, center_name:
         runs=len(runs),
         active=max((run.history[-1]["time"] for run in runs if run.history), default=""),
     )
-    return {**made, PAGE: page.encode()}  # the page comes last: what it shows is there
+    return {**made, PAGE: page.encode()}  # the page is written last, after the files it links to
 
 
 def draw_section(
     section: Section, index: int, center: measures.Center, made: dict[str, bytes]
 ) -> list[dict[str, str]]:
-    """The charts of a section; their PNG files are added to `made`."""
+    """Draw the charts of a section and add their PNG files to `made`."""
     charts = []
     for name in CURVES:
         runs = {result.label: found for result in section.results if (found := result.with_curve(name))}
         means = {
             label: over_seeds([run.curves[name] for run in found], center) for label, found in runs.items()
         }
-        for over, words in (("frames", "frames"), ("wall_s", "training time")) if means else ():
-            figure, title = draw(section, name, over, means), f"{section.env}: {name} return over {words}"
-            stem = re.sub(r"\W+", "-", f"{index} {section.env} {name} over {words}", flags=re.ASCII).lower()
+        for over, axis in (("frames", "frames"), ("wall_s", "training time")) if means else ():
+            figure, title = draw(section, name, over, means), f"{section.env}: {name} return over {axis}"
+            stem = re.sub(r"\W+", "-", f"{index} {section.env} {name} over {axis}", flags=re.ASCII).lower()
             png = io.BytesIO()
             figure.savefig(png, dpi=200)
             made[f"{stem}.png"] = png.getvalue()
@@ -252,12 +244,12 @@ def draw_section(
     return charts
 
 
-def place(config: ReportConfig, words: Sequence[str]) -> Path:
-    """The folder of the report. Refused if there are other things in it."""
+def report_folder(config: ReportConfig, names: Sequence[str]) -> Path:
+    """The folder to write the report to. Refused if it holds anything but a report."""
     if config.out is not None:
         out = Path(config.out)
-    elif len(words) == 1:
-        out = (latest_run(Path(config.outputs)) if words[0] == "latest" else Path(words[0])) / "report"
+    elif len(names) == 1:
+        out = (latest_run(Path(config.outputs)) if names[0] == "latest" else Path(names[0])) / "report"
     else:
         out = Path(config.outputs) / time.strftime("report-%Y-%m-%d_%H-%M-%S")
     page = out / PAGE

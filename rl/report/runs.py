@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 GENERATOR = "rl.report"
 MEDIA = {".mp4": "video/mp4", ".gif": "image/gif"}
 BASELINES = Path(__file__).with_name("random_baselines.csv")
-# table and column of each
+# name of a curve -> table and column
 CURVES = {"evaluation": ("eval.csv", "total_reward"), "training": ("metrics.csv", "total_reward_ma")}
 
 
 @dataclass
 class Run:
-    """What a run's folder says."""
+    """A run as read from its folder."""
 
     folder: Path
     state: str
@@ -45,43 +45,40 @@ class Run:
     values: dict[str, Any] = field(default_factory=dict)  # the configuration
     history: list[dict[str, Any]] = field(default_factory=list)
     metrics: pd.DataFrame | None = None
-    # frames, wall_s and score of each that has rows
+    # columns frames, wall_s and score; only curves that have rows
     curves: dict[str, pd.DataFrame] = field(default_factory=dict)
-    result: dict[str, Any] = field(default_factory=dict)  # once it is finished
-    problem: str = ""  # why it can be no part of a result
+    result: dict[str, Any] = field(default_factory=dict)  # empty until the run is finished
+    problem: str = ""  # why it cannot be part of a result
 
     @property
     def resumes(self) -> list[dict[str, Any]]:
-        """Its lines of history but for the start."""
+        """The events of history that are resumes."""
         return [line for line in self.history if line["event"] == "resume"]
 
     @property
     def videos(self) -> list[Path]:
-        """What enjoy.py recorded."""
+        """Videos recorded by enjoy.py."""
         return sorted(path for path in self.folder.glob("video/*") if path.suffix in MEDIA)
 
 
-def find_runs(word: str, outputs: Path) -> list[Path]:
-    """The runs that a word of the command line means. Refused if there are none."""
-    folder = latest_run(outputs) if word == "latest" else Path(word)
+def find_runs(name: str, outputs: Path) -> list[Path]:
+    """The runs that an argument names: `latest`, a run's or a sweep's folder. Refused if there are none."""
+    hint = "type latest, a run's folder or a sweep's; python -m rl.runs lists the runs"
+    folder = latest_run(outputs) if name == "latest" else Path(name)
     if not folder.is_dir():
-        raise Refused(
-            f"{word}: no such folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs"
-        )
+        raise Refused(f"{name}: no such folder; {hint}")
     found = dict.fromkeys(run_folders(folder))
-    with contextlib.suppress(DamagedError):  # it is no sweep
-        found |= dict.fromkeys(folder / name for name in Record.read(folder).jobs)
+    with contextlib.suppress(DamagedError):  # not a sweep
+        found |= dict.fromkeys(folder / job for job in Record.read(folder).jobs)
     if not found and is_run(folder):
         return [folder]
     if not found:
-        raise Refused(
-            f"{word}: no run is in this folder; type latest, a run's folder or a sweep's; python -m rl.runs lists the runs"
-        )
+        raise Refused(f"{name}: no run is in this folder; {hint}")
     return list(found)
 
 
 def read_run(folder: Path) -> Run:
-    """A run, whatever state it is in."""
+    """Read a run in any state; `problem` says if it cannot be read."""
     if not folder.exists():
         return Run(folder, "waiting", problem="its sweep has not begun it")
     run = Run(folder, "damaged")
@@ -92,12 +89,9 @@ def read_run(folder: Path) -> Run:
             leaves(run.values)
             run.metrics = _read_table(folder / "metrics.csv", ["frames", "wall_s", "fps", "total_reward_ma"])
             for name, (table, column) in CURVES.items():
-                rows = (
-                    run.metrics
-                    if table == "metrics.csv"
-                    else _read_table(folder / table, ["frames", "wall_s", column])
-                )
-                curve = rows[["frames", "wall_s", column]].rename(columns={column: "score"}).dropna()
+                wanted = ["frames", "wall_s", column]
+                rows = run.metrics if table == "metrics.csv" else _read_table(folder / table, wanted)
+                curve = rows[wanted].rename(columns={column: "score"}).dropna()
                 run.curves |= {name: curve} if len(curve) else {}
             run.result = read_result(folder) or {}
         else:
@@ -110,7 +104,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Columns of a table that may be growing: its whole lines. DamagedError if it is none."""
+    """Columns of a table that may be growing: its complete lines. DamagedError if it cannot be parsed."""
     import pandas as pd
 
     text = path.read_text() if path.exists() else ""
@@ -124,7 +118,7 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 @functools.cache
 def _baselines() -> dict[tuple[str, ...], float]:
-    """The mean return of random actions, by what makes an environment."""
+    """The mean return of random actions, by an environment's id, kwargs and wrappers."""
     import pandas as pd
 
     return {
@@ -134,5 +128,5 @@ def _baselines() -> dict[tuple[str, ...], float]:
 
 
 def random_score(env: dict[str, Any]) -> float | None:
-    """What random actions score in an environment, where that was recorded."""
+    """The mean return of random actions in an environment, if it was recorded."""
     return _baselines().get((env["id"], json.dumps(env["kwargs"]), json.dumps(env["wrappers"])))

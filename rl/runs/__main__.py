@@ -15,13 +15,15 @@ from yaml import YAMLError
 
 from rl.config.compose import from_yaml
 from rl.config.counts import format_count, parse_count
-from rl.config.text import aligned, last_row
+from rl.config.overrides import Overrides
+from rl.config.text import aligned
 from rl.runs import history
-from rl.runs.find import RESULT, latest_run, run_folders
+from rl.runs.find import RESULT, latest_run, outputs_folder, run_folders
 from rl.runs.history import CONFIG
 from rl.runs.lock import is_locked
 from rl.runs.manifest import DamagedError, list_manifests, was_committed
-from rl.runs.outcome import Refused
+from rl.runs.outcome import REFUSED, Refused
+from rl.runs.tables import last_row
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -70,13 +72,9 @@ def table(runs: list[dict[str, Any]], latest: str | None) -> str:
     head = ["", "run", "seed", "frames", "last", "best", "state", "age"]
     rows = [head]
     for run in runs:
-        frames = (
-            "-"
-            if run["frames"] is None
-            else f"{format_count(run['frames'])} of {format_count(run['asked'])}"
-            if run["asked"]
-            else "?"
-        )
+        frames = "-" if run["frames"] is None else "?"
+        if run["frames"] is not None and run["asked"]:
+            frames = f"{format_count(run['frames'])} of {format_count(run['asked'])}"
         mark = "->" if run["run"] == latest else ""
         scores = (_score(run["last"]), _score(run["best"]))
         rows.append(
@@ -105,17 +103,17 @@ def _age(saved_at: float | None) -> str:
 
 def main() -> None:
     """Print the table, or with --json a list of objects."""
-    words = sys.argv[1:]
-    unknown = [word for word in words if word != "--json" and not word.startswith("outputs=")]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
+    unknown = [argument for argument in arguments if not argument.startswith("outputs=")]
     if unknown:
         print(f"{unknown[0]}: not known; type python -m rl.runs [outputs=DIR] [--json]", file=sys.stderr)
-        raise SystemExit(2)
-    outputs = Path(next((word.partition("=")[2] for word in words if word.startswith("outputs=")), "outputs"))
+        raise SystemExit(REFUSED)
+    outputs = outputs_folder(Overrides(arguments))
     runs = [describe(folder) for folder in run_folders(outputs)]
     latest = None
     with contextlib.suppress(Refused):  # there is none to mark
         latest = str(latest_run(outputs))
-    if "--json" in words:
+    if "--json" in sys.argv:
         print(json.dumps([run | {"latest": run["run"] == latest} for run in runs], indent=1))
     else:
         print(table(runs, latest) if runs else f"no runs under {outputs.absolute()}")

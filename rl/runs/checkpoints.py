@@ -50,8 +50,8 @@ class Checkpoints:
         self._best_description: dict[str, Any] = {}
 
     def resume_from(self, manifest: Manifest) -> None:
-        """Go on after this checkpoint: whatever is newer or damaged is moved away, to be deleted after the
-        next commit.
+        """Continue after this checkpoint: what is newer or damaged is moved away, and deleted after the next
+        commit.
         """
         whole, _ = list_manifests(self.folder)
         self.kept = [manifest, *(m for m in whole if m.frames < manifest.frames)]
@@ -67,12 +67,12 @@ class Checkpoints:
 
     def _set_aside(self) -> None:
         aside = self.folder / SET_ASIDE
-        for path in self._strangers():
+        for path in self._unreferenced():
             aside.mkdir(exist_ok=True)
             os.replace(path, aside / path.name)
         files.sync_folder(self.folder)
 
-    def _strangers(self) -> list[Path]:
+    def _unreferenced(self) -> list[Path]:
         """Checkpoint files and chunks that no kept manifest needs."""
         needed = {name for m in self.kept for name in (*m.files, *m.replay, f"ckpt-{m.frames}.json")}
         there = [(folder, name) for folder in (self.folder, self.replay) for name in listdir(folder)]
@@ -132,7 +132,7 @@ class Checkpoints:
         self.prune()
 
     def _write_chunk(self, memory: UniformReplay, frames: int) -> dict[str, Any]:
-        """Write what came into a replay memory since the last checkpoint; all chunks that hold what it needs."""
+        """Write what is new in a replay memory since the last checkpoint; all chunks that it needs."""
         before = self.kept[0].replay if self.kept else {}
         chunks = {
             name: description for name, description in before.items() if description["end"] > memory.oldest
@@ -154,7 +154,7 @@ class Checkpoints:
         """
         self.kept = self.kept[: self.keep]
         self._link_best()
-        for path in self._strangers():  # a manifest's name sorts before its data file's
+        for path in self._unreferenced():  # a manifest's name sorts before its data file's
             os.unlink(path)
         for temporary in self.folder.glob(".ckpt-*.tmp"):
             os.unlink(temporary)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rl.config.compose import value_of
+from hydra.core.override_parser.types import Override
+
+from rl.config.overrides import Overrides
 from rl.runs import history
 from rl.runs.history import HISTORY
 from rl.runs.manifest import DamagedError, list_manifests
@@ -29,8 +31,8 @@ def new_folder(wanted: Path) -> Path:
     raise Refused(f"no free name for a run at {wanted}")
 
 
-def find_run(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
-    """The folder that `resume=` means, and what is worth knowing about the choice."""
+def find_run(resumed: str, overrides: Overrides) -> tuple[Path, list[str]]:
+    """The folder that `resume=` means, and warnings about the choice."""
     if resumed == "latest":
         outputs = outputs_folder(overrides)
         folder = latest_run(outputs, overrides)
@@ -48,19 +50,20 @@ def find_run(resumed: str, overrides: list[str]) -> tuple[Path, list[str]]:
     return folder, []
 
 
-def outputs_folder(overrides: Sequence[str]) -> Path:
+def outputs_folder(overrides: Overrides) -> Path:
     """The root of the run folders that a command line means."""
-    return Path(value_of(overrides, "outputs") or "outputs")
+    return Path(overrides.get("outputs") or "outputs")
 
 
-def latest_run(outputs: Path, overrides: Sequence[str] = ()) -> Path:
+def latest_run(outputs: Path, overrides: Iterable[str | Override] = ()) -> Path:
     """The run under `outputs` that saved last, of those that the choices on the command line allow. Refused
     if there is none.
     """
+    chosen = Overrides(overrides)
     wanted = {
         name: value
         for name in ("algo", "env", "experiment", "seed")
-        if (value := value_of(overrides, name)) is not None
+        if (value := chosen.get(name)) is not None
     }
     candidates = []
     for folder in run_folders(outputs):
@@ -70,7 +73,8 @@ def latest_run(outputs: Path, overrides: Sequence[str] = ()) -> Path:
     if not candidates:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
         raise Refused(
-            f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's folder, or train one: python train.py"
+            f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's "
+            "folder, or train one: python train.py"
         )
     return max(candidates)[2]
 
@@ -91,7 +95,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
             *(result[name]["total_reward"] for name in ("last", "best") if name in result),
         ]
         if any(number is not None and not isinstance(number, int | float) for number in numbers):
-            raise ValueError("a score in it is no number")
+            raise ValueError("a score in it is not a number")
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder / RESULT}: {error}") from error
     return result

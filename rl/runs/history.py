@@ -13,8 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rl.config import RunConfig
-from rl.config.compose import to_yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rl.config import ConfigError, RunConfig, fill_in
+from rl.config.compose import compose, from_yaml, to_yaml
 from rl.runs import files
 from rl.runs.manifest import DamagedError
 
@@ -40,6 +44,43 @@ def read(folder: Path) -> list[dict[str, Any]]:
         raise DamagedError(f"{path}: {error}") from error
 
 
+def first_overrides(folder: Path) -> list[str] | None:
+    """The command line as Hydra wrote it, for a run killed before its first line of history; None without."""
+    path = folder / ".hydra" / "overrides.yaml"
+    if not path.is_file() or not path.stat().st_size:
+        return None
+    return [str(override) for override in OmegaConf.load(path)]
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The configuration that the run has; keys that are newer than the run are at their defaults.
+    DamagedError if it cannot be read."""
+    values = read_config(folder)
+    past = read(folder)
+    return fill_in(values, defaults(past[0]["choices"])) if past else values
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.yaml as it is. DamagedError if it cannot be read."""
+    try:
+        values = from_yaml(folder / CONFIG)
+    except (OSError, AssertionError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise DamagedError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
+    if not values:
+        raise DamagedError(f"{folder / CONFIG}: it is empty")
+    return values
+
+
+def defaults(choices: dict[str, Any]) -> dict[str, Any]:
+    """What conf/ says today of a run's algorithm and environment, without experiments; {} if it knows them no
+    more.
+    """
+    try:
+        return compose([f"algo={choices['algo']}", f"env={choices['env']}", "++env.id=x"], RunConfig).values
+    except ConfigError:
+        return {}
+
+
 def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None:
     """Add a start or resume, and make `values` the run's configuration. The line comes first: a kill between
     the two leaves a run that makes the same changes again.
@@ -54,13 +95,13 @@ def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None
     files.write_atomic(folder / CONFIG, to_yaml(values).encode())
 
 
-def exactness(frames: int, not_exact: list[str], not_replayable: str = "") -> str:
-    """How exact a session is, in words.
+def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> str:
+    """How exact a session is, as text.
 
-    `not_exact`: what could not be brought back; `not_replayable`: what a later resume will not bring back.
+    `not_exact`: what could not be brought back; `not_reproducible`: what a later resume will not bring back.
     """
     text = f"not exact from frame {frames}: {'; '.join(not_exact)}" if not_exact else "exact"
-    return f"{text}, but a resume will not be: {not_replayable}" if not_replayable else text
+    return f"{text}, but a resume will not be: {not_reproducible}" if not_reproducible else text
 
 
 def world(config: RunConfig) -> dict[str, Any]:

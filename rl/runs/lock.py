@@ -21,7 +21,7 @@ class RunLock:
     """
 
     def __init__(self, run: Path) -> None:
-        """LockedError if another live process holds it. The file's content is left as it is, see `announce`."""
+        """LockedError if another live process holds it. The file's content is left alone, see `announce`."""
         self._path = run / ".lock"
         self._new = not self._path.exists()
         self._file = open(self._path, "a+")  # noqa: SIM115  it stays open as long as the lock is held
@@ -33,8 +33,16 @@ class RunLock:
             self._file.close()
             raise LockedError(f"{run} is being worked on by {holder}") from None
 
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Keep it, unless the block failed."""
+        if kind is not None:
+            self.release()
+
     def announce(self) -> None:
-        """Write who holds it, for the message that others get."""
+        """Write which process holds it, for the message that others get."""
         self._new = False
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

@@ -146,7 +146,8 @@ def newest_manifest(
                 there = (tables / name).stat().st_size if tables and (tables / name).is_file() else 0
                 if there < size:
                     raise DamagedError(
-                        f"ckpt-{manifest.frames}.json: {name} has {there} bytes, and should have {size} or more"
+                        f"ckpt-{manifest.frames}.json: {name} has {there} bytes, and should "
+                        f"have {size} or more"
                     )
             return manifest, [
                 problem for frames, problem in sorted(problems.items()) if frames > manifest.frames

@@ -1,12 +1,15 @@
-"""How a command can end: its exit codes, and the exceptions behind them."""
+"""How a command ends: its exit codes, the exceptions behind them, and the signals that ask it to stop."""
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from rl.config import ConfigError
 from rl.runs.lock import LockedError
@@ -25,13 +28,14 @@ class Finished(Exception):
 
     def __init__(self, folder: Path, why: str, more: str) -> None:
         super().__init__(
-            f"{folder} is finished: {why}.\nto train it on:  python train.py {shlex.join([f'resume={folder}', more])}"
+            f"{folder} is finished: {why}.\nto train it on:  python train.py "
+            f"{shlex.join([f'resume={folder}', more])}"
         )
         self.folder = folder
 
 
-def refuse_or(action: Callable[[], object]) -> None:
-    """Do it, or say on stderr why not, and leave with exit code 2 (0 if there is nothing left to do)."""
+def with_exit_codes(action: Callable[[], object]) -> None:
+    """Do it; what it raises becomes a message and an exit code: 2 if refused, 0 if nothing is left to do."""
     try:
         action()
     except Finished as message:
@@ -45,3 +49,42 @@ def refuse_or(action: Callable[[], object]) -> None:
     except OSError as error:
         print(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), file=sys.stderr)
         raise SystemExit(FAILED) from None
+
+
+class Stop:
+    """A context that notes signals which ask to stop, in place of what they would do. True once one came."""
+
+    def __init__(self, *, second_leaves: bool = True) -> None:
+        """`second_leaves`: whether a second TERM or INT ends the process at once."""
+        self.requested: list[int] = []  # the signals, as they came
+        self.second_leaves = second_leaves
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return bool(self.requested)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        final = {signal.SIGTERM, signal.SIGINT}
+        if self.second_leaves and number in final and final & set(self.requested):
+            os._exit(INTERRUPTED if number == signal.SIGINT else 128 + number)
+        self.requested.append(number)
+
+    def pass_on(self) -> None:
+        """Call the handlers that were there before ours: a launcher's requeues the job."""
+        for number in self.requested:
+            handler = self._before[number]
+            if callable(handler) and handler is not signal.default_int_handler:
+                handler(number, None)
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, else 75."""
+        return INTERRUPTED if signal.SIGINT in self.requested else TO_BE_CONTINUED

@@ -1,44 +1,30 @@
-"""Which run a command line means, and whether it may go on like that: all of it before anything on disk
-changes.
+"""From a command line to a plan: which run it means, and whether that run may continue like this. Nothing on
+disk changes here.
 
 The command line of a resumed run is the run's own plus the new one. It is composed on today's conf/ and
-compared, key by key, with the configuration that the run has; `rl.config.compare` judges the differences.
+compared, key by key, with the configuration that the run has; `rl.config.compare` applies the policies.
 """
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, fill_in, read_config
-from rl.config.compose import (
-    GROUPS,
-    Composed,
-    check_single,
-    compose,
-    drop,
-    from_yaml,
-    hydra_only,
-    merge,
-    parse,
-    quote,
-    value_of,
-)
+from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
+from rl.config.compose import Composed, compose
 from rl.config.counts import format_count
+from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
 from rl.config.text import aligned
 from rl.runs import history
 from rl.runs.find import REFILL, find_run, is_run, new_folder, read_result
-from rl.runs.history import CONFIG
 from rl.runs.lock import RunLock
 from rl.runs.manifest import DamagedError, Manifest, changed_tables, newest_manifest, was_committed
 from rl.runs.outcome import Finished, Refused
@@ -47,12 +33,12 @@ from rl.runs.weights import Weights, fork_weights
 
 @dataclass
 class Plan:
-    """What a command line comes to."""
+    """What a command line asks for, validated."""
 
     folder: Path
     composed: Composed
-    overrides: list[str]  # the whole command line: the run's own and the new one
-    manifest: Manifest | None = None  # where to go on; None: at frame 0
+    overrides: Overrides  # the whole command line: the run's own and the new one
+    manifest: Manifest | None = None  # the checkpoint to continue from; None: frame 0
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     weights: Weights | None = None  # of another run, to start from
@@ -67,19 +53,19 @@ class Plan:
 
     @property
     def typed_pair(self) -> bool:
-        """Whether the algorithm or the environment was chosen, and no experiment that tunes the two together."""
-        typed = {override.key_or_group for override in parse(self.overrides)}
-        return bool(typed & {"algo", "env"}) and "experiment" not in typed
+        """Whether algorithm or environment were chosen, and no experiment that tunes the two together."""
+        keys = set(self.overrides.keys)
+        return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
     def write_history(
-        self, *, frames: int, command: str, not_exact: list[str], not_replayable: str = ""
+        self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
     ) -> None:
         """Add this session to the run's history, and make its configuration the run's."""
         session = {
             "event": "resume" if self.manifest else "start",
             "frames": frames,
             "command": command,
-            "overrides": self.overrides,
+            "overrides": self.overrides.texts,
             "choices": self.composed.choices | {"seed": self.config.seed},
             "fork": self.weights and {"run": str(self.weights.run), "weights": self.weights.name},
             "changes": [
@@ -87,54 +73,53 @@ class Plan:
                 for c in self.changes
             ],
             "world": history.world(self.config),
-            "exactness": history.exactness(frames, not_exact, not_replayable),
+            "exactness": history.exactness(frames, not_exact, not_reproducible),
         }
         history.write(self.folder, session, self.composed.values)
 
     def take_folder(self) -> None:
-        """Make the folder of a new run, or take an existing one; nobody else works on it from here on."""
+        """Make the folder of a new run and lock it; an existing run's lock is held already."""
         if self.unnamed:
             self.folder = new_folder(self.folder)
         if self.lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = RunLock(self.folder)
-            if was_committed(self.folder):  # by a run that began and ended since we looked
+            if was_committed(self.folder):  # by a run that began and ended in the meantime
                 raise Refused(
-                    f"{self.folder}: another process has just trained here; type resume={self.folder} to go on with its run"
+                    f"{self.folder}: another process has just trained here; type "
+                    f"resume={self.folder} to go on with its run"
                 )
         self.lock.announce()
 
 
-def make_plan(overrides: Sequence[str], config_dir: str | None = None) -> Plan:
-    """What this command line comes to, for a single run. Refused, Finished, ConfigError or LockedError if to
-    nothing.
+def make_plan(given: Iterable[str | Override], config_dir: str | None = None) -> Plan:
+    """The plan of a single run.
+
+    Refused, Finished, ConfigError, DamagedError or LockedError if there is none.
     """
-    check_single(parse(overrides))
-    resumed, given_dir, fork = (value_of(overrides, name) for name in ("resume", "hydra.run.dir", "fork"))
-    new = drop(overrides, "resume")
-    if resumed is not None and (fork is not None or given_dir is not None):
-        raise ConfigError(
-            "resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir="
-        )
+    overrides = Overrides(given)
+    overrides.check_single()
+    resumed, run_dir = overrides.get("resume"), overrides.get("hydra.run.dir")
+    new = overrides.drop("resume", "hydra.run.dir")
     if resumed is not None:
-        folder, warnings = find_run(resumed, new)
-        if not (was_committed(folder) or history.read(folder)) and _first_overrides(folder) is None:
-            raise Refused(
-                f"{folder}: it was killed before its command line was written down; delete it, and type that line again"
+        if overrides.get("fork") is not None or run_dir is not None:
+            raise ConfigError(
+                "resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir="
             )
-        result = _plan_existing(folder, new, config_dir)
-        result.warnings[:0] = warnings
-        return result
-    own = drop(new, "hydra.run.dir")
-    if given_dir is not None and "${" not in given_dir and _holds_run(Path(given_dir)):
-        return _plan_existing(Path(given_dir), own, config_dir)
-    result = _plan_new(new, config_dir)
-    result.unnamed = given_dir is None
-    return (
-        _plan_existing(result.folder, own, config_dir)
-        if given_dir is not None and _holds_run(result.folder)
-        else result
-    )
+        folder, warnings = find_run(resumed, new)
+        if not (was_committed(folder) or history.read(folder)) and history.first_overrides(folder) is None:
+            raise Refused(
+                f"{folder}: it was killed before its command line was written down; delete "
+                "it, and type that line again"
+            )
+        return _plan_existing(folder, new, config_dir, warnings)
+    if run_dir is not None and "${" not in run_dir and _holds_run(Path(run_dir)):
+        return _plan_existing(Path(run_dir), new, config_dir)
+    plan = _plan_new(overrides.drop("resume"), config_dir)
+    if run_dir is not None and _holds_run(plan.folder):
+        return _plan_existing(plan.folder, new, config_dir)
+    plan.unnamed = run_dir is None
+    return plan
 
 
 def _holds_run(folder: Path) -> bool:
@@ -146,167 +131,132 @@ def _holds_run(folder: Path) -> bool:
     return True
 
 
-def _plan_new(overrides: Sequence[str], config_dir: str | None) -> Plan:
+def _plan_new(overrides: Overrides, config_dir: str | None) -> Plan:
     """A new run; with `fork=` it has the old run's command line and weights."""
-    fork, weights, line = value_of(overrides, "fork"), None, list(overrides)
+    fork, weights = overrides.get("fork"), None
     if fork is not None:
         weights, exact = fork_weights(fork, overrides)
-        overrides = merge(overrides, [f"fork={quote(exact)}"])
         past = history.read(weights.run)
-        line = merge(drop(past[-1]["overrides"], "fork") if past else [], overrides)
-    composed = compose(line, RunConfig, config_dir=config_dir)
+        saved = Overrides(past[-1]["overrides"] if past else []).drop("fork")
+        overrides = saved.merge([*overrides, f"fork={quote(exact)}"])
+    composed = compose(overrides, RunConfig, config_dir=config_dir)
     if composed.config.base:
         raise ConfigError("base=run goes with resume=")
-    return Plan(Path(composed.run_dir), composed, drop(line, "hydra."), weights=weights)
+    return Plan(Path(composed.run_dir), composed, overrides.drop("hydra."), weights=weights)
 
 
-def _plan_existing(folder: Path, new: list[str], config_dir: str | None) -> Plan:
-    lock = RunLock(folder)
-    try:
-        result = _judge(folder, new, config_dir)
-    except BaseException:
-        lock.release()
-        raise
-    result.lock = lock
-    return result
+def _plan_existing(
+    folder: Path, new: Overrides, config_dir: str | None, warnings: Sequence[str] = ()
+) -> Plan:
+    """A run that continues in its folder. It is locked from here on."""
+    with RunLock(folder) as lock:
+        plan = _validate_resume(folder, new, config_dir)
+    plan.lock = lock
+    plan.warnings[:0] = warnings
+    return plan
 
 
-def _judge(folder: Path, new: list[str], config_dir: str | None) -> Plan:
+def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Plan:
+    """The plan of a run that continues: its command line, its checkpoint, and the changes it accepts."""
     past, committed = history.read(folder), was_committed(folder)
-    saved = past[-1]["overrides"] if past else _first_overrides(folder) or []
     choices = past[0]["choices"] if past else {}
-    other = [
-        _other_group(group, choices[group], value_of(new, group))
-        for group in ("algo", "env")
-        if group in choices
-    ]
-    if any(other) and committed:
-        raise Refused(_refusal(folder, None, [change for change in other if change], new))
-    overrides = drop(merge(saved, new), "hydra.", "base")
-    base = value_of(new, "base")
-    if base == "run":
+    if committed:
+        _check_spec(folder, choices, new)
+    saved = Overrides(past[-1]["overrides"] if past else history.first_overrides(folder) or [])
+    overrides = saved.merge(new).drop("hydra.", "base")
+    if new.get("base") == "run":
         composed = _compose_on_run(folder, new, choices)
     else:
-        composed = compose([*overrides, *hydra_only(new)], RunConfig, config_dir=config_dir)
+        composed = compose([*overrides, *new.hydra], RunConfig, config_dir=config_dir)
     if not committed:
-        warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
         fork = composed.config.fork
-        return Plan(
-            folder,
-            composed,
-            overrides,
-            warnings=[warning],
-            weights=fork_weights(fork, overrides)[0] if fork else None,
-        )
-    restore = getattr(getattr(composed.config.algo, "replay", None), "on_resume", None) != REFILL
-    manifest, problems = newest_manifest(folder / "ckpt", tables=folder, replay=restore)
-    if manifest is None:
-        damage = "\n".join(f"  {problem}" for problem in problems) or f"  {folder / 'ckpt'} holds none"
-        without = restore and newest_manifest(folder / "ckpt", tables=folder, replay=False)[0]
-        ways = (
-            [
-                f"to go on with an empty replay memory:\n  python train.py resume={folder} algo.replay.on_resume={REFILL}"
-            ]
-            if without
-            else []
-        )
-        raise Refused(
-            f"{folder}: no checkpoint is whole, and the run is not started from scratch in silence:\n{damage}\n"
-            + "\n".join([*ways, "to start a new run, leave resume= away"])
-        )
-    warnings = [f"DAMAGED CHECKPOINT: {problem}" for problem in problems]
-    if problems:
-        warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
-    typed = [override.key_or_group for override in parse(overrides)]
-    try:
-        changes = compare(
-            _read_config(folder), composed.values, manifest.frames, typed, lambda: _defaults(choices)
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # values that no configuration has
-        raise DamagedError(f"{folder / CONFIG}: {error}") from error
-    refused = [change for change in changes if change.refused]
-    if refused:
-        raise Refused(_refusal(folder, manifest, refused, new))
+        weights = fork_weights(fork, overrides)[0] if fork else None
+        warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
+        return Plan(folder, composed, overrides, warnings=[warning], weights=weights)
+    manifest, warnings = _find_checkpoint(folder, composed.config)
+    changes = _check_changes(folder, manifest, composed, overrides, choices, new)
     warnings += [
         f"DAMAGED: {path}: its rows are not what was written; they stay"
         for path in changed_tables(manifest, folder)
     ]
-    warnings += _refuse_if_finished(folder, composed.config, manifest)
-    warnings += history.other_world(past) + _learns_no_more(folder, composed.config, manifest.frames)
+    warnings += _check_unfinished(folder, composed.config, manifest)
+    warnings += history.other_world(past) + _lr_is_zero(folder, composed.config, manifest.frames)
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
-def _other_group(group: str, was: Any, now: str | None) -> Change | None:
-    """Another algorithm or environment is refused before it is composed with overrides that are not its own."""
-    return (
-        None
-        if now in (None, was)
-        else Change(group, was, now, FROZEN, "it defines the run: with another it would be another run", True)
-    )
+def _check_spec(folder: Path, choices: dict[str, Any], new: Overrides) -> None:
+    """Refused for another algorithm or environment: the run's overrides would not compose with it."""
+    note = "it defines the run: with another it would be another run"
+    changes = [
+        Change(group, was, now, FROZEN, note, True)
+        for group, was in choices.items()
+        if group in ("algo", "env") and (now := new.get(group)) not in (None, was)
+    ]
+    if changes:
+        raise Refused(_refusal(folder, None, changes, new))
 
 
-def _compose_on_run(folder: Path, new: list[str], choices: dict[str, str | None]) -> Composed:
+def _check_changes(
+    folder: Path,
+    manifest: Manifest,
+    composed: Composed,
+    overrides: Overrides,
+    choices: dict[str, Any],
+    new: Overrides,
+) -> list[Change]:
+    """What differs from the run's own configuration. Refused if a key's policy forbids its change."""
+    try:
+        changes = compare(
+            history.read_config(folder),
+            composed.values,
+            manifest.frames,
+            overrides.keys,
+            lambda: history.defaults(choices),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # values that no configuration has
+        raise DamagedError(f"{folder / history.CONFIG}: {error}") from error
+    refused = [change for change in changes if change.refused]
+    if refused:
+        raise Refused(_refusal(folder, manifest, refused, new))
+    return changes
+
+
+def _find_checkpoint(folder: Path, config: RunConfig) -> tuple[Manifest, list[str]]:
+    """The newest whole checkpoint, and warnings about newer ones. Refused if none is whole."""
+    restore = getattr(getattr(config.algo, "replay", None), "on_resume", None) != REFILL
+    manifest, problems = newest_manifest(folder / "ckpt", tables=folder, replay=restore)
+    if manifest is not None:
+        warnings = [f"DAMAGED CHECKPOINT: {problem}" for problem in problems]
+        if problems:
+            warnings.append(f"going on from the one before instead, at frame {format_count(manifest.frames)}")
+        return manifest, warnings
+    lines = [f"{folder}: no checkpoint is whole, and the run is not started from scratch in silence:"]
+    lines += [f"  {problem}" for problem in problems] or [f"  {folder / 'ckpt'} holds none"]
+    if restore and newest_manifest(folder / "ckpt", tables=folder, replay=False)[0]:
+        refill = f"algo.replay.on_resume={REFILL}"
+        lines += [f"to go on with an empty replay memory:\n  python train.py resume={folder} {refill}"]
+    raise Refused("\n".join([*lines, "to start a new run, leave resume= away"]))
+
+
+def _compose_on_run(folder: Path, new: Overrides, choices: dict[str, str | None]) -> Composed:
     """The run's own configuration under the new command line, whatever conf/ says today."""
-    values = OmegaConf.create(saved_config(folder))
-    for override in parse(drop(new, "base")):
+    values = OmegaConf.create(history.saved_config(folder))
+    for override in new.drop("base", "hydra.", "algo", "env"):  # the groups were compared already
         name = override.key_or_group
-        if name.startswith("hydra.") or name in ("algo", "env"):  # these were compared already
-            continue
         if name in GROUPS:
             raise ConfigError(
-                f"{name}={override.value()}: base=run takes the run's own configuration; type single keys with it"
+                f"{name}={override.value()}: base=run takes the run's own configuration; "
+                "type single keys with it"
             )
         OmegaConf.update(values, name, override.value(), merge=False)
-    plain = OmegaConf.to_container(values, resolve=True)
-    assert isinstance(plain, dict)
-    typed = {str(name): value for name, value in plain.items()}
-    return Composed(typed, choices, read_config(typed, RunConfig), str(folder), "")
+    resolved = OmegaConf.to_container(values, resolve=True)
+    assert isinstance(resolved, dict)
+    plain = {str(name): value for name, value in resolved.items()}
+    return Composed(plain, choices, read_config(plain, RunConfig), str(folder), "")
 
 
-def saved_config(folder: Path) -> dict[str, Any]:
-    """The configuration that the run has; keys that are newer than the run are at their defaults.
-    DamagedError if it cannot be read."""
-    values = _read_config(folder)
-    past = history.read(folder)
-    return fill_in(values, _defaults(past[0]["choices"])) if past else values
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        values = from_yaml(folder / CONFIG)
-    except (OSError, AssertionError, ValueError, YAMLError, OmegaConfBaseException) as error:
-        raise DamagedError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
-    if not values:
-        raise DamagedError(f"{folder / CONFIG}: it is empty")
-    return values
-
-
-def _defaults(choices: dict[str, Any]) -> dict[str, Any]:
-    """What conf/ says today of a run's algorithm and environment, without experiments; {} if it knows them no
-    more.
-    """
-    try:
-        return compose([f"algo={choices['algo']}", f"env={choices['env']}", "++env.id=x"], RunConfig).values
-    except ConfigError:
-        return {}
-
-
-def _first_overrides(folder: Path) -> list[str] | None:
-    """The command line of a run that was killed before its first line of history, from what Hydra wrote; None
-    if nothing yet.
-    """
-    path = folder / ".hydra" / "overrides.yaml"
-    return (
-        [str(override) for override in OmegaConf.load(path)]
-        if path.is_file() and path.stat().st_size
-        else None
-    )
-
-
-def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> list[str]:
-    """Finished if nothing is left to do; a warning if the result is damaged, for then the weights are scored
-    again.
-    """
+def _check_unfinished(folder: Path, config: RunConfig, manifest: Manifest) -> list[str]:
+    """Finished if nothing is left to do. A warning if the result is damaged: the weights are scored again."""
     try:
         result = read_result(folder)
     except DamagedError as error:
@@ -322,33 +272,8 @@ def _refuse_if_finished(folder: Path, config: RunConfig, manifest: Manifest) -> 
     return []
 
 
-def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: list[str]) -> str:
-    """The table, and every way out."""
-
-    def types(override: Override, key: str) -> bool:
-        name = override.key_or_group
-        return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
-
-    typed = [o for o in parse(new) if any(types(o, change.key) for change in refused)]
-    others = [o.input_line or "" for o in parse(new) if o not in typed]
-    in_conf = [change for change in refused if not any(types(o, change.key) for o in typed)]
-    where = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
-    lines = [f"{folder}{where} cannot go on with this:", "", change_table(refused), ""]
-    ways = [
-        (
-            "go on as it was",
-            [f"resume={folder}", *others, *(change.keep for change in refused if change.was is not MISSING)],
-        )
-    ]
-    if in_conf and not any(override.key_or_group in GROUPS for override in typed):
-        ways.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
-    ways.append(("start a new run from its weights", [f"fork={folder}", *new]))
-    return "\n".join(
-        [*lines, *(f"to {what}:\n  python train.py {shlex.join(words)}" for what, words in ways)]
-    )
-
-
-def _learns_no_more(folder: Path, config: RunConfig, frames: int) -> list[str]:
+def _lr_is_zero(folder: Path, config: RunConfig, frames: int) -> list[str]:
+    """A warning if the learning rate stays 0 from here on."""
     lr = getattr(config.algo, "lr", None)
     if not isinstance(lr, Schedule) or frames >= config.frames or lr(frames) > 0 or lr(config.frames) > 0:
         return []
@@ -356,6 +281,27 @@ def _learns_no_more(folder: Path, config: RunConfig, frames: int) -> list[str]:
         "the learning rate is 0 from here on, so nothing more will be learned;"
         f" to train on with another: python train.py fork={folder} algo.lr=..."
     ]
+
+
+def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: Overrides) -> str:
+    """The table of refused changes, and every command that works instead."""
+
+    def names(override: Override, key: str) -> bool:
+        name = override.key_or_group
+        return key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+
+    typed = new.where(lambda o: any(names(o, change.key) for change in refused))
+    others = new.where(lambda o: o not in list(typed)).texts
+    in_conf = [change for change in refused if not any(names(o, change.key) for o in typed)]
+    at = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
+    kept = (change.keep for change in refused if change.was is not MISSING)
+    commands = [("go on as it was", [f"resume={folder}", *others, *kept])]
+    if in_conf and not set(typed.keys) & set(GROUPS):
+        commands.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
+    commands.append(("start a new run from its weights", [f"fork={folder}", *new.texts]))
+    lines = [f"{folder}{at} cannot go on with this:", "", change_table(refused), ""]
+    lines += [f"to {what}:\n  python train.py {shlex.join(command)}" for what, command in commands]
+    return "\n".join(lines)
 
 
 def change_table(changes: Sequence[Change]) -> str:

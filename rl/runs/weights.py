@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rl.config.compose import value_of
 from rl.config.counts import format_count, parse_count
+from rl.config.overrides import Overrides
 from rl.runs.find import latest_run, outputs_folder
 from rl.runs.manifest import DamagedError, Manifest, list_manifests, newest_manifest, read_verified
 from rl.runs.outcome import Refused
@@ -33,29 +32,24 @@ def load_weights(agent: Agent, weights: Weights, device: str) -> None:
     """Give an agent the weights of a run. Refused if names or shapes differ."""
     state = load(weights.data, device)
     try:
-        for name in agent.playing:
+        for name in agent.policy_parts:
             agent.parts[name].load_state_dict(state[weights.prefix + name])
     except (KeyError, RuntimeError, ValueError) as error:
         raise Refused(f"the weights of {weights.run} do not fit: {error}") from error
 
 
-def fork_weights(fork: str, overrides: Sequence[str]) -> tuple[Weights, str]:
+def fork_weights(fork: str, overrides: Overrides) -> tuple[Weights, str]:
     """The weights that `fork=` means, and how to name them wherever and whenever it is typed."""
     run, _, which = fork.rpartition("@") if "@" in fork else (fork, "", "best")
     if run == "latest":
         run = str(latest_run(outputs_folder(overrides)))
     if not (Path(run) / "ckpt").is_dir():
         raise Refused(
-            f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and @best, @last or @<frames> if you like"
+            f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and "
+            "@best, @last or @<frames> if you like"
         )
     weights = read_weights(Path(run), which, "fork")
     return weights, f"{Path(run).absolute()}@{weights.frames if weights.prefix else 'best'}"
-
-
-def pin_fork(overrides: Sequence[str]) -> str:
-    """What `fork=` means today, as it can be typed wherever and whenever."""
-    fork = value_of(overrides, "fork")
-    return fork_weights(str(fork), overrides)[1]
 
 
 def read_weights(folder: Path, which: str, key: str = "ckpt") -> Weights:
@@ -83,16 +77,10 @@ def _choose_weights(
         best = newest.best
         if best is None:
             last = f"{folder}@last" if key == "fork" else "last"
-            raise Refused(
-                f"{folder} has not been evaluated yet, so it has no best weights; type {key}={last}"
-            )
-        return (
-            newest,
-            best.file,
-            f"best (frame {format_count(best.frames)}, score {best.score:.2f})",
-            "",
-            best.frames,
-        )
+            why = "has not been evaluated yet, so it has no best weights"
+            raise Refused(f"{folder} {why}; type {key}={last}")
+        name = f"best (frame {format_count(best.frames)}, score {best.score:.2f})"
+        return newest, best.file, name, "", best.frames
     if which == "last":
         return newest, newest.data, f"last (frame {format_count(newest.frames)})", "agent.", newest.frames
     try:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rl.config.counts import format_count
-from rl.config.text import aligned, last_row
+from rl.config.text import aligned, progress_text
 from rl.runs.find import read_result
 from rl.runs.manifest import DamagedError, list_manifests
+from rl.runs.tables import last_row
 from rl.sweeps.record import Job, Sweep
 
-_SHOW_S, _SAY_S = 1.0, 10.0  # between looks at the rows of jobs, and between plain lines of one job
+_SHOW_S, _SAY_S = 1.0, 10.0  # between reads of the jobs' rows, and between plain lines of one job
 
 
 class Display:
@@ -70,8 +71,6 @@ class Display:
 
 def line_of(sweep: Sweep, job: Job) -> str:
     """A job in one line: state, frames, eta, total_reward_ma."""
-    from rl.config.text import progress_text
-
     row = last_row(sweep.folder_of(job) / "metrics.csv")
     if job.state != "running" or row is None:
         return f"{job.name}: {job.state}" + (f" ({job.note})" if job.note else "")

@@ -42,11 +42,11 @@ class Launcher(Protocol):
 
     shown: bool  # whether the jobs themselves write to the terminal
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         """How many jobs of so many threads run at a time."""
 
-    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
-        """Start `train.py` with these words; `folder` is the sweep's."""
+    def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
+        """Start `train.py` with these arguments; `folder` is the sweep's."""
 
 
 class Basic:
@@ -54,13 +54,13 @@ class Basic:
 
     shown = True
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         """One."""
         return 1
 
-    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+    def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """A process that writes to our terminal."""
-        return Process(words, output=None)
+        return Process(arguments, output=None)
 
 
 class Processes:
@@ -71,23 +71,23 @@ class Processes:
     def __init__(self, n_jobs: int | None) -> None:
         self.n_jobs = n_jobs
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         """`n_jobs`, or as many as this process's cores have room for."""
         return self.n_jobs or room_for(threads)
 
-    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+    def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """A process whose output goes to its own log."""
-        return Process(words, output=subprocess.DEVNULL)
+        return Process(arguments, output=subprocess.DEVNULL)
 
 
 class Process:
     """`train.py` in a process that does not outlive this one, out of reach of the terminal's Ctrl-C."""
 
-    def __init__(self, words: Sequence[str], *, output: int | None) -> None:
+    def __init__(self, arguments: Sequence[str], *, output: int | None) -> None:
         """`output`: where it goes, as `subprocess` has it; None is our terminal, for errors too."""
         self._errors = None if output is None else tempfile.TemporaryFile()  # noqa: SIM115  it stays open as long as the job runs
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "rl.train", *words],
+            [sys.executable, "-m", "rl.train", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=self._errors,
@@ -148,24 +148,24 @@ class Slurm:
         executor.update_parameters(name="encore", cpus_per_task=threads, **self.parameters)
         return executor
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         """`n_jobs`, or all."""
         return self.n_jobs or (room_for(threads) if self.cluster == "local" else sys.maxsize)
 
-    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+    def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """Submit a job."""
         os.environ["PYTHONPATH"] = _environment()["PYTHONPATH"]  # submitit hands the environment on
-        return _Submitted(self._executor(folder, threads).submit(_Training(list(words))))
+        return _Submitted(self._executor(folder, threads).submit(_Training(list(arguments))))
 
 
 class _Training:
     """`train.py` within a job of submitit, whose signal handlers it calls after it has saved."""
 
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
 
     def __call__(self) -> int:
-        sys.argv[:] = ["train.py", *self.words]
+        sys.argv[:] = ["train.py", *self.arguments]
         try:
             runpy.run_module("rl.train", run_name="__main__", alter_sys=True)
         except SystemExit as stop:
@@ -234,13 +234,13 @@ class Ray:
             raise ConfigError(f"launcher.address={address}: {error}") from error
         self.n_jobs = n_jobs
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         """`n_jobs`, or as many as the cluster's cores have room for."""
         import ray
 
         return self.n_jobs or max(1, int(ray.cluster_resources()["CPU"]) // threads)
 
-    def start(self, words: Sequence[str], folder: Path, threads: int) -> Running:
+    def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """An actor that starts the process and watches it."""
         import ray
 
@@ -248,16 +248,16 @@ class Ray:
         return _Actor(
             ray.remote(_Watcher)
             .options(num_cpus=threads, runtime_env=runtime)
-            .remote(list(words), os.getcwd())
+            .remote(list(arguments), os.getcwd())
         )
 
 
 class _Watcher:
     """What runs on the cluster: a process that does not outlive the actor."""
 
-    def __init__(self, words: list[str], directory: str) -> None:
+    def __init__(self, arguments: list[str], directory: str) -> None:
         os.chdir(directory)
-        self.process = Process(words, output=subprocess.DEVNULL)
+        self.process = Process(arguments, output=subprocess.DEVNULL)
 
     def poll(self) -> tuple[int | None, str]:
         """Its exit code and what it wrote to stderr, once it has ended."""
@@ -293,11 +293,6 @@ class _Actor:
     def send_signal(self, number: int) -> None:
         """Have it save and leave."""
         self.actor.send_signal.remote(number)
-
-
-KNOWN: dict[str, Callable[..., Launcher]] = {
-    f"rl.launchers.{kind.__name__}": kind for kind in (Basic, Processes, Slurm, Ray)
-}
 
 
 def room_for(threads: int) -> int:

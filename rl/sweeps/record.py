@@ -1,4 +1,4 @@
-"""What a sweep's folder says of it."""
+"""A sweep, its jobs, and the record of it in its folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
-from rl.config.compose import quote
+from rl.config.overrides import Overrides, quote
 from rl.runs import files
 from rl.runs.find import new_folder
 from rl.runs.lock import RunLock
@@ -16,8 +16,8 @@ from rl.runs.manifest import DamagedError
 from rl.sweeps.launchers import Launcher, Running
 
 
-class Remembered:
-    """What a folder says of the sweep or search in it, kept in a file named `FILE`."""
+class PersistedRecord:
+    """The record of a sweep or search, kept in its folder as `FILE`."""
 
     FILE: ClassVar[str]
     saved_at: float
@@ -32,20 +32,20 @@ class Remembered:
             raise DamagedError(f"{folder / cls.FILE}: {error}") from error
 
     def write(self, folder: Path, command: str) -> None:
-        """Keep it, and that a session begins."""
+        """Write it, with the command of the session that begins."""
         self.saved_at = time.time()
         self.commands.append(command)
         files.write_atomic(folder / self.FILE, json.dumps(vars(self), indent=1).encode())
 
 
 @dataclass
-class Record(Remembered):
-    """What a sweep's folder says of it."""
+class Record(PersistedRecord):
+    """The record of a sweep."""
 
     FILE = "sweep.json"
-    overrides: list[str] = field(default_factory=list)  # the whole line, several values and all
+    overrides: list[str] = field(default_factory=list)  # the whole command line, several values and all
     keys: list[str] = field(default_factory=list)  # the keys that ever took several values
-    jobs: dict[str, list[str]] = field(default_factory=dict)  # the folder's name of each job -> its own line
+    jobs: dict[str, list[str]] = field(default_factory=dict)  # the folder's name of each job -> its overrides
     saved_at: float = 0.0
     commands: list[str] = field(default_factory=list)  # as typed, one for each session
 
@@ -55,8 +55,8 @@ class Job:
     """One run of a sweep."""
 
     name: str
-    line: list[str]  # all of it, as the record keeps it
-    words: list[str]  # what its process gets, but for the folder
+    overrides: Overrides  # all of them, as the record keeps them
+    passed: Overrides  # what its process gets, without the folder
     frames: int = 0  # until where it trains
     threads: int = 1
     state: str = "waiting"  # then running; at last finished, stopped or failed
@@ -65,10 +65,10 @@ class Job:
 
 @dataclass
 class Sweep:
-    """A judged sweep, or a search."""
+    """A validated sweep, or a search."""
 
     folder: Path
-    record: Remembered
+    record: PersistedRecord
     jobs: list[Job]
     launcher: Launcher
     config_dir: str | None
@@ -76,7 +76,7 @@ class Sweep:
     unnamed: bool  # it gets a folder of its own
 
     def take_folder(self, command: str) -> None:
-        """Make or take the folder, and write down what belongs to it."""
+        """Make the folder of a new sweep, lock it, and write the record."""
         if self.unnamed:
             self.folder = new_folder(self.folder)
         if self.lock is None:
@@ -93,7 +93,7 @@ class Sweep:
         """Start a job's process."""
         config_dir = ["--config-dir", self.config_dir] if self.config_dir else []
         return self.launcher.start(
-            [*config_dir, *job.words, f"hydra.run.dir={quote(str(self.folder_of(job)))}"],
+            [*config_dir, *job.passed.texts, f"hydra.run.dir={quote(str(self.folder_of(job)))}"],
             self.folder,
             job.threads,
         )

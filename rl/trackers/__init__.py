@@ -1,6 +1,4 @@
-"""Trackers, as configurations name them: TensorBoard, W&B and MLflow show the rows of metrics.csv and
-eval.csv.
-"""
+"""Trackers as configurations name them; they show the rows of metrics.csv and eval.csv."""
 
 from rl.trackers.mlflow import MLflow
 from rl.trackers.tensorboard import TensorBoard

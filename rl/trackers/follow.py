@@ -1,17 +1,15 @@
-"""What `logger=` adds: TensorBoard, W&B and MLflow show the rows of metrics.csv and eval.csv.
+"""The process behind `logger=`: it sends the rows of metrics.csv and eval.csv to TensorBoard, W&B and MLflow.
 
-The two files stay the truth. A process of its own follows them, and nothing that a tracker does reaches
-training: not its time, its errors or the random numbers that it draws. Every session begins by making each
-tracker agree with the files, which a resume has just cut back to the checkpoint. What lies on this machine is
-written anew from their rows, so that no row of a killed session is left in it. A server cannot be cut back:
-it is asked for its last step and gets the rows after that. Those up to there are the same if the resume was
-exact; else it keeps, from the checkpoint to the kill, what was sent first.
+The process reads the two files, so a tracker cannot affect training: not by its time, its errors or the
+random numbers it draws. Every session first makes each tracker agree with the files, which a resume has just
+truncated to the checkpoint. Local data is rewritten from the rows, so no row of a killed session is left. A
+server's data cannot be truncated: the server is asked for its last step and gets the later rows. The earlier
+ones are the same if the resume was exact; otherwise the server keeps what the killed session had sent.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import logging
 import os
@@ -25,45 +23,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rl.config import ConfigError
+from rl.config.instantiate import make_part
 from rl.runs.find import RESULT
 from rl.runs.history import HISTORY
 from rl.runs.outcome import STOPPING
-from rl.trackers.mlflow import MLflow
-from rl.trackers.tensorboard import TensorBoard
-from rl.trackers.tracker import RETRY_S, TABLES, Followed, Row, Tracker
-from rl.trackers.wandb import Wandb
+from rl.runs.tables import Tail
+from rl.trackers.tracker import RETRY_S, TABLES, Row, RunInfo, Tracker
 
 log = logging.getLogger("encore")
-_LOOK_S = 1.0  # between looks at the files
-KNOWN: dict[str, Callable[..., Tracker]] = {
-    f"rl.trackers.{kind.__name__}": kind for kind in (TensorBoard, Wandb, MLflow)
-}
+_POLL_S = 1.0  # between reads of the files
 
 
 def make(logger: dict[str, Any]) -> dict[str, Tracker]:
-    """The trackers of a configuration by their names. ConfigError if one cannot be had here."""
-    made = {}
-    for name, part in logger.items():
-        arguments = dict(part if isinstance(part, dict) else vars(part))
-        target = arguments.pop("_target_")
-        if target not in KNOWN:
-            raise ConfigError(f"logger.{name}._target_={target}: there are {', '.join(KNOWN)}")
-        made[name] = KNOWN[target](**arguments)
-    return made
+    """The trackers of a configuration by name. ConfigError if one is unknown or cannot be used here."""
+    return {name: make_part(f"logger.{name}", part, Tracker) for name, part in logger.items()}
 
 
-class Following:
-    """A context in which a run's rows are followed, if there is a tracker to show them."""
+class TrackerProcess:
+    """A context with a process that sends a run's rows to its trackers, if it has any."""
 
     def __init__(
         self, folder: Path, logger: dict[str, Any], started_at: float, patience_s: Callable[[], float]
     ) -> None:
-        """`patience_s`: how long to wait at the end for the trackers; after that they finish on their own."""
+        """`patience_s`: seconds to wait for the trackers at the end; after that they finish on their own."""
         self.folder, self.logger, self.started_at, self.patience_s = folder, logger, started_at, patience_s
         self.process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Following:
+    def __enter__(self) -> TrackerProcess:
         if self.logger:
             try:
                 self._start()
@@ -73,31 +59,22 @@ class Following:
 
     def _start(self) -> None:
         root = str(Path(__file__).resolve().parent.parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        arguments = [str(self.folder), str(session_id(self.folder)), str(self.started_at)]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "rl.trackers.follow",
-                str(self.folder),
-                str(session_of(self.folder)),
-                str(self.started_at),
-            ],
-            # nothing is ever written: that it closes says that training has ended, however it did
-            stdin=subprocess.PIPE,
+            [sys.executable, "-m", "rl.trackers.follow", *arguments],
+            stdin=subprocess.PIPE,  # never written to; it closes when training ends, even by a kill
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-            },
+            env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,
         )
-        self._telling = threading.Thread(target=self._tell, args=(self.process,), daemon=True)
-        self._telling.start()
+        self._relay = threading.Thread(target=self._log_messages, args=(self.process,), daemon=True)
+        self._relay.start()
 
-    def _tell(self, process: subprocess.Popen[str]) -> None:
-        """Pass on what the process has to say."""
+    def _log_messages(self, process: subprocess.Popen[str]) -> None:
+        """Log the messages of the process."""
         assert process.stdout is not None
         for line in process.stdout:
             log.warning(line.rstrip("\n"))
@@ -109,79 +86,66 @@ class Following:
             return
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self._telling.join(self.patience_s())
-        if self._telling.is_alive():
+        self._relay.join(self.patience_s())
+        if self._relay.is_alive():
             log.info("%s: still being written, by process %d", ", ".join(self.logger), self.process.pid)
 
 
-class Overtaken(Exception):
-    """Another session of the run has begun, and its own process shows its rows."""
+class Superseded(Exception):
+    """Another session of the run has begun, with its own tracker process."""
 
 
-class Rows:
-    """The rows of a run's files as they come."""
+class RowReader:
+    """Reads the new rows of a run's files."""
 
     def __init__(self, folder: Path, session: int) -> None:
         self.folder, self.session = folder, session
-        self._columns: dict[str, list[str]] = {}
-        self._read = dict.fromkeys(TABLES, 0)  # bytes
+        self._tails = {table: Tail(folder / name) for table, name in TABLES.items()}
 
     def new(self) -> list[Row]:
-        """Those that have come since the last call, in the order in which they were written: a row that is
-        still to be read was written after all of these. Overtaken if the files may be another session's."""
+        """The rows since the last call, in the order of writing. Superseded if another session has begun.
+
+        It reads until nothing is new, so a row read by a later call was written after all of these.
+        """
         found: list[Row] = []
-        while more := [row for table in TABLES for row in self._new(table)]:
+        while more := [row for table in TABLES for row in self._read_table(table)]:
             found += more
-        if session_of(self.folder) != self.session:
-            raise Overtaken
+        if session_id(self.folder) != self.session:
+            raise Superseded
         return sorted(found, key=lambda row: row.frames)
 
-    def _new(self, table: str) -> Iterator[Row]:
-        with (self.folder / TABLES[table]).open("rb") as file:
-            file.seek(self._read[table])
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read[table] += len(whole)
-        lines = list(csv.reader(whole.decode().splitlines()))
-        if table not in self._columns and lines:
-            self._columns[table] = lines.pop(0)
-        for line in lines:
-            cells = {name: cell for name, cell in zip(self._columns[table], line, strict=False) if cell}
+    def _read_table(self, table: str) -> Iterator[Row]:
+        for row in self._tails[table].new_rows():
+            cells = {name: cell for name, cell in row.items() if cell}
             frames = int(cells.pop("frames"))
-            yield Row(
-                table,
-                frames,
-                float(cells["wall_s"]),
-                {f"{table}/{name}": float(cell) for name, cell in cells.items()},
-            )
+            values = {f"{table}/{name}": float(cell) for name, cell in cells.items()}
+            yield Row(table, frames, float(cells["wall_s"]), values)
 
 
-def session_of(folder: Path) -> int:
-    """A number that another session of the run changes: before that, it has cut the files; after, it adds to
-    them.
-    """
+def session_id(folder: Path) -> int:
+    """A number that changes with each session: after the session truncates the files, before it adds rows."""
     return (folder / HISTORY).stat().st_size
 
 
-class Feed:
-    """One tracker and how far it has come. After a failure it begins anew, a minute later."""
+class TrackerFeed:
+    """Sends new rows to one tracker. After a failure it starts over, a minute later."""
 
     def __init__(
-        self, name: str, tracker: Tracker, run: Followed, session: int, say: Callable[[str], object]
+        self, name: str, tracker: Tracker, run: RunInfo, session: int, say: Callable[[str], object]
     ) -> None:
         self.name, self.tracker, self.run, self.session, self.say = name, tracker, run, session, say
-        self.rows: Rows | None = None  # None: it is not open
+        self.rows: RowReader | None = None  # None: the tracker is not open
         self._retry_at, self._failed = 0.0, False
 
-    def show(self, *, now: bool) -> None:
-        """Show what is new, `now` even if it failed a moment ago. Overtaken if that is not ours to show."""
+    def send(self, *, now: bool) -> None:
+        """Send new rows; `now`: without waiting after a failure. Superseded if another session has begun."""
         if now or time.monotonic() >= self._retry_at:
-            self._try(self._show)
+            self._try(self._send)
 
-    def _show(self) -> None:
+    def _send(self) -> None:
         if self.rows is None:
             self.tracker.open(self.run)
-            self.rows = Rows(self.run.folder, self.session)
+            self.rows = RowReader(self.run.folder, self.session)
         self.tracker.add(self.rows.new())
 
     def close(self) -> None:
@@ -192,9 +156,9 @@ class Feed:
     def _try(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Overtaken:
+        except Superseded:
             raise
-        except Exception as error:  # noqa: BLE001  whatever it is, it is not worth a run
+        except Exception as error:  # noqa: BLE001  no tracker error may stop training
             self.rows, self._retry_at = None, time.monotonic() + RETRY_S
             if not self._failed:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -207,41 +171,40 @@ class Feed:
 def follow(
     folder: Path, session: int, started_at: float, ended: Callable[[], bool], say: Callable[[str], object]
 ) -> None:
-    """Show the rows of a run's session until training has ended. One process at a time does this for a run."""
+    """Send the rows of a run's session to its trackers until training has ended."""
     with (folder / HISTORY).open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # that of a killed session may still be at work
-        run = Followed.read(folder, started_at)
-        feeds = [
-            Feed(name, tracker, run, session, say) for name, tracker in make(run.config["logger"]).items()
-        ]
-        with contextlib.suppress(Overtaken):
+        fcntl.flock(file, fcntl.LOCK_EX)  # one process per run: a killed session's may still be at work
+        run = RunInfo.read(folder, started_at)
+        trackers = make(run.config["logger"])
+        feeds = [TrackerFeed(name, tracker, run, session, say) for name, tracker in trackers.items()]
+        with contextlib.suppress(Superseded):
             last = False
             while not last:
                 last = ended()
                 for feed in feeds:
-                    feed.show(now=last)
+                    feed.send(now=last)
         for feed in feeds:
             feed.close()
 
 
 def main() -> None:
-    """`python -m rl.trackers.follow <run's folder> <session> <started_at>`, until its standard input closes."""
+    """`python -m rl.trackers.follow <run's folder> <session> <started_at>`; ends when its stdin closes."""
     os.nice(10)
-    for number in STOPPING:  # they are meant for training, whose end ends us too
+    for number in STOPPING:  # these signals are meant for training; this process ends after it
         signal.signal(number, signal.SIG_IGN)
     parent, messages = os.getppid(), os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the packages print is not for the log
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keeps the output of packages out of the log
 
     def say(text: str) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # training has ended
             print(text, file=messages, flush=True)
 
     def ended() -> bool:
-        return bool(select.select([0], [], [], _LOOK_S)[0]) or os.getppid() != parent
+        return bool(select.select([0], [], [], _POLL_S)[0]) or os.getppid() != parent
 
     try:
         follow(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), ended, say)
-    except Exception as error:  # noqa: BLE001  it has nobody else to tell
+    except Exception as error:  # noqa: BLE001  report any failure to training's log
         say(f"trackers: {type(error).__name__}: {error}")
 
 

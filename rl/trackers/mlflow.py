@@ -9,13 +9,15 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rl.trackers.tracker import RETRY_S, TABLES, Followed, Row, require
+from rl.trackers.tracker import RETRY_S, TABLES, Row, RunInfo, require
 
 
 class MLflow:
-    """A run of MLflow, found again by a tag. In an SQLite store its metrics and parameters are written anew
-    by every session. To a server go the rows after the last; there, parameters stay as they were at the
-    start."""
+    """An MLflow run, identified by a tag.
+
+    In an SQLite store, every session rewrites its metrics and parameters. A server gets only the rows after
+    its last step, and keeps the parameters of the first session.
+    """
 
     TAG = "encore.run"
 
@@ -23,29 +25,25 @@ class MLflow:
         require("mlflow")
         self.uri, self.experiment = uri or os.environ.get("MLFLOW_TRACKING_URI"), experiment
 
-    def open(self, run: Followed) -> None:
-        """Make the run, or find it and what it has."""
-        local = self.uri is None or self.uri.startswith("sqlite:///")
-        database = (
-            Path(run.config["outputs"], "mlflow.db")
-            if self.uri is None
-            else Path(self.uri.removeprefix("sqlite:///"))
-        )
+    def open(self, run: RunInfo) -> None:
+        """Create the run, or find it and its last steps."""
+        uri = self.uri or f"sqlite:///{Path(run.config['outputs'], 'mlflow.db')}"
         self.run, self._last = run, dict.fromkeys(TABLES, -1)
-        if local:
-            # of the jobs of a sweep, one makes the store
-            with _alone(database.with_name(f".{database.name}.lock")):
+        if uri.startswith("sqlite:///"):
+            database = Path(uri.removeprefix("sqlite:///"))
+            # one job of a sweep creates the store
+            with _lock(database.with_name(f".{database.name}.lock")):
                 self._make_store(database)
                 self._find_or_create(f"sqlite:///{database.absolute()}")
-            self._forget(database)
+            self._delete_old(database)
             self._log_parameters()
-        elif self._find_or_create(str(self.uri)):
+        elif self._find_or_create(uri):
             self._log_parameters()
         else:
             self._last = {table: self._last_step(f"{table}/episodes") for table in TABLES}
 
     def _make_store(self, database: Path) -> None:
-        """The store is there only when it is whole: MLflow cannot use one whose tables a kill left half made."""
+        """Create the store under a temporary name: MLflow cannot use one that a kill left half made."""
         from mlflow import MlflowClient
 
         if not database.exists():
@@ -55,7 +53,7 @@ class MLflow:
             os.replace(temporary, database)
 
     def _find_or_create(self, uri: str) -> bool:
-        """Whether the run is new to the store."""
+        """Find or create the run; True if it was created."""
         from mlflow import MlflowClient
 
         self.client, run = MlflowClient(uri), self.run
@@ -71,7 +69,7 @@ class MLflow:
             ).info.run_id
         return not found
 
-    def _forget(self, database: Path) -> None:
+    def _delete_old(self, database: Path) -> None:
         with contextlib.closing(sqlite3.connect(database, timeout=RETRY_S)) as connection, connection:
             for table in ("metrics", "latest_metrics", "params"):
                 connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (self.run_id,))
@@ -83,18 +81,18 @@ class MLflow:
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:500]) for name, value in self.run.flat_config.items()]
-        for begin in range(0, len(params), 100):  # the most in one call
+        for begin in range(0, len(params), 100):  # MLflow's limit per call
             self.client.log_batch(self.run_id, params=params[begin : begin + 100])
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Log rows, each as a whole: a kill leaves none half there."""
+        """Log rows, each within one call, so that a kill leaves no partial row."""
         from mlflow.entities import Metric
 
         batch: list[Metric] = []
         for row in rows:
             if row.frames <= self._last[row.table]:
                 continue
-            if len(batch) + len(row.values) > 1000:  # the most in one call
+            if len(batch) + len(row.values) > 1000:  # MLflow's limit per call
                 self.client.log_batch(self.run_id, metrics=batch)
                 batch = []
             at = int(1000 * (self.run.started_at + row.wall_s))
@@ -103,13 +101,13 @@ class MLflow:
             self.client.log_batch(self.run_id, metrics=batch)
 
     def close(self, finished: bool) -> None:
-        """Say how it ended."""
+        """Set the final status."""
         self.client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in such a context."""
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -6,30 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.trackers.tracker import Followed, Row, require
+from rl.trackers.tracker import Row, RunInfo, require
 
 
 class TensorBoard:
-    """An event file in the run's `tensorboard/`, made anew by every session. It is told to a TensorBoard that
-    is already looking, by the mark of a restart at step 0, before which nothing counts."""
+    """An event file in the run's `tensorboard/`, rewritten by every session.
+
+    A restart event at step 0 makes a TensorBoard that is already open discard the previous rows.
+    """
 
     SUFFIX = ".encore"
 
     def __init__(self) -> None:
         require("tensorboard")
 
-    def open(self, run: Followed) -> None:
-        """A new event file with the configuration in it, in place of ours from before."""
+    def open(self, run: RunInfo) -> None:
+        """Write a new event file with the configuration, and delete those of earlier sessions."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.run, folder = run, run.folder / "tensorboard"
         old = list(folder.glob(f"events.out.tfevents.*{self.SUFFIX}"))
         self.writer = EventFileWriter(str(folder), filename_suffix=self.SUFFIX)
-        self._forget(old)
+        self._delete_old(old)
         self.writer.add_event(Event(wall_time=run.started_at, summary=self._hyper_parameters(run)))
 
-    def _forget(self, old: list[Path]) -> None:
+    def _delete_old(self, old: list[Path]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         for path in old:
@@ -38,8 +40,8 @@ class TensorBoard:
             Event(wall_time=self.run.started_at, step=0, session_log=SessionLog(status=SessionLog.START))
         )
 
-    def _hyper_parameters(self, run: Followed) -> Any:
-        """What the page HPARAMS shows; the package's own function for it needs TensorFlow."""
+    def _hyper_parameters(self, run: RunInfo) -> Any:
+        """The data of the HPARAMS page; the package's own function for it needs TensorFlow."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
@@ -53,13 +55,8 @@ class TensorBoard:
             else:
                 cell.number_value = value
         about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_start_info=info))
-        return Summary(
-            value=[
-                Summary.Value(
-                    tag=metadata.SESSION_START_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR
-                )
-            ]
-        )
+        tag, tensor = metadata.SESSION_START_INFO_TAG, metadata.NULL_TENSOR
+        return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=tensor)])
 
     def add(self, rows: Sequence[Row]) -> None:
         """One event for each row."""
@@ -67,12 +64,9 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for row in rows:
-            summary = Summary(
-                value=[Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
-            )
-            self.writer.add_event(
-                Event(wall_time=self.run.started_at + row.wall_s, step=row.frames, summary=summary)
-            )
+            values = [Summary.Value(tag=name, simple_value=value) for name, value in row.values.items()]
+            at = self.run.started_at + row.wall_s
+            self.writer.add_event(Event(wall_time=at, step=row.frames, summary=Summary(value=values)))
         self.writer.flush()
 
     def close(self, finished: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a tracker is, and what it is told."""
+"""The interface of a tracker, and the data that it gets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from rl.config.compose import from_yaml
 from rl.runs import files, history
 from rl.runs.history import CONFIG
 
-RETRY_S = 60.0  # before a tracker that failed is tried again
-ID = "tracker_id"  # the file in a run's folder with the name that servers know the run by
-TABLES = {"train": "metrics.csv", "eval": "eval.csv"}  # what comes before the names of a file's columns
+RETRY_S = 60.0  # wait after a tracker failed
+ID = "tracker_id"  # the file in a run's folder with the run's id for servers
+TABLES = {"train": "metrics.csv", "eval": "eval.csv"}  # prefix of the column names -> file
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file: all its cells that are not empty, but for the frames, as `train/loss` or
-    `eval/total_reward`.
-    """
+    """One row of a file; `values` are its other non-empty cells, named like `train/loss`."""
 
     table: str
     frames: int
@@ -33,18 +31,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Followed:
-    """What a tracker says of a run besides its rows."""
+class RunInfo:
+    """What trackers are told about a run besides its rows."""
 
     folder: Path
     id: str
-    started_at: float  # plus `wall_s` of a row: when it was written, had this session trained all along
-    tags: dict[str, str]  # algo, env, seed, and the sweep that it is a job of
+    started_at: float  # plus `wall_s` of a row: its time, as if this session had trained from the start
+    tags: dict[str, str]  # algo, env, seed, and the sweep's name if the run is a job of one
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, folder: Path, started_at: float) -> Followed:
-        """What the run's folder says."""
+    def read(cls, folder: Path, started_at: float) -> RunInfo:
+        """Read a run's folder."""
         with contextlib.suppress(FileExistsError):
             files.write_new(folder / ID, secrets.token_hex(8).encode())
         choices = history.read(folder)[0]["choices"]
@@ -55,12 +53,12 @@ class Followed:
 
     @property
     def name(self) -> str:
-        """What people see."""
+        """The name shown to people."""
         return "/".join(self.folder.absolute().parts[-2:])
 
     @property
     def flat_config(self) -> dict[str, Any]:
-        """The configuration by dotted names; lists and null as text."""
+        """The configuration with dotted keys; lists and null as text."""
         return dict(_flat(self.config))
 
 
@@ -73,13 +71,13 @@ def _flat(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class Tracker(Protocol):
-    """Something that shows rows. Its constructor refuses what cannot be, by ConfigError."""
+    """Shows rows. Its constructor raises ConfigError for options that cannot work."""
 
-    def open(self, run: Followed) -> None:
-        """Begin a session, in which all rows are added from the first on."""
+    def open(self, run: RunInfo) -> None:
+        """Begin a session; rows will be added from the first on."""
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Show rows, whose frames never fall, but for those that a server has."""
+        """Show rows, whose frames never decrease; skip those that a server already has."""
 
     def close(self, finished: bool) -> None:
         """End the session."""

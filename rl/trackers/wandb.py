@@ -8,16 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rl.config import ConfigError
-from rl.trackers.tracker import Followed, Row, require
+from rl.trackers.tracker import Row, RunInfo, require
 
 
 class Wandb:
-    """A run of Weights & Biases, of the same id in every session. Offline it is one folder in the run's
-    `wandb/`, made anew by every session; a folder that was synced before is synced again over it. Online,
-    rows go on after the last step."""
+    """A Weights & Biases run with the same id in every session.
+
+    Offline it is one folder in the run's `wandb/`, rewritten by every session; syncing it again overwrites
+    what was synced before. Online, rows are added after the last step.
+    """
 
     def __init__(self, project: str, entity: str | None, mode: str | None) -> None:
-        """ConfigError if it is to be online and nobody is logged in."""
+        """ConfigError if mode is online and nobody is logged in."""
         require("wandb")
         self.project, self.entity, self.mode = project, entity, mode or os.environ.get("WANDB_MODE")
         if self.mode == "online" and not self._logged_in():
@@ -30,12 +32,12 @@ class Wandb:
 
         return bool(wandb.api.api_key)
 
-    def open(self, run: Followed) -> None:
-        """Begin a run, or go on with it."""
+    def open(self, run: RunInfo) -> None:
+        """Begin or continue the run."""
         import wandb
 
         mode = self.mode or ("online" if self._logged_in() else "offline")
-        self._forget((run.folder / "wandb").glob(f"offline-run-*-{run.id}"))
+        self._delete_old((run.folder / "wandb").glob(f"offline-run-*-{run.id}"))
         self.session = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -54,19 +56,19 @@ class Wandb:
         )
         self._first = self.session.starting_step
 
-    def _forget(self, old: Iterable[Path]) -> None:
+    def _delete_old(self, old: Iterable[Path]) -> None:
         for folder in old:
             shutil.rmtree(folder)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Log rows; those of equal frames become one step."""
+        """Log rows; rows with equal frames become one step."""
         for row in rows:
             if row.frames >= self._first:
                 self.session.log(row.values, step=row.frames)
 
     def close(self, finished: bool) -> None:
-        """Wait until all is written or sent."""
+        """Wait until everything is written or sent."""
         import wandb
 
         self.session.finish(exit_code=0 if finished else 1)
-        wandb.teardown()  # offline, its file may be whole only after this
+        wandb.teardown()  # offline, the file may be incomplete before this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from rl.algos.agent import Agent, Setting
+from rl.algos.agent import Agent, AgentContext
 from rl.clock import Clock
 from rl.config import ConfigError, EnvConfig, RunConfig, install_line
-from rl.config.instantiate import entries, instantiate
+from rl.config.instantiate import entries, instantiate, locate
 from rl.envs.checks import interface_warnings
 from rl.envs.episodes import layers
 from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory
@@ -59,9 +60,9 @@ class Parts:
         }
         return {**listed, "global_random": self.global_random}
 
-    def playing_state(self) -> dict[str, Any]:
-        """What playing needs: the weights, and what normalises for them."""
-        return {name: self.agent.parts[name].state_dict() for name in self.agent.playing}
+    def policy_state(self) -> dict[str, Any]:
+        """What acting needs: the weights, and what normalises for them."""
+        return {name: self.agent.parts[name].state_dict() for name in self.agent.policy_parts}
 
 
 def build(config: RunConfig) -> Parts:
@@ -87,7 +88,8 @@ def build(config: RunConfig) -> Parts:
     cfg = config.env
     if carries and cfg.vectorization == "native":
         raise ConfigError(
-            "env.vectorization=native: what the environment learns across episodes would be lost; type env.vectorization=sync"
+            "env.vectorization=native: what the environment learns across episodes would be lost; type"
+            " env.vectorization=sync"
         )
     envs = build_vector(make_env, cfg, derive_seed(config.seed, "env"))
     collector = Collector(
@@ -133,13 +135,16 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     """
     assert isinstance(env.observation_space, gym.spaces.Box)
     spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
-    setting = Setting(*spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack)
+    context = AgentContext(
+        *spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack
+    )
     torch.manual_seed(derive_seed(config.seed, "init"))
     name = entries(config.algo)["_target_"]
     try:
-        agent: Agent = instantiate(config.algo)(setting)
+        agent: Agent = make_agent(config.algo, context)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"algo={name}: {error}") from error
+    agent.policy_parts = agent.policy_parts or agent.playing
     networks = [part for part in agent.parts.values() if isinstance(part, torch.nn.Module)]
     noisy = {
         type(module).__name__
@@ -149,8 +154,20 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     }
     if noisy and not hasattr(agent, "noise"):
         raise ConfigError(
-            f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take another network"
+            f"algo={name}: it draws no noise for {', '.join(sorted(noisy))}; type algo=rainbow, or take"
+            " another network"
         )
+    return agent
+
+
+def make_agent(algo: Any, context: AgentContext) -> Agent:
+    """An agent from its keys: typed ones are given as `cfg`, its parts as factories; others as keywords."""
+    if not dataclasses.is_dataclass(algo) or isinstance(algo, type):
+        untyped: Agent = instantiate(algo)(context)
+        return untyped
+    keys = entries(algo)
+    factories = {name: instantiate(value) for name, value in keys.items() if "_target_" in entries(value)}
+    agent: Agent = locate(keys["_target_"])(context, dataclasses.replace(algo, **factories))
     return agent
 
 
@@ -175,7 +192,8 @@ def build_vector(make_env: EnvFactory, config: EnvConfig, seed: int) -> VectorEn
         return make_vector(make_env, config.num_envs, config.vectorization, seed)
     if config.wrappers:
         raise ConfigError(
-            "env.vectorization=native takes no env.wrappers: they wrap one environment; type env.vectorization=sync"
+            "env.vectorization=native takes no env.wrappers: they wrap one environment; type"
+            " env.vectorization=sync"
         )
     try:
         return make_native(config.id, config.kwargs, config.num_envs, seed)

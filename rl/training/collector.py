@@ -1,4 +1,4 @@
-"""The collector: steps the environments with an agent, and keeps the tape that brings them back."""
+"""The collector: steps the environments with an agent, and records the actions that a resume replays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rl.algos.agent import Agent, Rollout
+from rl.algos.agent import Agent, Extras, Rollout
 from rl.clock import Clock
 from rl.envs.make import float32_or_uint8
 from rl.envs.vector import VectorEnv
@@ -20,9 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Tape:
-    """The actions of every env since its current episode began; each rollout is kept as one block [T, N,
-    ...].
-    """
+    """Each env's actions since its episode began, kept as one block [T, N, ...] per rollout."""
 
     def __init__(self, num_envs: int) -> None:
         self.blocks: deque[NDArray[Any]] = deque()
@@ -31,7 +29,7 @@ class Tape:
         self.episode_begin = [0] * num_envs  # the step number at which each env's episode began
 
     def record(self, actions: NDArray[Any], episode_begin: list[int]) -> None:
-        """Add a rollout's actions, and forget the blocks that lie before every env's episode."""
+        """Add a rollout's actions, and drop the blocks that precede all current episodes."""
         self.blocks.append(actions.copy())
         self.end += len(actions)
         self.episode_begin = episode_begin
@@ -39,13 +37,13 @@ class Tape:
             self.begin += len(self.blocks.popleft())
 
     def actions(self, env: int) -> NDArray[Any]:
-        """What `env` was given since its episode began, [L, *action_shape]."""
+        """The actions of `env` since its episode began, [L, *action_shape]."""
         skip = self.episode_begin[env] - self.begin
         rows = [block[:, env] for block in self.blocks]
         return np.concatenate(rows)[skip:] if rows else np.empty(0)
 
     def load(self, actions: list[NDArray[Any]]) -> None:
-        """Become a tape on which each env's episode has these actions so far."""
+        """Restore a tape from each env's actions in its current episode."""
         self.begin, self.end = 0, max(map(len, actions))
         self.episode_begin = [self.end - len(tape) for tape in actions]
         block = np.zeros((self.end, len(actions), *actions[0].shape[1:]), actions[0].dtype)
@@ -55,11 +53,11 @@ class Tape:
 
 
 class Collector:
-    """Owns the environments and where their episodes stand.
+    """Owns the environments and the state of their episodes.
 
-    Environments cannot be pickled reliably, so `state_dict` holds for each env the number of its episode,
-    which gives its seed, what its wrappers had learned when it began, and its actions since; loading plays
-    them back and compares what comes out.
+    Environments cannot be pickled reliably, so `state_dict` holds for each env the number of its episode
+    (which gives the seed), the state of its wrappers when the episode began, and the actions since. Loading
+    replays the actions and compares the result.
     """
 
     def __init__(
@@ -75,13 +73,8 @@ class Collector:
     ) -> None:
         n, t = envs.num_envs, agent.rollout_length
         space = envs.single_observation_space
-        self.envs, self.streams, self.clock, self.tape_max, self.clip_rewards = (
-            envs,
-            streams,
-            clock,
-            tape_max,
-            clip_rewards,
-        )
+        self.envs, self.streams, self.clock = envs, streams, clock
+        self.tape_max, self.clip_rewards = tape_max, clip_rewards
         self.rollout = Rollout(
             obs=np.zeros((t + 1, n, *(space.shape or ())), float32_or_uint8(space)),
             action=np.zeros((t, n, *agent.action_shape), agent.action_dtype),
@@ -94,9 +87,9 @@ class Collector:
         self.episode = [0] * n  # the number of each env's current episode
         self.returns = np.zeros(n, np.float64)  # of the current episodes so far
         self.state = agent.initial_state(n)
-        self.ended_returns: list[float] = []  # of the episodes that ended in the last rollout
+        self.ended_returns: list[float] = []  # episodes that ended in the last rollout
         self.ended_lengths: list[int] = []
-        self.not_exact: list[str] = []  # what the last load could not bring back
+        self.not_exact: list[str] = []  # what the last load could not restore
         self._warned_long = False
 
     def start(self) -> None:
@@ -104,7 +97,7 @@ class Collector:
         self.rollout.obs[-1], _ = self.envs.reset()
 
     def collect(self, agent: Agent) -> Rollout:
-        """T steps of every env; the clock is ticked."""
+        """Step every env T times, and advance the clock."""
         rollout, rng, step, act = self.rollout, self.streams.action, self.envs.step, agent.act
         obs, actions, rewards = rollout.obs, rollout.action, rollout.reward
         terminated, truncated = rollout.terminated, rollout.truncated
@@ -116,12 +109,14 @@ class Collector:
         rollout.final_obs = []
         self.ended_returns, self.ended_lengths = [], []
         for t in range(len(actions)):
-            action, state = act(obs[t], state, rng)
+            action, state, *extras = act(obs[t], state, rng)
             actions[t] = action
+            if extras:
+                self._store(t, extras[0])
             obs[t + 1], reward, terminated[t], truncated[t], infos = step(action)
             rewards[t] = np.sign(reward) if self.clip_rewards else reward
             returns += reward
-            if "life_lost" in infos:  # ends what is learned from; the episode, its return and its tape go on
+            if "life_lost" in infos:  # an end for learning; the episode, its return and its tape go on
                 terminated[t] |= infos["life_lost"]
             if "final_obs" in infos:
                 for n in np.flatnonzero(infos["_final_obs"]):
@@ -136,54 +131,57 @@ class Collector:
         self.state = state
         self.tape.record(actions, begins)
         self.clock.tick(rewards.size, len(self.ended_returns))
-        self._warn_of_long_episodes()
+        self._warn_about_long_episodes()
         return rollout
 
-    def _warn_of_long_episodes(self) -> None:
+    def _store(self, t: int, extras: Extras) -> None:
+        for name, value in extras.items():
+            if name not in self.rollout.extras:
+                self.rollout.extras[name] = np.empty((len(self.rollout.action), *value.shape), value.dtype)
+            self.rollout.extras[name][t] = value
+
+    def _warn_about_long_episodes(self) -> None:
         longest = self.tape.end - min(self.tape.episode_begin)
         if longest > self.tape_max and not self._warned_long:
             self._warned_long = True
             per_step_s = self.clock.wall_s / max(self.clock.frames, 1)
             log.warning(
-                "an episode is longer than env.tape_max=%d steps; a resume within it plays it back, in up to %.0f s",
+                "an episode is longer than env.tape_max=%d steps;"
+                " a resume within it plays it back, in up to %.0f s",
                 self.tape_max,
                 longest * per_step_s,
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where every env's episode stands."""
-        return {
+        """The state of every env's episode."""
+        state = {
             "episode": list(self.episode),
             "actions": [torch.from_numpy(self.tape.actions(n).copy()) for n in range(len(self.episode))],
             "returns": self.returns.tolist(),
             "obs": torch.from_numpy(self.rollout.obs[-1].copy()),
             "state": None if self.state is None else torch.from_numpy(self.state.copy()),
-            **({"carried": list(self.envs.call("carried"))} if self.carries else {}),
         }
+        return state | ({"carried": list(self.envs.call("carried"))} if self.carries else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Play every env's tape back. An env that comes out different begins its next episode; `not_exact`
-        names it.
-        """
+        """Replay every env's tape; if the result differs, begin its next episode and add to `not_exact`."""
         actions = [tape.numpy() for tape in state["actions"]]
         expected = state["obs"].numpy()
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact = []
         carried = state.get("carried", [None] * len(actions))
-        for n, (obs, total, problem) in enumerate(
-            self.envs.call("play_tape", self.episode, actions, carried)
-        ):
+        replayed = self.envs.call("play_tape", self.episode, actions, carried)
+        for n, (obs, total, problem) in enumerate(replayed):
             self.rollout.obs[-1, n] = obs
             self.returns[n] = total
-            if not problem and not _same(self.rollout.obs[-1, n], expected[n]):
+            if not problem and not _equal(self.rollout.obs[-1, n], expected[n]):
                 problem = "its observation differs"
             if not problem and total != state["returns"][n]:
                 problem = f"its return is {total!r}, not {state['returns'][n]!r}"
             if problem:
-                self.not_exact.append(
-                    f"env {n}, {len(actions[n])} steps into its episode: {problem}; it begins a new episode"
-                )
+                where = f"env {n}, {len(actions[n])} steps into its episode"
+                self.not_exact.append(f"{where}: {problem}; it begins a new episode")
                 self._begin_next_episode(n)
                 actions[n] = actions[n][:0]
         self.tape.load(actions)
@@ -196,5 +194,5 @@ class Collector:
             self.state[n] = 0.0
 
 
-def _same(one: NDArray[Any], other: NDArray[Any]) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")

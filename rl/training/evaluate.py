@@ -1,4 +1,4 @@
-"""Evaluation: stateless, so it can be done more or less often without touching training."""
+"""Evaluation: it keeps no state, so its frequency cannot affect training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rl.envs.make import EnvFactory, float32_or_uint8
 from rl.state import GlobalRandom
 
 WIDTH = 10  # envs played side by side
-OnStep = Callable[[gym.Env, float, int], None]  # an env, the return and the length of its episode so far
+OnStep = Callable[[gym.Env, float, int], None]  # env, return and length of its episode so far
 
 
 class Interrupted(Exception):
-    """A stop was requested while episodes were being played."""
+    """A stop was requested during evaluation."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Returns and lengths of episodes, in the order of their numbers."""
+    """Returns and lengths of episodes, in order."""
 
     returns: list[float]
     lengths: list[int]
@@ -59,11 +59,10 @@ def play(
     on_step: OnStep = lambda env, total, length: None,
     on_episode: Callable[[float, int], None] = lambda total, length: None,
 ) -> Scores:
-    """Play `episodes` fresh episodes, the n-th seeded from (seed, n), on envs made for it.
+    """Play `episodes` episodes on new envs, the n-th seeded from (seed, n).
 
-    Env i plays the episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour
-    short episodes. The global random generators are put back as they were. Interrupted is raised once
-    `stop()` says so.
+    Env i plays episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour short
+    episodes. The global random generators are restored afterwards. Interrupted if `stop()` becomes true.
     """
     width = min(width, episodes)
     rng = np.random.default_rng(seed)
@@ -90,7 +89,7 @@ def _play(
     on_episode: Callable[[float, int], None],
 ) -> None:
     dtype = float32_or_uint8(envs[0].observation_space)
-    number = list(range(len(envs)))  # of the episode that each env plays
+    number = list(range(len(envs)))  # of each env's current episode
     obs: list[Any] = [env.begin_episode(0, n) for n, env in enumerate(envs)]
     total, length = [0.0] * len(envs), [0] * len(envs)
     state = agent.initial_state(len(envs))
@@ -101,7 +100,7 @@ def _play(
         if stop():
             raise Interrupted
         rows = np.stack([obs[i] for i in active]).astype(dtype, copy=False)
-        actions, after = agent.act(rows, None if state is None else state[active], rng, explore)
+        actions, after, *_ = agent.act(rows, None if state is None else state[active], rng, explore)
         if state is not None and after is not None:
             state[active] = after
         for i, action in zip(list(active), actions, strict=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rl.runs.outcome import Stop
 from rl.training.run import Run
-from rl.training.signals import Stop
 
 if TYPE_CHECKING:
     from rl.training.progress import Progress

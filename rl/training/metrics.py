@@ -1,4 +1,4 @@
-"""metrics.csv and eval.csv: rows that a resumed run continues, and the sums behind the next row."""
+"""metrics.csv and eval.csv, and the sums that become the next row."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ MOVING_AVERAGE = 100  # episodes in total_reward_ma
 
 
 class Table:
-    """A CSV file that only grows; a checkpoint remembers its size and a resume cuts it back to that."""
+    """A CSV file that only grows; a checkpoint stores its size, and a resume truncates it to that size."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, list(columns)
 
     def start(self) -> None:
-        """Make the file anew, with its header alone."""
+        """Write a new file with only the header."""
         files.write_atomic(self.path, _line(self.columns))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one row; a missing value is an empty cell. ValueError for a name that is no column."""
+        """Append one row; a missing value is an empty cell. ValueError for an unknown column."""
         unknown = row.keys() - set(self.columns)
         if unknown:
+            known = ", ".join(self.columns)
             raise ValueError(
-                f"{self.path.name} has no column {', '.join(sorted(unknown))}; its columns are {', '.join(self.columns)}"
+                f"{self.path.name} has no column {', '.join(sorted(unknown))}; its columns are {known}"
             )
         files.append(self.path, _line([_cell(row.get(column)) for column in self.columns]))
 
@@ -64,41 +65,41 @@ def _line(cells: Sequence[str]) -> bytes:
 
 
 class Metrics:
-    """What training reports, gathered between rows of metrics.csv."""
+    """Collects what training reports between two rows of metrics.csv."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        """`columns`: what the algorithm reports beyond the common columns."""
+        """`columns`: those that the algorithm adds to the common ones."""
         self.table = Table(path, [*TRAIN_COLUMNS, *(c for c in columns if c not in TRAIN_COLUMNS)])
         self.recent: deque[float] = deque(maxlen=MOVING_AVERAGE)  # returns of the last episodes
         self.returns: list[float] = []  # of the episodes that ended since the last row
         self.lengths: list[int] = []
         self.sums: dict[str, float] = {}
         self.counts: dict[str, int] = {}
-        self._row_frames, self._row_wall_s = 0, 0.0  # for fps, of this session alone
+        self._row_frames, self._row_wall_s = 0, 0.0  # for fps, within this session only
 
     @property
     def total_reward_ma(self) -> float | None:
-        """Mean return of the last 100 training episodes, or of as many as there are."""
+        """Mean return of the last 100 training episodes, or of all if fewer; None before the first."""
         return sum(self.recent) / len(self.recent) if self.recent else None
 
     def add_episodes(self, returns: Sequence[float], lengths: Sequence[int]) -> None:
-        """Count episodes that ended."""
+        """Add episodes that ended."""
         self.recent.extend(returns)
         self.returns.extend(returns)
         self.lengths.extend(lengths)
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Add one iteration's values; a row holds their mean since the row before."""
+        """Add one iteration's values; a row holds their mean since the previous row."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def start_session(self, clock: Clock) -> None:
-        """Count fps from here."""
+        """Measure fps from now on."""
         self._row_frames, self._row_wall_s = clock.frames, clock.wall_s
 
     def write(self, clock: Clock) -> dict[str, Any]:
-        """Append the row of this moment, and begin the next one."""
+        """Append a row and reset the sums."""
         wall_s = clock.wall_s
         row: dict[str, Any] = {
             "frames": clock.frames,
@@ -117,7 +118,7 @@ class Metrics:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums behind the next row."""
+        """The sums for the next row."""
         return {
             "recent": list(self.recent),
             "returns": list(self.returns),
@@ -127,16 +128,14 @@ class Metrics:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the sums."""
+        """Restore the sums."""
         self.recent = deque(state["recent"], maxlen=MOVING_AVERAGE)
         self.returns, self.lengths = list(state["returns"]), list(state["lengths"])
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 def moving_average(rows: Sequence[Mapping[str, Any]], total_reward: float, episodes: int) -> float:
-    """Mean return of the last 100 evaluation episodes: this evaluation's and those of eval.csv's rows before
-    it.
-    """
+    """Mean return of the last 100 evaluation episodes: this evaluation's and those of earlier rows."""
     total, count = 0.0, 0
     pairs = [(float(row["total_reward"]), int(row["episodes"])) for row in rows]
     for mean, number in reversed([*pairs, (total_reward, episodes)]):

@@ -1,6 +1,4 @@
-"""What a user sees while a run trains: a progress line on a terminal, a plain line per log interval
-elsewhere.
-"""
+"""Progress of training: a progress line on a terminal, else a log line per log interval."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ _REDRAW_S = 0.2
 
 
 class Progress:
-    """A context in which training reports."""
+    """A context in which training reports its progress."""
 
     def __init__(self, config: RunConfig) -> None:
         self.frames = config.frames
@@ -43,7 +41,7 @@ class Progress:
             self.line.close()
 
     def update(self, clock: Clock, metrics: Metrics) -> None:
-        """Redraw the line, a few times a second."""
+        """Redraw the progress line a few times a second."""
         now = time.monotonic()
         if self._begin is None:
             self._begin = now, clock.frames
@@ -55,18 +53,18 @@ class Progress:
         self.line.draw(clock.frames, self.frames, fps, metrics.total_reward_ma)
 
     def row(self, row: dict[str, Any]) -> None:
-        """A row was added to metrics.csv."""
+        """Report a row of metrics.csv."""
         if self.line is None:
             log.info(progress_text(row["frames"], self.frames, row["fps"], row["total_reward_ma"]))
 
     def evaluation(self, row: dict[str, Any]) -> None:
-        """A row was added to eval.csv."""
+        """Report a row of eval.csv."""
         frames, mean, average = format_count(row["frames"]), row["total_reward"], row["total_reward_ma"]
         log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", frames, mean, average)
 
 
-class _Above(logging.Handler):
-    """Prints log lines above the progress line, as they are: neither wrapped nor coloured."""
+class _LogAboveLine(logging.Handler):
+    """Prints log lines above the progress line, neither wrapped nor coloured."""
 
     def __init__(self, console: Any) -> None:
         super().__init__()
@@ -88,7 +86,7 @@ class _Line:
         columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=24))
         self.bar = Bar(*columns, console=console, auto_refresh=False, transient=True)
         self.task = self.bar.add_task("train", text="starting")
-        self.handler = _Above(console)
+        self.handler = _LogAboveLine(console)
         self.replaced: list[logging.Handler] = []
 
     def open(self) -> None:

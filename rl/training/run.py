@@ -14,9 +14,9 @@ from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
 from rl.runs.manifest import DamagedError, Manifest, read_verified
+from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
 from rl.serialize import load
-from rl.training.signals import Stop
 
 if TYPE_CHECKING:
     from rl.training.build import Parts
@@ -29,11 +29,11 @@ _MUST_BE_FINITE = ("loss", "policy_loss", "value_loss", "grad_norm")
 
 
 class DivergedError(Exception):
-    """A loss or a weight is infinite or no number; says which, and at what frame."""
+    """A loss or a weight is NaN or inf; the message names it and the frame."""
 
 
 class Run:
-    """A run in its folder: the parts that train, and the files that tell of it."""
+    """A run in its folder: the parts that train, and the files they write."""
 
     def __init__(self, plan: Plan, parts: Parts) -> None:
         from rl.training.metrics import EVAL_COLUMNS, Metrics, Table
@@ -48,46 +48,51 @@ class Run:
         self._saved_at = time.monotonic()
 
     def begin(self, command: str) -> None:
-        """Be at frame 0, or at the checkpoint, with everything newer than it gone."""
-        manifest = self.plan.manifest
-        if manifest is None:
-            self.checkpoints.start_over()
-            self.metrics.table.start()
-            self.evaluations.start()
-            for warning in self.parts.warnings:
-                log.warning(warning)
-            not_replayable = self.try_replay()
-            if not_replayable:
-                log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", not_replayable)
-            self.collector.start()
-            self.plan.write_history(frames=0, command=command, not_exact=[], not_replayable=not_replayable)
-            self.save()
+        """Start at frame 0, or restore the checkpoint and delete everything newer."""
+        if self.plan.manifest is None:
+            self._start(command)
         else:
-            self.checkpoints.resume_from(manifest)
-            for name, size in manifest.offsets.items():
-                files.cut(self.folder / name, size)
-            self.load(manifest)
-            self.clock.wall_before_s = manifest.wall_s
-            replay = self.agent.replay
-            not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
-            for problem in not_exact:
-                log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
-            self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
-            (self.folder / RESULT).unlink(missing_ok=True)
+            self._restore(self.plan.manifest, command)
         self.metrics.start_session(self.clock)
 
-    def try_replay(self) -> str:
-        """What keeps the environment from being brought back exactly, as far as a short trial shows; else ''."""
-        from rl.envs.checks import replay_problem
+    def _start(self, command: str) -> None:
+        self.checkpoints.start_over()
+        self.metrics.table.start()
+        self.evaluations.start()
+        for warning in self.parts.warnings:
+            log.warning(warning)
+        problem = self.check_reproducible()
+        if problem:
+            log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", problem)
+        self.collector.start()
+        self.plan.write_history(frames=0, command=command, not_exact=[], not_reproducible=problem)
+        self.save()
+
+    def _restore(self, manifest: Manifest, command: str) -> None:
+        self.checkpoints.resume_from(manifest)
+        for name, size in manifest.offsets.items():
+            files.cut(self.folder / name, size)
+        self.load(manifest)
+        self.clock.wall_before_s = manifest.wall_s
+        replay = self.agent.replay
+        not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
+        for problem in not_exact:
+            log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+        self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
+        (self.folder / RESULT).unlink(missing_ok=True)
+
+    def check_reproducible(self) -> str:
+        """Why the environment cannot be restored exactly, as far as a short trial shows; else ''."""
+        from rl.envs.checks import reproducibility_problem
         from rl.state import derive_seed
 
         own_process = self.config.env.vectorization == "async"
-        return replay_problem(
+        return reproducibility_problem(
             self.parts.make_env, derive_seed(self.config.seed, "trial"), own_process=own_process
         )
 
     def load(self, manifest: Manifest) -> None:
-        """Become what a checkpoint holds. DamagedError if that is not what this version knows."""
+        """Restore a checkpoint. DamagedError if its parts are not those of this version."""
         self._load(load(read_verified(self.checkpoints.folder, manifest, manifest.data), "cpu"))
         if self.agent.replay and not self.agent.replay.refill:
             for chunk in manifest.replay:
@@ -97,13 +102,14 @@ class Run:
         missing, unknown = self.stateful.keys() - state.keys(), state.keys() - self.stateful.keys()
         if missing or unknown:
             raise DamagedError(
-                f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)}, which this version does not know"
+                f"the checkpoint lacks {sorted(missing)} and has {sorted(unknown)},"
+                " which this version does not know"
             )
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
 
     def save(self) -> None:
-        """Commit a checkpoint of this moment, unless there is one."""
+        """Commit a checkpoint, unless there is one at this frame."""
         self._saved_at = time.monotonic()
         if self.checkpoints.saved_frames == self.clock.frames:
             return
@@ -115,9 +121,7 @@ class Run:
         )
 
     def check_report(self, report: Mapping[str, float]) -> None:
-        """DivergedError if what an iteration reports is not finite: every iteration asks, so it costs no look
-        at a tensor.
-        """
+        """DivergedError if an iteration reports NaN or inf; cheap, since it reads no tensor."""
         wrong = [
             f"{name} is {value}"
             for name in _MUST_BE_FINITE
@@ -127,9 +131,7 @@ class Run:
             raise DivergedError(f"at frame {format_count(self.clock.frames)} {' and '.join(wrong)}")
 
     def check_weights(self) -> None:
-        """DivergedError if weights, or what an optimizer or a normaliser keeps, are not finite: no such file
-        is written.
-        """
+        """DivergedError if weights or the state of an optimizer or a normaliser hold NaN or inf."""
         from rl.state import not_finite
 
         parts = {
@@ -141,7 +143,7 @@ class Run:
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise DivergedError(
-                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds infinities or no numbers"
+                f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds NaN or inf"
             )
 
     @property
@@ -172,7 +174,7 @@ class Run:
         self.evaluations.append(row)
         best = self.checkpoints.best
         if not math.isnan(row[by]) and (best is None or row[by] >= best.score):
-            self.checkpoints.save_best(self.parts.playing_state(), clock.frames, row[by])
+            self.checkpoints.save_best(self.parts.policy_state(), clock.frames, row[by])
         return row
 
     @property

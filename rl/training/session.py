@@ -9,14 +9,13 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from rl.config import compose
+from rl.config.compose import options
 from rl.config.counts import format_count
-from rl.runs.outcome import FAILED
+from rl.runs.outcome import FAILED, Stop
 from rl.runs.plan import Plan, change_table
 from rl.trackers import follow as trackers
 from rl.training.loop import train
 from rl.training.run import DivergedError, Run
-from rl.training.signals import Stop
 
 if TYPE_CHECKING:
     from rl.training.build import Parts
@@ -42,13 +41,13 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             _announce(run)
             result = None
             started_at = time.time() - run.clock.wall_s
-            with trackers.Following(
+            with trackers.TrackerProcess(
                 run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
             ):
                 try:
                     train(run, stop, progress)
                 except Exception:
-                    run.check_weights()  # if they are no numbers, what choked on them is not the reason
+                    run.check_weights()  # weights of NaN or inf are the reason, not the error they caused
                     raise
                 if run.finished:
                     run.checkpoints.prune()
@@ -65,7 +64,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
     except DivergedError as error:
-        log.error("stopped: %s; %s", error, _way_on(run))
+        log.error("stopped: %s; %s", error, _recovery_hint(run))
         raise SystemExit(FAILED) from error
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
@@ -73,8 +72,8 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
     return run.checkpoints.best.score if run.checkpoints.best else None
 
 
-def _way_on(run: Run) -> str:
-    """What may be done about a run that diverged: from its last checkpoint it would diverge again."""
+def _recovery_hint(run: Run) -> str:
+    """What to type for a run that diverged: from its last checkpoint it would diverge again."""
     import numpy as np
 
     from rl.config.schedule import Schedule
@@ -86,11 +85,17 @@ def _way_on(run: Run) -> str:
     )
     stands = f"the checkpoint at frame {format_count(saved)} stands"
     if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
-        return f"the environment gave a reward or an observation that is not finite; {stands}: python train.py resume={run.folder}"
-    words = [f"fork={run.folder}@last", "algo.lr=..."]
+        return (
+            f"the environment gave a reward or an observation that is not finite; {stands}: "
+            f"python train.py resume={run.folder}"
+        )
+    overrides = [f"fork={run.folder}@last", "algo.lr=..."]
     if isinstance(lr, Schedule) and len(lr.heights) == 1:
-        words = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
-    return f"{stands}, but would lead here again; with a lower learning rate: {shlex.join(['python', 'train.py', *words])}"
+        overrides = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
+    return (
+        f"{stands}, but would lead here again; with a lower learning rate: "
+        f"{shlex.join(['python', 'train.py', *overrides])}"
+    )
 
 
 def _announce(run: Run) -> None:
@@ -99,7 +104,7 @@ def _announce(run: Run) -> None:
     log.info(f"going on at frame {format_count(manifest.frames)} with {what}" if manifest else what)
     choices = run.plan.composed.choices
     tuned = f"{choices['algo']}_{choices['env']}"
-    if manifest is None and run.plan.typed_pair and tuned in compose.options("experiment"):
+    if manifest is None and run.plan.typed_pair and tuned in options("experiment"):
         log.info("experiment=%s is this pair with tuned values", tuned)
     if run.agent.replay:
         memory = run.agent.replay
@@ -113,26 +118,17 @@ def _announce(run: Run) -> None:
 
 
 def _report(run: Run, result: dict[str, Any]) -> None:
+    folder, config = run.folder, run.config
     for name in ("last", "best"):
-        if name in result:
-            score = result[name]
-            log.info(
-                "%s weights (frame %s): mean return %.1f, std %.1f, min %.1f, max %.1f over %d fresh episodes",
-                *(
-                    name,
-                    format_count(score["weights_of_frame"]),
-                    score["total_reward"],
-                    score["total_reward_std"],
-                ),
-                *(score["total_reward_min"], score["total_reward_max"], score["episodes"]),
+        if score := result.get(name):
+            spread = (
+                "mean return {total_reward:.1f}, std {total_reward_std:.1f}, min {total_reward_min:.1f}, "
             )
-    watch = [f"run={run.folder}", *([] if "best" in result else ["ckpt=last"])]
-    more = [
-        f"resume={run.folder}",
-        "stop_at=null"
-        if result["stopped_at"] is not None
-        else f"frames={format_count(2 * run.config.frames)}",
-    ]
-    log.info("the run is in %s", run.folder)
+            spread += "max {total_reward_max:.1f} over {episodes} fresh episodes"
+            frame = format_count(score["weights_of_frame"])
+            log.info("%s weights (frame %s): %s", name, frame, spread.format(**score))
+    watch = [f"run={folder}", *([] if "best" in result else ["ckpt=last"])]
+    more = "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * config.frames)}"
+    log.info("the run is in %s", folder)
     log.info("watch it:     python enjoy.py %s", shlex.join(watch))
-    log.info("train it on:  python train.py %s", shlex.join(more))
+    log.info("train it on:  python train.py %s", shlex.join([f"resume={folder}", more]))

@@ -71,8 +71,7 @@ LINES = {
 }
 
 
-# -------------------------------------------------------------------------------------------------- how they
-# explore
+# ------------------------------------------------------------------------------------------- how they explore
 
 
 def test_epsilon_greedy_takes_the_best_but_for_a_share_of_epsilon() -> None:
@@ -126,8 +125,7 @@ def test_a_dueling_network_has_the_mean_advantage_0_and_the_same_values_in_numpy
     np.testing.assert_allclose(network.numpy_forward()(obs.numpy()), q.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------------
-# targets
+# ---------------------------------------------------------------------------------------------------- targets
 
 
 def dqn(*overrides: str) -> DQN:
@@ -164,7 +162,8 @@ def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float
         torch.tensor([[0.5], [6.0]]),
         torch.tensor([[1.0], [2.0]]),
     )
-    value, (q_mean, td_error) = agent._loss(network, torch.zeros(2, 4), action, target, weight)
+    value, report = agent._loss(network, torch.zeros(2, 4), action, target, weight)
+    q_mean, td_error = report["q_mean"], report["td_error"]
     assert value.item() == pytest.approx(expected)
     assert (q_mean.item(), td_error.tolist()) == (2.0, [-0.5, 3.0])
 
@@ -198,7 +197,8 @@ def test_the_quantile_loss_is_that_of_the_paper(kappa: float) -> None:
     expected = [by_loops(quantiles[b, a].tolist(), target[b].tolist(), kappa) for b, a in ((0, 1), (1, 0))]
     agent = dqn("algo.quantiles=3", f"algo.kappa={kappa}")
     inputs = torch.zeros(2, 4), torch.tensor([[1], [0]]), target, torch.tensor([[1.0], [3.0]])
-    loss, (q_mean, priority) = agent._quantile_loss(lambda obs: quantiles, *inputs)
+    loss, report = agent._quantile_loss(lambda obs: quantiles, *inputs)
+    q_mean, priority = report["q_mean"], report["td_error"]
     assert priority.tolist() == pytest.approx(expected)
     assert loss.item() == pytest.approx((expected[0] + 3 * expected[1]) / 2)
     assert q_mean.item() == pytest.approx((quantiles[0, 1].mean() + quantiles[1, 0].mean()).item() / 2)
@@ -316,8 +316,7 @@ def test_pqns_targets_are_the_recursion_that_defines_them() -> None:
     np.testing.assert_allclose(agent._batch(rollout)[2], expected.ravel(), rtol=1e-5, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------
-# learning
+# --------------------------------------------------------------------------------------------------- learning
 
 IDENTITY = [
     "env=gym",
@@ -398,8 +397,7 @@ def test_compiled_updates_are_the_same_to_the_last_bits(line: str, tmp_path: Pat
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------
-# resume
+# ----------------------------------------------------------------------------------------------------- resume
 
 resuming = pytest.mark.usefixtures("few_scores", "composed_once")
 
@@ -423,7 +421,7 @@ def test_a_run_in_parts_is_the_run_in_one(line: str, more: list[str], tmp_path: 
 
 @resuming
 @pytest.mark.parametrize("line", ["quantiles", "rainbow"])
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(line: str, tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_ends_equal(line: str, tmp_path: Path) -> None:
     whole = [*TINY, *LINES[line], "frames=320"]
     assert go(tmp_path / "straight", *whole) == 0
     for number in (40, 33):

@@ -110,8 +110,7 @@ def on(env: str, algo: str) -> list[str]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------
-# learning
+# --------------------------------------------------------------------------------------------------- learning
 
 
 @pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq"])
@@ -164,8 +163,7 @@ def test_what_is_seen_is_done(algo: str) -> None:
     assert score > (9.9 if algo == "sac_discrete" else -0.6)  # by chance: 3.3, and -19
 
 
-# ---------------------------------------------------------------------------------------------------- exact
-# resume
+# ----------------------------------------------------------------------------------------------- exact resume
 
 
 def line_for(algo: str, *more: str) -> list[str]:
@@ -210,9 +208,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(
-    algo: str, tmp_path: Path, straight: Any
-) -> None:
+def test_a_run_killed_repeatedly_ends_equal(algo: str, tmp_path: Path, straight: Any) -> None:
     line = line_for(algo, *OWN[algo])
     for number in (40, 33):
         assert in_child(functools.partial(killed, tmp_path / "run", number, *line)) == DIED
@@ -291,8 +287,7 @@ def test_a_refilled_memory_learns_again_from_the_threshold(algo: str, tmp_path: 
     assert run.clock.updates == updates + 128 - 100
 
 
-# ------------------------------------------------------------------------------------------- warm-up and the
-# ratio
+# -------------------------------------------------------------------------------------- warm-up and the ratio
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -355,8 +350,7 @@ def test_crossq_without_batch_renormalisation_is_refused_with_what_to_type() -> 
         make("algo=crossq", "env=pendulum", "algo.network._target_=rl.networks.MLP", "~algo.network.warm_up")
 
 
-# ------------------------------------------------------------------------------------------------------- the
-# losses
+# ------------------------------------------------------------------------------------------------- the losses
 
 
 def filled(algo: str, *more: str) -> Parts:
@@ -386,7 +380,8 @@ def test_only_their_own_loss_moves_the_critics(
     if not is_frozen:
         monkeypatch.setattr("rl.algos.sac.frozen", lambda module: module)
     agent: Any = parts.agent
-    loss, (critic_loss, *_) = agent._loss(agent.networks, *batch_of(parts))
+    loss, report = agent._loss(agent.networks, *batch_of(parts))
+    critic_loss = report["loss"]
     weights = list(agent.networks.critics.parameters())
     of_all, own = (torch.autograd.grad(one, weights, retain_graph=True) for one in (loss, critic_loss))
     assert is_frozen == all(torch.equal(a, b) for a, b in zip(of_all, own, strict=True))
@@ -419,7 +414,8 @@ def test_the_target_of_td3_is_the_lower_critic_at_a_smoothed_action() -> None:
     agent: Any = parts.agent
     obs, action, reward, discount, next_obs, weight, noise = batch_of(parts)
     noise = noise * 10  # so that some actions meet their bounds
-    _, (_, error) = agent._critic_loss(agent.critics, obs, action, reward, discount, next_obs, weight, noise)
+    _, report = agent._critic_loss(agent.critics, obs, action, reward, discount, next_obs, weight, noise)
+    error = report["td_error"]
     next_action = np.clip(np.tanh(agent.target_actor(next_obs).detach().numpy()) + noise.numpy(), -1, 1)
     assert (np.abs(next_action) == 1).any()
     next_q = (
@@ -470,8 +466,7 @@ def test_the_actor_moves_at_every_third_update_alone(algo: str) -> None:
     assert moved == [66, 69, 72, 75, 78]
 
 
-# ---------------------------------------------------------------------------------------------------------
-# compile
+# ---------------------------------------------------------------------------------------------------- compile
 
 
 @pytest.mark.parametrize(

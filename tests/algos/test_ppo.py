@@ -6,6 +6,7 @@ import torch
 
 from rl.config import ConfigError, RunConfig, compare
 from rl.config.compose import compose
+from rl.learning.compiled import Constants
 from rl.learning.distributions import Categorical, DiagonalGaussian, MultiCategorical
 from rl.learning.gradient_step import GradientStep
 from rl.learning.optimizers import Adam, RMSprop
@@ -21,8 +22,7 @@ def ppo(*overrides):
     return build(config)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# gae
+# -------------------------------------------------------------------------------------------------------- gae
 
 
 def column(*values):
@@ -109,8 +109,7 @@ def test_values_of_successors_are_those_of_the_true_ones():
     np.testing.assert_allclose(next_value, value_of(rollout.next_obs), rtol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------
-# distributions
+# ---------------------------------------------------------------------------------------------- distributions
 
 
 @pytest.mark.parametrize(
@@ -165,8 +164,7 @@ def test_multi_discrete_actions_are_drawn_with_their_probabilities():
     assert distribution.mode(params[:1]).tolist() == [[1, 7]]
 
 
-# ------------------------------------------------------------------------------------------------ the
-# gradient step
+# ------------------------------------------------------------------------------------------ the gradient step
 
 
 def two_parameter_step(optimizer, **arguments):
@@ -175,7 +173,7 @@ def two_parameter_step(optimizer, **arguments):
     torch.nn.init.zeros_(module.bias)
 
     def loss(networks, x):
-        return networks(x).square().mean(), []
+        return networks(x).square().mean(), {}
 
     return module, GradientStep(
         module, [module], loss, optimizer=optimizer, **{"max_grad_norm": None, "compile": False, **arguments}
@@ -208,8 +206,10 @@ def test_the_gradient_is_clipped_to_its_norm_and_reported_before():
     module, step = two_parameter_step(torch.optim.SGD, max_grad_norm=0.5)
     step.set_lr(1.0)
     before = step.flats[0].detach().clone()
-    loss, grad_norm = step(torch.tensor([[3.0, 4.0]])).tolist()
-    assert (loss, grad_norm) == pytest.approx((49.0, 14.0 * 26**0.5))
+    step(torch.tensor([[3.0, 4.0]]))
+    report = step.report()
+    assert (report["loss"], report["grad_norm"]) == pytest.approx((49.0, 14.0 * 26**0.5))
+    assert step.report() == {}
     assert float((step.flats[0] - before).norm()) == pytest.approx(0.5, rel=1e-4)
 
 
@@ -225,6 +225,78 @@ def test_each_compiled_step_keeps_its_own_graph_at_any_batch_size_and_learning_r
                 step(x)
     for (compiled, _), (eager, _) in pairs:
         torch.testing.assert_close(compiled.weight, eager.weight, rtol=1e-6, atol=1e-7)
+
+
+class Scaled:
+    """A loss that reads a plain attribute, and takes a number and an option."""
+
+    def __init__(self, compile=True):
+        self.scale, self.updates = 1.0, 0
+        module = torch.nn.Linear(2, 1)
+        torch.nn.init.ones_(module.weight)
+        self.step = GradientStep(
+            module, [module], self._loss, optimizer=Adam, max_grad_norm=None, compile=compile
+        )
+
+    def _loss(self, networks, x, coef, option=None):
+        return networks(x).square().mean() * coef * self._scaling(), {}
+
+    def _scaling(self):
+        return self.scale
+
+    def loss(self, *inputs):
+        self.updates += 1  # the loss does not read it
+        self.step(torch.ones(1, 2), *inputs)
+        return self.step.report()["loss"]
+
+
+def test_a_number_given_to_a_compiled_step_may_change():
+    compiled, eager = Scaled(), Scaled(compile=False)
+    for one in (compiled, eager):
+        torch.nn.init.zeros_(one.step.networks.bias)
+    assert [compiled.loss(coef) for coef in (1.0, 0.5, 0.25)] == [4.0, 2.0, 1.0]
+    assert [eager.loss(coef) for coef in (1.0, 0.5, 0.25)] == [4.0, 2.0, 1.0]
+
+
+def test_an_attribute_that_changes_under_compile_is_named():
+    compiled, eager = Scaled(), Scaled(compile=False)
+    before = compiled.loss(1.0), eager.loss(1.0)
+    compiled.scale = eager.scale = 2.0
+    assert eager.loss(1.0) == 2 * before[1]  # it counts, and in the graph it would be a constant
+    with pytest.raises(RuntimeError, match="Scaled.scale was 1.0 and is 2.0 now"):
+        compiled.loss(1.0)
+
+
+def test_without_the_check_a_changed_attribute_stays_a_constant(monkeypatch):
+    monkeypatch.setattr(Constants, "check", lambda self: None)
+    compiled = Scaled()
+    before = compiled.loss(1.0)
+    compiled.scale = 2.0
+    assert compiled.loss(1.0) == before
+
+
+def test_an_option_that_changes_under_compile_is_refused():
+    compiled = Scaled()
+    compiled.loss(1.0, None)
+    with pytest.raises(RuntimeError, match="argument 2 of the step was None and is 1.0 now"):
+        compiled.loss(1.0, 1.0)
+
+
+def test_a_key_that_changes_under_compile_is_named():
+    parts = ppo("compile=true", "algo.epochs=1", "algo.minibatch_size=64")
+    learn_once(parts)
+    parts.agent.cfg.value_coef = 0.25
+    with pytest.raises(RuntimeError, match="PPO.cfg.value_coef was 0.5 and is 0.25 now"):
+        parts.agent.learn(parts.collector.collect(parts.agent))
+
+
+@pytest.mark.parametrize("optimizer", ["rl.optimizers.Adam", "rl.optimizers.RMSprop", "torch.optim.SGD"])
+def test_reinforce_takes_any_optimizer(optimizer):
+    config = compose([f"algo.optimizer._target_={optimizer}", "~algo.optimizer.fused"], RunConfig).config
+    parts = build(config)
+    before = parts.agent.step.flats[0].detach().clone()
+    learn_once(parts)
+    assert not torch.equal(parts.agent.step.flats[0], before)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -249,11 +321,12 @@ def losses(parts, ratio, advantage, value, old_value, target):
     params = torch.log(torch.tensor([[0.5, 0.5]]))
     numbers = torch.tensor([[advantage], [target], [old_value], [float(np.log(0.5 / ratio))]])
     networks = lambda obs: (params, torch.tensor([value]))  # noqa: E731
-    clips = agent.clip_range(0), agent.value_clip_range and agent.value_clip_range(0)
+    cfg = agent.cfg
+    clips = cfg.clip_range(0), cfg.value_clip_range and cfg.value_clip_range(0)
     _, report = agent._loss(
         networks, torch.zeros(1, 4), torch.tensor([0]), numbers, torch.tensor([0]), *clips, 0.0
     )
-    return float(report[0]), float(report[1])
+    return float(report["policy_loss"]), float(report["value_loss"])
 
 
 @pytest.mark.parametrize(
@@ -300,17 +373,11 @@ def test_recomputed_advantages_follow_the_values(shared):
     parts.collector.start()
     rollout = parts.collector.collect(parts.agent)
     agent = parts.agent
-    _, _, numbers, _, refresh = agent._batch(rollout)
-    before = numbers.clone()
-    refresh()
-    torch.testing.assert_close(numbers, before, rtol=1e-5, atol=1e-5)  # of the same values
+    before = agent._batch(rollout)[2]
+    torch.testing.assert_close(agent._advantages(rollout)[0], before[:3], rtol=1e-5, atol=1e-5)
     with torch.no_grad():
         agent.step.flats[0].mul_(1.5)
-    refresh()
-    _, _, now, *_ = agent._batch(rollout)
-    assert torch.equal(numbers[:3], now[:3])  # advantages, targets and values
-    assert torch.equal(numbers[3], before[3])  # the probabilities stay those of acting
-    assert not torch.allclose(numbers[:3], before[:3], rtol=1e-2)
+    assert not torch.allclose(agent._advantages(rollout)[0], before[:3], rtol=1e-2)
 
 
 def test_advantages_are_recomputed_from_the_second_epoch_on():
@@ -389,8 +456,7 @@ def test_the_future_of_a_schedule_may_change_and_its_past_may_not(key):
     assert [change.refused for change in compare(run, cosine, 50_000)] == [True]
 
 
-# ----------------------------------------------------------------------------------------------- a shared
-# network
+# ------------------------------------------------------------------------------------------- a shared network
 
 
 @pytest.mark.parametrize("env", ["cartpole", "pendulum"])
@@ -400,10 +466,9 @@ def test_what_a_shared_network_gave_while_acting_is_what_it_gives_for_the_rollou
     collector.start()
     agent.act(collector.rollout.obs[-1], None, parts.streams.action)  # of another time
     rollout = collector.collect(agent)
-    assert len(agent.acted) == 16  # the oldest has gone
-    _, _, from_acting, *_ = agent._batch(rollout)
-    assert not agent.acted
-    _, _, afterwards, *_ = agent._batch(rollout)
+    _, _, from_acting, _ = agent._batch(rollout)
+    rollout.extras.clear()
+    _, _, afterwards, _ = agent._batch(rollout)
     torch.testing.assert_close(from_acting, afterwards, rtol=1e-5, atol=1e-5)
 
 
@@ -411,4 +476,4 @@ def test_separate_networks_keep_nothing_while_acting():
     parts = ppo()
     parts.collector.start()
     parts.collector.collect(parts.agent)
-    assert not parts.agent.acted
+    assert not parts.collector.rollout.extras

@@ -94,8 +94,7 @@ def train(parts, frames):
     return parts.agent
 
 
-# --------------------------------------------------------------------------------------------------------
-# learning
+# --------------------------------------------------------------------------------------------------- learning
 
 
 @pytest.mark.parametrize("algo", ALGOS)
@@ -158,8 +157,7 @@ def test_an_identity_env_is_solved(algo, kind):
     assert score > (-0.1 if kind == "continuous" else 9.9)
 
 
-# ---------------------------------------------------------------------------------------------------- exact
-# resume
+# ----------------------------------------------------------------------------------------------- exact resume
 
 SMALL = (
     *(
@@ -304,11 +302,11 @@ def test_forgetting_any_part_is_noticed(tmp_path, algo, part):
 def test_evaluation_leaves_the_statistics_as_they_were(algo):
     parts = make(f"algo={algo}", "env=cartpole", *SMALL, *OWN[algo])
     train(parts, 64)
-    before = parts.playing_state()
+    before = parts.policy_state()
     frozen = torch.load(io.BytesIO(_bytes(before)), weights_only=True)
     play(parts.agent, parts.make_env, 3, seed=0)
     assert "obs_normalizer" in frozen
-    assert differences(frozen, parts.playing_state()) == []
+    assert differences(frozen, parts.policy_state()) == []
 
 
 def _bytes(state):
@@ -317,8 +315,7 @@ def _bytes(state):
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------------------------------------------------
-# compile
+# ---------------------------------------------------------------------------------------------------- compile
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,7 @@ def made(*overrides: str) -> tuple[Parts, RecurrentPPO]:
     return parts, parts.agent
 
 
-# ---------------------------------------------------------------------------------------------------- the
-# network
+# ------------------------------------------------------------------------------------------------ the network
 
 
 def gru() -> GRU:
@@ -103,8 +102,7 @@ def test_no_gradient_goes_beyond_an_episodes_beginning() -> None:
     assert [bool(step.any()) for step in obs.grad] == [False, False, True, True, True, False]
 
 
-# ------------------------------------------------------------------------------------------------ what it
-# learns from
+# ---------------------------------------------------------------------------------------- what it learns from
 
 
 def acted(parts: Parts, agent: RecurrentPPO, rollouts: int = 2) -> tuple[Rollout, list[np.ndarray]]:
@@ -245,8 +243,7 @@ def test_what_cannot_be_is_refused_with_what_to_type(override: str, message: str
         made(*SHORT, override)
 
 
-# ----------------------------------------------------------------------------------------------------------
-# learning
+# --------------------------------------------------------------------------------------------------- learning
 
 
 @pytest.mark.parametrize("algo", ["recurrent_ppo", "ppo"])
@@ -299,8 +296,7 @@ def test_components_that_are_not_kept_are_hidden() -> None:
             Keep(gym.make("CartPole-v1"), indices)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# resume
+# ----------------------------------------------------------------------------------------------------- resume
 
 HIDDEN = "env.wrappers=[{_target_: rl.wrappers.Keep, indices: [0, 2]}]"
 LINES = {
@@ -359,8 +355,7 @@ def test_compiled_and_eager_updates_agree() -> None:
     torch.testing.assert_close(agent.step.flats[0], other.step.flats[0], rtol=1e-4, atol=1e-6)
 
 
-# --------------------------------------------------------------------------------------------------------
-# load_policy
+# ------------------------------------------------------------------------------------------------ load_policy
 
 
 @pytest.mark.usefixtures("few_scores")

@@ -8,11 +8,22 @@ from pathlib import Path
 import pytest
 from short_runs import PAIRS, to_compose
 
-from rl.config import TARGETS, ConfigError, EnjoyConfig, ReportConfig, RunConfig, SearchConfig, fields
-from rl.config.compose import CONF, GROUPS, compose, drop, for_hydra, merge, options, quote, value_of
+from rl.config import (
+    TARGETS,
+    ConfigError,
+    EnjoyConfig,
+    ReportConfig,
+    RunConfig,
+    SearchConfig,
+    fields,
+    overrides,
+)
+from rl.config.compose import CONF, compose, options
 from rl.config.help import show_help
 from rl.config.instantiate import locate
+from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
+from rl.runs.plan import make_plan
 
 PARTS_TOLD = {
     "told",
@@ -66,8 +77,14 @@ def test_schema_keys_are_the_constructors_keywords(target: str) -> None:
     # by the algorithm
     given = {"rl.optimizers": {"lr"}, "rl.networks": {"quantiles"}, "rl.pixels": {"quantiles"}}
     told = PARTS_TOLD | given.get(target.rpartition(".")[0], set())
-    keywords = set(inspect.signature(locate(target)).parameters) - told
-    assert set(fields(TARGETS[target])) - {"_target_"} == keywords
+    named = getattr(
+        locate(target), "Config", None
+    )  # an algorithm's keys are fields; other parts' are keywords
+    if named is None:
+        keywords = set(inspect.signature(locate(target)).parameters) - told
+        assert set(fields(TARGETS[target])) - {"_target_"} == keywords
+    else:
+        assert named is TARGETS[target]
     assert all(key is None or key.help for _, key in fields(TARGETS[target]).values())
 
 
@@ -126,11 +143,35 @@ def test_counts_and_interpolations_are_read() -> None:
 
 
 def test_of_overrides_for_one_key_the_last_counts() -> None:
-    assert merge(["a=1", "b.c=2"], ["a=3", "+d=4"], ["a=5"]) == ["b.c=2", "+d=4", "a=5"]
-    assert drop(["hydra.run.dir=x", "a=1", "hydra.job.name=y"], "hydra.") == ["a=1"]
-    assert value_of(["a=1", "b='x y'", "c=null", "a=2"], "b") == "x y"
-    assert value_of(["c=null"], "c") is value_of(["c=1"], "a") is None
-    assert value_of(["seed=1", "seed=2"], "seed") == "2"
+    merged = Overrides(["a=1", "b.c=2"]).merge(["a=3", "+d=4"]).merge(["a=5"])
+    assert merged.texts == ["b.c=2", "+d=4", "a=5"]
+    assert Overrides(["seed=1", "seed=2"]).get("seed") == "2"
+
+
+def test_overrides_are_asked_and_filtered_by_key() -> None:
+    line = Overrides(["hydra.run.dir=x", "a=1", "hydra.job.name=y", "b='x y'", "c=null", "algo=ppo", "d=1,2"])
+    assert line.drop("hydra.", "b", "c", "d").texts == ["a=1", "algo=ppo"]
+    assert line.hydra.keys == ["hydra.run.dir", "hydra.job.name"]
+    assert line.swept.texts == ["d=1,2"]
+    assert line.groups.keys == ["hydra.run.dir", "hydra.job.name", "algo"]
+    assert (line.get("b"), line.get("c"), line.get("e")) == ("x y", None, None)
+
+
+def test_a_section_set_anew_replaces_the_overrides_below_it() -> None:
+    assert Overrides(["a.b=1", "ab=1"]).merge(["a={c: 2}"]).texts == ["ab=1", "a={c: 2}"]
+    assert Overrides(["algo.lr=1"]).merge(["algo=ppo"]).texts == ["algo.lr=1", "algo=ppo"]
+
+
+def test_a_folder_with_special_characters_needs_no_quotes() -> None:
+    assert Overrides(["resume=outputs/a=1,b=2"]).get("resume") == "outputs/a=1,b=2"
+
+
+def test_a_command_line_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = []
+    original = overrides._parse
+    monkeypatch.setattr(overrides, "_parse", lambda text: parsed.append(text) or original(text))
+    make_plan(["seed=1", "frames=1k", "algo=a2c"])
+    assert parsed == ["seed=1", "frames=1k", "algo=a2c"]
 
 
 @pytest.mark.parametrize(
@@ -157,12 +198,12 @@ def test_of_overrides_for_one_key_the_last_counts() -> None:
 def test_a_quoted_value_is_read_as_it_is(text: str) -> None:
     if "${" not in text:
         assert compose([f"outputs={quote(text)}"], RunConfig).values["outputs"] == text
-    assert value_of([f"outputs={quote(text)}"], "outputs") == text
-    assert for_hydra([f"outputs={quote(text)}"]) == [f"outputs={quote(text)}"]
+    quoted = Overrides([f"outputs={quote(text)}"])
+    assert quoted.get("outputs") == text
+    assert quoted.for_hydra() == [f"outputs={quote(text)}"]
 
 
-# ----------------------------------------------------------------------------------------------- what is
-# refused
+# -------------------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rl.config import ConfigError, RunConfig, compare, read_config
-from rl.config.compose import (
-    Composed,
-    compose,
-    drop,
-    for_hydra,
-    merge,
-    options,
-    parse,
-    quote,
-    quote_places,
-    value_of,
-)
+from rl.config.compose import Composed, compose, options
+from rl.config.overrides import Overrides, quote
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
@@ -181,10 +171,9 @@ def test_a_value_is_read_or_refused_by_its_key(algo: str, data: st.DataObject, v
 )
 def test_any_words_are_overrides_or_refused(words: list[str]) -> None:
     def read() -> None:
-        overrides = quote_places(words)
-        parse(overrides)
-        for_hydra(merge(drop(overrides, "seed", "algo."), ["seed=1"]))
-        value_of(overrides, "fork")
+        overrides = Overrides(words)
+        overrides.drop("seed", "algo.").merge(["seed=1"]).for_hydra()
+        overrides.get("fork")
 
     assert refusal(read) != "an empty message"
 
@@ -231,18 +220,17 @@ KEYS += [
 
 
 def line(key: str, value: Any) -> str:
-    return (
-        f"{key}={value}"
-        if isinstance(value, str)
-        else f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6).strip().removesuffix('...').strip()}"
-    )
+    if isinstance(value, str):
+        return f"{key}={value}"
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return f"{key}={text.strip().removesuffix('...').strip()}"
 
 
 @fuzz(max_examples=40)
 @given(st.lists(st.builds(line, st.sampled_from(KEYS), VALUES), min_size=1, max_size=2))
-def test_a_command_line_makes_a_plan_or_is_refused_and_leaves_no_folder(words: list[str]) -> None:
+def test_any_command_line_is_planned_or_refused_without_a_folder(words: list[str]) -> None:
     before = set(Path.cwd().iterdir())
-    assert refusal(lambda: make_plan(quote_places(words))) != "an empty message"
+    assert refusal(lambda: make_plan(words)) != "an empty message"
     assert set(Path.cwd().iterdir()) == before
 
 
@@ -300,11 +288,11 @@ def test_a_yaml_file_is_read_or_refused_in_one_message(text: str, package: bool)
 @given(st.text(max_size=12))
 def test_a_quoted_word_comes_back_as_it_was(text: str) -> None:
     if re.fullmatch(r"[^\x00-\x1f]*", text):
-        assert value_of([f"fork={quote(text)}"], "fork") == text
+        assert Overrides([f"fork={quote(text)}"]).get("fork") == text
 
 
 def test_the_real_command_line_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
-    from rl.runs.outcome import refuse_or
+    from rl.runs.outcome import with_exit_codes
 
     for words in (
         ["frames=nan"],
@@ -315,6 +303,6 @@ def test_the_real_command_line_says_it_once(capsys: pytest.CaptureFixture[str]) 
         ["env.num_envs=1e99"],
     ):
         with pytest.raises(SystemExit) as stop:
-            refuse_or(functools.partial(make_plan, words))
+            with_exit_codes(functools.partial(make_plan, words))
         assert stop.value.code == 2
         assert len(capsys.readouterr().err.splitlines()) == 1, words

@@ -17,12 +17,12 @@ def test_knots_are_joined_by_straight_lines_and_constant_outside() -> None:
     assert [schedule(f) for f in (0, 10, 15, 20, 30, 40, 100)] == [1.0, 1.0, 2.0, 3.0, 2.5, 2.0, 2.0]
 
 
-def test_two_knots_at_one_frame_make_a_jump_and_the_value_there_is_the_one_after_it() -> None:
+def test_two_knots_at_one_frame_make_a_jump() -> None:
     schedule = Schedule([[0, 1.0], [10, 1.0], [10, 5.0], [20, 0.0]])
     assert [schedule(f) for f in (9, 10, 15)] == [1.0, 5.0, 2.5]
 
 
-def test_the_same_line_gives_the_same_bits_however_it_is_written() -> None:
+def test_equal_schedules_give_equal_bits_however_written() -> None:
     plain = Schedule([[0, 2.5e-4], [1_000_000, 0]])
     split = Schedule([["0", "2.5e-4"], ["500k", 1.25e-4], ["1M", 0.0]])
     linear = Schedule({"kind": "linear", "from": 2.5e-4, "to": 0, "frames": "1M"})
@@ -31,7 +31,7 @@ def test_the_same_line_gives_the_same_bits_however_it_is_written() -> None:
         assert plain(frames) == float(Fraction("2.5e-4") * (1_000_000 - frames) / 1_000_000)
 
 
-def test_a_knot_in_the_future_leaves_the_past_as_it_was() -> None:
+def test_a_future_knot_leaves_the_past_unchanged() -> None:
     old, new = Schedule(1e-3), Schedule([[0, 1e-3], [1000, 1e-3], [2000, 0]])
     assert old.first_difference(new, 1000) is None
     assert old.first_difference(new, 1001) == 1001
@@ -81,7 +81,7 @@ def test_the_first_difference_is_found(one: object, other: object, until: int, w
     assert Schedule(other).first_difference(Schedule(one), until) == where
 
 
-def test_the_first_difference_of_knots_is_the_one_that_looking_at_every_frame_finds() -> None:
+def test_first_difference_agrees_with_checking_every_frame() -> None:
     written = [
         0.5,
         [[0, 0.5], [30, 0.5], [40, 1]],

@@ -41,14 +41,13 @@ def state_of(run: Any) -> dict[str, Any]:
     return copy.deepcopy({name: part.state_dict() for name, part in run.stateful.items()})
 
 
-# ------------------------------------------------------------------------------------- vector envs of other
-# makers
+# -------------------------------------------------------------------------------- vector envs of other makers
 
 DICE = ["algo=random", "env=gym", "env.id=tiny_envs:Dice-v0", "env.num_envs=3", "algo.rollout_length=20"]
 
 
 @pytest.mark.parametrize("other", ["sync", "async"])
-def test_a_native_vector_env_gives_the_transitions_of_single_envs(other: str, tmp_path: Path) -> None:
+def test_native_vector_env_equals_single_envs(other: str, tmp_path: Path) -> None:
     runs = [begun(tmp_path / how, *DICE, f"env.vectorization={how}") for how in ("native", other)]
     for _ in range(5):
         one, two = (run.collector.collect(run.agent) for run in runs)
@@ -64,7 +63,7 @@ def test_a_native_vector_env_gives_the_transitions_of_single_envs(other: str, tm
         run.collector.envs.close()
 
 
-def test_a_native_vector_env_comes_back_from_tapes_of_any_lengths(tmp_path: Path) -> None:
+def test_native_vector_env_is_restored_from_tapes_of_any_length(tmp_path: Path) -> None:
     one, other = (
         begun(tmp_path / name, *DICE, "env.vectorization=native", "algo.rollout_length=3")
         for name in ("one", "other")
@@ -84,7 +83,7 @@ def test_a_native_vector_env_comes_back_from_tapes_of_any_lengths(tmp_path: Path
     assert len(lengths) > 20
 
 
-def test_actions_of_a_native_vector_env_are_clipped_to_the_bounds_of_their_box() -> None:
+def test_native_vector_env_clips_actions_to_their_box() -> None:
     envs = make_native("tiny_envs:Dice-v0", {}, 2, seed=0)
     envs.reset()
     assert envs.step(np.array([[5.0], [-5.0]]))[1].tolist() == [1.0, -1.0]
@@ -103,22 +102,21 @@ def test_actions_of_a_native_vector_env_are_clipped_to_the_bounds_of_their_box()
         (["env=atari", "env.game=pnog"], "Did you mean: `pong`"),
     ],
 )
-def test_a_native_vector_env_that_cannot_be_used_is_refused_with_the_reason(
+def test_an_unusable_native_vector_env_is_refused_with_the_reason(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         begun(tmp_path / "run", "algo=random", *overrides, "env.vectorization=native")
 
 
-def test_learning_from_signs_of_rewards_leaves_the_returns_as_they_are(tmp_path: Path) -> None:
+def test_clipped_rewards_do_not_change_reported_returns(tmp_path: Path) -> None:
     env = ["env=gym", "env.id=tiny_envs:Counting-v0", "+env.clip_rewards=true"]
     run = begun(tmp_path / "run", "algo=random", *env, "algo.rollout_length=10")
     assert np.array_equal(run.collector.collect(run.agent).reward, np.ones((10, 4)))
     assert run.collector.ended_returns == [15.0] * 8
 
 
-# -----------------------------------------------------------------------------------------------------------
-# games
+# ------------------------------------------------------------------------------------------------------ games
 
 
 def game_run(folder: Path, how: str, *overrides: str) -> Any:
@@ -135,7 +133,7 @@ def game_run(folder: Path, how: str, *overrides: str) -> Any:
 @pytest.mark.parametrize(
     ("deepmind", "others"), [("false", ["native", "sync", "async"]), ("true", ["native", "sync"])]
 )
-def test_a_game_comes_back_exactly_and_goes_on_with_the_same_bytes_however_it_is_vectorized(
+def test_a_game_is_restored_exactly_with_every_vectorization(
     deepmind: str, others: list[str], tmp_path: Path
 ) -> None:
     run = game_run(tmp_path / "run", "native", f"env.deepmind={deepmind}")
@@ -166,7 +164,7 @@ def played(seed: int, deepmind: bool, actions: list[int]) -> tuple[list[Any], li
     return screens, points, lost
 
 
-def test_a_step_is_four_frames_of_the_game_and_the_picture_its_screen() -> None:
+def test_a_step_is_four_frames_and_rendering_shows_the_screen() -> None:
     actions = [1, *np.random.default_rng(0).integers(4, size=120).tolist()]
     env = Atari("breakout", render_mode="rgb_array")
     obs, _ = env.reset(seed=5)
@@ -184,7 +182,7 @@ def test_a_step_is_four_frames_of_the_game_and_the_picture_its_screen() -> None:
     assert sum(points) > 0
 
 
-def test_rules_of_2015_say_when_a_life_is_lost_and_begin_with_no_ops() -> None:
+def test_rules_of_2015_report_lost_lives_and_begin_with_noops() -> None:
     vector = AtariVector("breakout", 4, deepmind=True)
     _, infos = vector.reset(seed=range(4))
     assert len(set(infos["frame_number"].tolist())) > 1
@@ -198,7 +196,7 @@ def test_rules_of_2015_say_when_a_life_is_lost_and_begin_with_no_ops() -> None:
 
 
 @pytest.mark.parametrize("how", ["native", "sync"])
-def test_lost_lives_end_what_is_learned_from_and_returns_are_of_whole_games(how: str, tmp_path: Path) -> None:
+def test_lost_lives_terminate_learning_but_not_returns(how: str, tmp_path: Path) -> None:
     run = game_run(tmp_path / "run", how, "env=qbert", "env.deepmind=true")
     vector, told = run.collector.envs.step, []
     run.collector.envs.step = lambda actions: told.append(vector(actions)) or copy.deepcopy(told[-1])
@@ -228,7 +226,7 @@ def test_evaluation_plays_whole_games_for_their_points(tmp_path: Path) -> None:
     assert scores.lengths[0] > 100
 
 
-def test_the_successor_of_a_games_last_step_is_true_and_the_next_game_begins_anew() -> None:
+def test_the_last_steps_successor_is_true_and_stacks_are_cleared() -> None:
     native = NativeEnvs(AtariVector("breakout", 2), seed=3)
     native.reset()
     single = Episodes(Atari("breakout"), 3, 1)
@@ -247,7 +245,7 @@ def test_the_successor_of_a_games_last_step_is_true_and_the_next_game_begins_ane
     assert obs[1, 3].any()
 
 
-def test_frames_are_known_to_be_stacked_unless_something_is_done_to_the_stacks() -> None:
+def test_frame_stack_is_known_unless_a_wrapper_changes_it() -> None:
     make = make_factory("rl.atari:Atari/pong-v5", {}, [])
     assert frame_stack(make()) == (4, True)
     assert frame_stack(FlattenObservation(make())) == (1, False)
@@ -296,8 +294,7 @@ def test_a_video_of_a_game(tmp_path: Path) -> None:
         assert len(list(container.decode(video=0))) == 5
 
 
-# -----------------------------------------------------------------------------------------------------------
-# kills
+# ------------------------------------------------------------------------------------------------------ kills
 
 PONG = [
     "env=pong",
@@ -369,9 +366,7 @@ def killed(folder: Path, number: int, *overrides: str) -> int:
 
 @pytest.mark.parametrize("how", ["native", "sync"])
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_killed_game_goes_on_as_if_it_never_was_killed(
-    algo: str, how: str, tmp_path: Path, straight: Any
-) -> None:
+def test_a_killed_atari_run_resumes_exactly(algo: str, how: str, tmp_path: Path, straight: Any) -> None:
     line = [*PONG, *ALGOS[algo], f"env.vectorization={how}"]
     assert in_child(functools.partial(killed, tmp_path / "run", 85, *line)) == DIED
     assert frames_of(tmp_path / "run")[-1] in (64, 128)

@@ -20,7 +20,7 @@ from short_runs import TINY, begun, differences, go, record, to_compose
 import rl.envs.checks
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose, options
-from rl.envs.checks import interface_warnings, replay_problem
+from rl.envs.checks import interface_warnings, reproducibility_problem
 from rl.envs.make import check_env, make_factory
 from rl.state import GlobalRandom
 from rl.training.build import build_env_factory
@@ -30,8 +30,7 @@ def own(name: str) -> list[str]:
     return [*TINY, "env=gym", f"env.id=tiny_envs:{name}-v0"]
 
 
-# ---------------------------------------------------------------------------------------------- the trial of
-# a replay
+# -------------------------------------------------------------------------------------- the trial of a replay
 
 
 @pytest.mark.parametrize(
@@ -49,20 +48,22 @@ def own(name: str) -> list[str]:
     ],
 )
 def test_the_trial_finds_what_cannot_be_played_again(name: str, own_process: bool, found: str) -> None:
-    problem = replay_problem(make_factory(f"tiny_envs:{name}-v0", {}, []), 3, own_process=own_process)
+    problem = reproducibility_problem(
+        make_factory(f"tiny_envs:{name}-v0", {}, []), 3, own_process=own_process
+    )
     assert found in problem
     assert bool(found) == bool(problem)
 
 
-def test_the_trial_finds_that_a_wrapper_remembers_and_that_one_with_a_state_can_be_played_again() -> None:
+def test_the_trial_finds_a_wrapper_without_complete_state() -> None:
     for forgetful in (True, False):
         factory = make_factory("CartPole-v1", {}, [lambda env, f=forgetful: tiny_envs.Centred(env, f)])
-        assert bool(replay_problem(factory, 0, own_process=False)) == forgetful
+        assert bool(reproducibility_problem(factory, 0, own_process=False)) == forgetful
 
 
 @pytest.mark.parametrize("name", ["BipedalWalker-v3", "BipedalWalkerHardcore-v3"])
 def test_the_trial_finds_that_bipedal_walkers_world_goes_on(name: str) -> None:
-    assert replay_problem(make_factory(name, {}, []), 0, own_process=False, seconds=10)
+    assert reproducibility_problem(make_factory(name, {}, []), 0, own_process=False, seconds=10)
 
 
 def of_others() -> list[str]:
@@ -74,9 +75,12 @@ def of_others() -> list[str]:
 
 
 @pytest.mark.parametrize("name", of_others())
-def test_the_trial_finds_nothing_in_the_envs_of_conf_and_solved_is_what_their_authors_say(name: str) -> None:
+def test_shipped_envs_are_reproducible_and_solved_is_gymnasiums(name: str) -> None:
     config = compose([f"env={name}"], RunConfig).config.env
-    assert replay_problem(build_env_factory(config), 0, own_process=config.vectorization == "async") == ""
+    assert (
+        reproducibility_problem(build_env_factory(config), 0, own_process=config.vectorization == "async")
+        == ""
+    )
     threshold = gym.spec(config.id.rpartition(":")[2]).reward_threshold
     assert config.solved == (threshold or None)  # Pusher's is 0, and every return is below
 
@@ -97,11 +101,11 @@ def test_of_a_slow_env_one_step_is_tried() -> None:
             calls.append("step")
             return super().step(action)
 
-    assert replay_problem(lambda render_mode=None: Slow(), 0, own_process=False, seconds=1e-9)
+    assert reproducibility_problem(lambda render_mode=None: Slow(), 0, own_process=False, seconds=1e-9)
     assert calls == ["made", "reset", "step", "reset", "step"]
 
 
-def test_the_trial_and_the_checker_leave_the_global_generators_alone() -> None:
+def test_trial_and_checker_restore_the_global_generators() -> None:
     def draws_after(act: Callable[[], object]) -> list[float]:
         GlobalRandom().seed(1)
         act()
@@ -110,24 +114,24 @@ def test_the_trial_and_the_checker_leave_the_global_generators_alone() -> None:
     untouched = draws_after(lambda: None)
     assert (
         draws_after(
-            lambda: replay_problem(make_factory("tiny_envs:GlobalDice-v0", {}, []), 3, own_process=False)
+            lambda: reproducibility_problem(
+                make_factory("tiny_envs:GlobalDice-v0", {}, []), 3, own_process=False
+            )
         )
         == untouched
     )
     assert draws_after(lambda: interface_warnings(gym.make("tiny_envs:GlobalDice-v0"), 3)) == untouched
 
 
-def test_a_run_is_the_same_with_and_without_the_trial(
-    few_scores: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_trial_does_not_change_a_run(few_scores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     line = [*own("GlobalDice"), "frames=192", "eval.every=128"]
     assert go(Path("with"), *line) == 0
-    monkeypatch.setattr(rl.envs.checks, "replay_problem", lambda *args, **kwargs: "")
+    monkeypatch.setattr(rl.envs.checks, "reproducibility_problem", lambda *args, **kwargs: "")
     assert go(Path("without"), *line) == 0
     assert differences(record(Path("with")), record(Path("without"))) == []
 
 
-def test_what_the_trial_finds_is_told_at_the_start_and_kept_in_the_history(
+def test_findings_of_the_trial_are_logged_and_in_the_history(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -144,13 +148,10 @@ def test_what_the_trial_finds_is_told_at_the_start_and_kept_in_the_history(
     assert json.loads((tmp_path / "other" / "history.jsonl").read_text())["exactness"] == "exact"
 
 
-# ------------------------------------------------------------------------------------------------ Gymnasium's
-# checker
+# ---------------------------------------------------------------------------------------- Gymnasium's checker
 
 
-def test_what_gymnasiums_checker_warns_of_is_told_at_the_start(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
+def test_warnings_of_gymnasiums_checker_are_logged(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level(logging.WARNING)
     begun(tmp_path / "run", *own("Sloppy"))
     said = [record.message for record in caplog.records]
@@ -159,13 +160,13 @@ def test_what_gymnasiums_checker_warns_of_is_told_at_the_start(
     assert said.count(f"{what} is not within the observation space.") == 1
 
 
-def test_an_env_that_breaks_the_interface_is_refused_by_the_checkers_words(tmp_path: Path) -> None:
+def test_an_env_that_violates_the_api_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="OldFashioned-v0: .*old step API"):
         begun(tmp_path / "run", *own("OldFashioned"))
     assert not (tmp_path / "run").exists()
 
 
-def test_an_error_in_the_first_steps_of_ones_own_env_says_where_it_is(
+def test_an_error_in_an_envs_first_steps_names_its_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tiny_envs.Identity, "_observe", lambda self: 1 + "")
@@ -180,8 +181,7 @@ def test_only_what_others_wrote_is_checked() -> None:
     assert interface_warnings(tiny_envs.Centred(env), 0) != []
 
 
-# ---------------------------------------------------------------------------------------------------- what is
-# refused
+# -------------------------------------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_only_what_others_wrote_is_checked() -> None:
         ("env=gym env.id=ALE/Pong-v5", "ale_py", "atari"),
     ],
 )
-def test_a_missing_extra_is_refused_with_the_line_that_installs_it(
+def test_a_missing_extra_is_refused_with_its_install_command(
     env: str,
     module: str,
     extra: str,
@@ -216,9 +216,7 @@ def test_a_missing_extra_is_refused_with_the_line_that_installs_it(
 
 
 @pytest.mark.parametrize("obs", ["dict", "tuple", "discrete"])
-def test_an_observation_that_is_no_box_is_refused_with_the_wrapper_that_helps(
-    obs: str, tmp_path: Path
-) -> None:
+def test_a_non_box_observation_is_refused_with_a_wrapper(obs: str, tmp_path: Path) -> None:
     line = [*own("Spaces"), f"+env.kwargs.obs={obs}"]
     with pytest.raises(ConfigError) as caught:
         begun(tmp_path / "run", *line)
@@ -229,13 +227,13 @@ def test_an_observation_that_is_no_box_is_refused_with_the_wrapper_that_helps(
 
 @pytest.mark.parametrize("action", ["dict", "tuple"])
 @pytest.mark.parametrize("algo", ["reinforce", "dqn", "sac", "random"])
-def test_an_action_space_that_nobody_can_act_in_is_refused(action: str, algo: str, tmp_path: Path) -> None:
+def test_an_unsupported_action_space_is_refused(action: str, algo: str, tmp_path: Path) -> None:
     line = [override for override in own("Spaces") if not (algo == "random" and "network" in override)]
     with pytest.raises(ConfigError, match="action space.*(Dict|Tuple)"):
         begun(tmp_path / "run", *line, f"algo={algo}", f"+env.kwargs.action={action}")
 
 
-def test_a_layer_whose_state_no_checkpoint_can_hold_is_refused_by_name() -> None:
+def test_a_wrapper_with_unsaveable_state_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="the state_dict of Unsaveable must be made of tensors"):
         check_env(tiny_envs.Unsaveable(gym.make("CartPole-v1")))
 

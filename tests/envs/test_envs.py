@@ -12,10 +12,22 @@ import tiny_envs  # noqa: F401  registers them
 from gymnasium.wrappers import FlattenObservation, NormalizeObservation
 from short_runs import TINY, begun, differences, go, iterate, leaves, rows
 
-from rl.config import ConfigError
+from rl.config import ConfigError, RunConfig
+from rl.config.compose import compose, options
 from rl.envs.episodes import Episodes
 from rl.envs.make import check_env, make_factory
 from rl.envs.vector import make_vector
+
+
+def test_env_defaults_is_shared_and_not_a_choice() -> None:
+    assert "env_defaults" not in options("env")
+    with pytest.raises(ConfigError, match="env=env_defaults: no such env"):
+        compose(["env=env_defaults"], RunConfig)
+    with pytest.raises(ConfigError, match=r"env\.id: missing"):
+        compose(["env=gym"], RunConfig)
+    env = compose(["env=lunar_lander"], RunConfig).values["env"]
+    assert (env["kwargs"], env["wrappers"], env["vectorization"]) == ({}, [], "sync")
+    assert (env["num_envs"], env["tape_max"]) == (8, "100k")
 
 
 def first_obs(env: gym.Env) -> list[float]:
@@ -44,7 +56,7 @@ def test_actions_are_clipped_to_the_bounds_of_their_box() -> None:
     assert env.step(np.array([100.0]))[0].tolist() == twin.step(np.array([2.0]))[0].tolist()
 
 
-def test_a_wrapper_that_learns_across_episodes_is_refused_by_name() -> None:
+def test_a_wrapper_without_state_dict_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="NormalizeObservation"):
         check_env(FlattenObservation(NormalizeObservation(gym.make("CartPole-v1"))))
 
@@ -66,9 +78,7 @@ def test_a_wrapper_that_learns_across_episodes_is_refused_by_name() -> None:
         ),
     ],
 )
-def test_an_env_that_cannot_be_used_is_refused_when_the_run_is_built(
-    overrides: list[str], names: str, tmp_path: Path
-) -> None:
+def test_an_unusable_env_is_refused_at_build(overrides: list[str], names: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=names):
         begun(tmp_path / "run", *TINY, "env=gym", *overrides)
     assert not (tmp_path / "run").exists()
@@ -76,9 +86,7 @@ def test_an_env_that_cannot_be_used_is_refused_when_the_run_is_built(
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("truncate", [False, True])
-def test_every_step_is_a_real_transition_and_its_successor_the_true_one(
-    vectorization: str, truncate: bool
-) -> None:
+def test_every_step_is_a_real_transition_with_its_true_successor(vectorization: str, truncate: bool) -> None:
     factory = make_factory("tiny_envs:Counting-v0", {"length": 3, "truncate": truncate}, [])
     envs = make_vector(factory, 2, vectorization, seed=0)
     envs.reset()
@@ -122,7 +130,7 @@ def test_a_rollouts_successors_are_never_observations_after_a_reset(
         assert rollout.terminated[:, 0].tolist() == (step == 2).tolist()
 
 
-def test_the_clock_counts_transitions_of_all_envs_and_their_ends(tmp_path: Path) -> None:
+def test_the_clock_counts_frames_and_episodes_of_all_envs(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", *TINY, "env=gym", "env.id=tiny_envs:Counting-v0", "algo.rollout_length=7")
     iterate(run, 3)
     assert (run.clock.frames, run.clock.episodes, run.clock.updates) == (42, 8, 3)
@@ -130,8 +138,7 @@ def test_the_clock_counts_transitions_of_all_envs_and_their_ends(tmp_path: Path)
     assert run.metrics.lengths == [5] * 8
 
 
-# ------------------------------------------------------------------------------------------------------- the
-# tape
+# --------------------------------------------------------------------------------------------------- the tape
 
 ENVS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"]
 
@@ -154,7 +161,7 @@ def continuation(run: Any, iterations: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("env_id", ENVS)
-def test_envs_come_back_exactly_in_the_middle_of_their_episodes(
+def test_envs_are_restored_exactly_within_their_episodes(
     env_id: str, vectorization: str, tmp_path: Path
 ) -> None:
     line = [
@@ -176,7 +183,7 @@ def test_envs_come_back_exactly_in_the_middle_of_their_episodes(
     other.collector.envs.close()
 
 
-def test_a_tape_is_exact_after_being_loaded_from_a_tape(tmp_path: Path) -> None:
+def test_a_loaded_tape_records_and_restores_exactly(tmp_path: Path) -> None:
     line = [*TINY, "env=pendulum", "env.num_envs=3"]
     one, other = begun(tmp_path / "one", *line), begun(tmp_path / "other", *line)
     iterate(one, 2)
@@ -199,7 +206,7 @@ def test_actions_before_an_episode_are_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_env_that_cannot_be_replayed_is_reported_and_begins_a_new_episode(
+def test_an_irreproducible_env_is_reported_and_begins_a_new_episode(
     vectorization: str, tmp_path: Path
 ) -> None:
     line = [

@@ -60,7 +60,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
-def test_without_what_its_wrapper_learned_an_env_does_not_come_back(tmp_path: Path) -> None:
+def test_an_env_without_its_wrappers_state_is_not_restored(tmp_path: Path) -> None:
     assert go(tmp_path / "run", *LINE, *CENTRED, "frames=120") == 0
     shutil.copytree(tmp_path / "run", tmp_path / "other", symlinks=True)
     line = [*LINE, *CENTRED]
@@ -73,8 +73,7 @@ def test_without_what_its_wrapper_learned_an_env_does_not_come_back(tmp_path: Pa
     assert differences(record(tmp_path / "run"), record(tmp_path / "other"))
 
 
-# -------------------------------------------------------------------------------------------------- a world
-# per episode
+# ---------------------------------------------------------------------------------------- a world per episode
 
 
 def episode(env: gym.Env, number: int) -> list[Any]:
@@ -90,7 +89,7 @@ def episode(env: gym.Env, number: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("env_id", ["BipedalWalker-v3", "BipedalWalkerHardcore-v3"])
-def test_a_fresh_world_makes_an_episode_of_bipedal_walker_what_it_is_in_a_new_env(env_id: str) -> None:
+def test_fresh_world_makes_bipedal_walker_reproducible(env_id: str) -> None:
     def exact(wrappers: list[Any]) -> int:
         make = make_factory(env_id, {}, wrappers)
         used = make()

@@ -36,9 +36,7 @@ def frames_of(path: Path) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
-def test_a_frame_is_made_once_all_have_moved_and_who_is_done_stands_still(
-    suffix: str, tmp_path: Path
-) -> None:
+def test_a_frame_is_written_once_all_envs_have_stepped(suffix: str, tmp_path: Path) -> None:
     short, long, path = Grey(), Grey(), tmp_path / f"a.{suffix}"
     with Video(path, tiles=2) as video:
         for step in range(6):
@@ -54,7 +52,7 @@ def test_a_frame_is_made_once_all_have_moved_and_who_is_done_stands_still(
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_caption_tells_of_return_and_step_in_the_corner() -> None:
+def test_a_caption_shows_return_and_step() -> None:
     image = np.full((210, 160, 3), 100, np.uint8)
     one, two = captioned(image, "return 1.0   step 10"), captioned(image, "return 2.0   step 11")
     assert (image == 100).all()
@@ -69,7 +67,7 @@ def test_tiles_make_about_a_square() -> None:
     assert shapes == {1: (2, 3, 3), 2: (2, 6, 3), 3: (4, 6, 3), 5: (4, 9, 3), 9: (6, 9, 3), 10: (6, 12, 3)}
 
 
-def test_enjoy_shows_episodes_side_by_side_and_scores_them_as_ever(tmp_path: Path) -> None:
+def test_enjoy_side_by_side_does_not_change_scores(tmp_path: Path) -> None:
     assert go(tmp_path / "run", *TINY) == 0
 
     def played(*overrides: str) -> list[float]:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -9,14 +12,18 @@ import pytest
 import torch
 from torch import nn
 
+from rl.config.schema import parts as schema
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import clip_gradient, flatten_parameters
+from rl.learning.gradient_step import flatten_parameters
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.ensemble import Ensemble, ensemble, frozen
+from rl.learning.networks.layers import ACTIVATIONS
 from rl.learning.networks.mlp import MLP, DuelingMLP
 from rl.learning.networks.noisy import NoisyDuelingMLP, NoisyMLP, noise_for
 from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP, batch_renorm
-from rl.learning.networks.policy import Policy
+from rl.learning.networks.numpy_forward import numpy_forward
+from rl.learning.networks.policy import ActorCritic, Policy
+from rl.learning.networks.recurrent import GRU
 
 SPACES: list[gym.Space] = [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))]
 
@@ -29,7 +36,7 @@ def make_policy(space: gym.Space, activation: str = "tanh", init: str = "orthogo
 
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_acting_in_numpy_is_acting_in_torch(space: gym.Space, activation: str) -> None:
+def test_numpy_policy_equals_torch_and_follows_updates(space: gym.Space, activation: str) -> None:
     policy = make_policy(space, activation, "default")
     obs = np.random.default_rng(0).standard_normal((7, 4), np.float32)
     forward = policy.numpy_forward()
@@ -48,13 +55,13 @@ def test_acting_in_numpy_is_acting_in_torch(space: gym.Space, activation: str) -
     assert np.array_equal(forward(obs), before)
 
 
-def test_acting_does_not_change_what_it_is_given() -> None:
+def test_acting_leaves_observations_unchanged() -> None:
     obs = np.ones((2, 4), np.float32)
     make_policy(SPACES[0], "relu").numpy_forward()(obs)
     assert (obs == 1).all()
 
 
-def test_bytes_are_taken_as_numbers() -> None:
+def test_bytes_are_cast_to_floats() -> None:
     policy = make_policy(SPACES[0])
     obs = np.random.default_rng(0).integers(0, 256, (5, 4), np.uint8)
     expected = policy(torch.as_tensor(obs).float()).detach().numpy()
@@ -74,7 +81,7 @@ def test_flat_parameters_keep_their_names_and_values() -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_step_on_the_flat_vector_is_a_step_on_each_parameter(fused: bool) -> None:
+def test_flat_step_equals_a_step_per_parameter(fused: bool) -> None:
     def loss(policy: Policy) -> torch.Tensor:
         return policy(torch.linspace(-1, 1, 12).reshape(3, 4)).square().sum()
 
@@ -96,17 +103,7 @@ def test_a_step_on_the_flat_vector_is_a_step_on_each_parameter(fused: bool) -> N
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_a_gradient_is_clipped_to_its_norm_and_a_small_one_left_alone() -> None:
-    flat = torch.nn.Parameter(torch.zeros(2))
-    flat.grad = torch.tensor([3.0, 4.0])
-    assert float(clip_gradient(flat, None)) == 5.0
-    assert float(clip_gradient(flat, 10.0)) == 5.0
-    assert flat.grad.tolist() == [3.0, 4.0]
-    assert float(clip_gradient(flat, 1.0)) == 5.0
-    assert flat.grad.tolist() == pytest.approx([0.6, 0.8])
-
-
-def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
+def test_orthogonal_weights_have_gains_and_zero_biases() -> None:
     torch.manual_seed(0)
     network = MLP((8,), 8, hidden=[8], activation="tanh", init="orthogonal", out_gain=0.01)
     first, last = network.layers[0], network.layers[1]
@@ -117,7 +114,7 @@ def test_orthogonal_weights_have_their_gains_and_biases_of_zero() -> None:
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_layers_are_normalised_before_their_activation_in_torch_and_in_numpy(activation: str) -> None:
+def test_layer_norm_comes_before_the_activation(activation: str) -> None:
     torch.manual_seed(0)
     network = LayerNormMLP((2, 2), 3, hidden=[16, 8], activation=activation, init="default")
     for norm in network.norms:
@@ -136,12 +133,145 @@ def test_layers_are_normalised_before_their_activation_in_torch_and_in_numpy(act
     )
 
 
-# --------------------------------------------------------------------------------------------- networks side
-# by side
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_in_numpy_equal_torch(activation: str) -> None:
+    network = MLP((3,), 2, hidden=[16, 8], activation=activation, init="default")
+    obs = 8 * torch.randn(64, 3)
+    modules = {"gelu": nn.GELU("tanh"), "elu": nn.ELU(), "silu": nn.SiLU(), "leaky_relu": nn.LeakyReLU()}
+    activate = modules.get(activation) or {"tanh": nn.Tanh(), "relu": nn.ReLU()}[activation]
+    first, second, last = network.layers
+    plain = nn.Sequential(first, activate, second, activate, last)(obs)
+    torch.testing.assert_close(network(obs), plain)
+    np.testing.assert_allclose(numpy_forward(network)(obs.numpy()), plain.detach(), rtol=1e-5, atol=2e-6)
+    gradients = [
+        torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (network(obs), plain)
+    ]
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.parametrize("kind", [MLP, DuelingMLP], ids=["one product a layer", "one by one"])
-def test_networks_together_equal_the_same_networks_apart(kind: type[MLP]) -> None:
+def test_the_schema_offers_every_activation() -> None:
+    assert tuple(ACTIVATIONS) == schema.ACTIVATIONS
+
+
+# --------------------------------------------------------------------- weights that move
+
+
+def flatten(network: nn.Module) -> None:
+    flat = flatten_parameters(network)
+    with torch.no_grad():
+        flat.add_(1)
+
+
+def cast(network: nn.Module) -> None:
+    network.to(torch.float64).to(torch.float32)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+
+
+def assign(network: nn.Module) -> None:
+    network.load_state_dict({k: v.clone() + 1 for k, v in network.state_dict().items()}, assign=True)
+
+
+def swap_data(network: nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data = parameter.data + 1
+
+
+PLAIN: dict[str, Any] = {"hidden": [8], "activation": "tanh", "init": "default"}
+KINDS: dict[str, Callable[[], tuple[nn.Module, int]]] = {  # networks, and the size of their second input
+    "MLP": lambda: (MLP((4,), 3, **PLAIN), 0),
+    "NoisyDuelingMLP": lambda: ((network := NoisyDuelingMLP((4,), 3, **PLAIN)), network.noise_size),
+    "LayerNormMLP": lambda: (LayerNormMLP((4,), 3, **PLAIN), 0),
+    "BatchRenormMLP": lambda: (BatchRenormMLP((4,), 3, warm_up=0, **PLAIN), 0),
+    "GRU": lambda: (GRU(functools.partial(MLP, **PLAIN), (4,), 5), 5),
+    "Policy": lambda: (make_policy(SPACES[1]), 0),
+}
+
+
+@pytest.mark.parametrize("move", [flatten, cast, assign, swap_data])
+@pytest.mark.parametrize("kind", KINDS)
+def test_numpy_forward_follows_weights_that_move(kind: str, move: Callable[[nn.Module], None]) -> None:
+    network, extra = KINDS[kind]()
+    inputs = [torch.randn(5, size) for size in (4, extra) if size]
+    arrays = [x.numpy() for x in inputs]
+    forward = numpy_forward(network)
+    before = forward(*arrays)
+    move(network)
+    expected = network(*inputs).detach().numpy()
+    assert np.abs(expected - before).max() > 1e-3
+    np.testing.assert_allclose(forward(*arrays), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("move", [flatten, cast, assign, swap_data])
+def test_without_its_check_numpy_forward_would_be_stale(move: Callable[[nn.Module], None]) -> None:
+    """The negative control: the same function with a check that never finds that the weights have moved."""
+    network, obs = MLP((4,), 3, **PLAIN), torch.randn(5, 4)
+    forward = numpy_forward(network)
+    before = forward(obs.numpy())
+    scope = forward.__globals__
+    scope["read"] = lambda: True
+    move(network)
+    assert np.array_equal(forward(obs.numpy()), before)
+    assert not np.allclose(network(obs).detach().numpy(), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_actor_critic_in_numpy_follows_weights_that_move(shared: bool) -> None:
+    network = ActorCritic(functools.partial(MLP, **PLAIN), (4,), distribution_for(SPACES[1]), shared=shared)
+    obs = torch.randn(5, 4)
+    policy, value = network.numpy_policy(), network.numpy_value()
+    both = network.numpy_forward() if shared else lambda x: (policy(x), value(x))
+    for move in (flatten, cast, assign, swap_data):
+        move(network)
+        expected = [output.detach().numpy() for output in network(obs)]
+        for found in ((policy(obs.numpy()), value(obs.numpy())), both(obs.numpy())):
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copied_network_has_weights_of_its_own(kind: str) -> None:
+    network, extra = KINDS[kind]()
+    inputs = [torch.randn(5, size) for size in (4, extra) if size]
+    copies = [copy.deepcopy(network), pickle.loads(pickle.dumps(network))]
+    expected = network(*inputs)
+    swap_data(network)
+    for copied in copies:
+        assert torch.equal(copied(*inputs), expected)
+        arrays = [x.numpy() for x in inputs]
+        np.testing.assert_allclose(numpy_forward(copied)(*arrays), expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+class Doubled(MLP):
+    def forward(self, obs: torch.Tensor, *noise: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(obs, *noise)
+
+
+@pytest.mark.parametrize("make", [lambda: Doubled((4,), 3, **PLAIN), lambda: nn.Linear(4, 3)])
+def test_networks_without_layers_of_their_own_act_by_torch(make: Callable[[], nn.Module]) -> None:
+    network, obs = make(), torch.randn(5, 4)
+    forward = numpy_forward(network)
+    for move in (flatten, cast, assign, swap_data):
+        assert np.array_equal(forward(obs.numpy()), network(obs).detach().numpy())
+        move(network)
+
+
+def test_weights_off_the_cpu_are_left_to_torch() -> None:
+    network = MLP((4,), 3, **PLAIN)
+    forward = numpy_forward(network)
+    forward(np.zeros((2, 4), np.float32))
+    network.to("meta")
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):  # as any tensor of that device
+        forward(np.zeros((2, 4), np.float32))
+
+
+# --------------------------------------------------------------------- ensembles
+
+
+@pytest.mark.parametrize("kind", [MLP, DuelingMLP], ids=["batched", "one by one"])
+def test_an_ensemble_equals_its_members(kind: type[MLP]) -> None:
     network = functools.partial(kind, hidden=[16, 8], activation="relu", init="default")
     obs = torch.randn(7, 4)
     torch.manual_seed(0)
@@ -163,7 +293,7 @@ def test_networks_together_equal_the_same_networks_apart(kind: type[MLP]) -> Non
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_the_gradient_passes_through_a_frozen_network_and_leaves_its_weights_alone() -> None:
+def test_gradient_passes_through_a_frozen_network() -> None:
     network = ensemble(functools.partial(MLP, hidden=[8], activation="relu", init="default"), 2, (4,), 1)
     obs = torch.randn(7, 4, requires_grad=True)
     frozen(network)(obs).sum().backward()
@@ -174,8 +304,7 @@ def test_the_gradient_passes_through_a_frozen_network_and_leaves_its_weights_alo
     torch.testing.assert_close(passed, obs.grad)
 
 
-# ------------------------------------------------------------------------------------------------- noise,
-# quantiles
+# --------------------------------------------------------------------- noise and quantiles
 
 
 def make_noisy(kind: type[MLP] = NoisyMLP, quantiles: int | None = None) -> Any:
@@ -201,7 +330,7 @@ def test_a_noisy_network_is_one_with_perturbed_weights() -> None:
     torch.testing.assert_close(network(obs), network(obs, torch.zeros(1, network.noise_size)))
 
 
-def test_what_a_noisy_network_begins_with() -> None:
+def test_initial_weights_of_a_noisy_network() -> None:
     network = NoisyMLP((4,), 3, hidden=[16], activation="relu", init="default")
     for mean, sigma, inputs in zip(network.layers, network.sigmas, (4, 16), strict=True):
         for parameter in mean.parameters():
@@ -210,7 +339,7 @@ def test_what_a_noisy_network_begins_with() -> None:
             assert torch.equal(parameter.detach(), torch.full_like(parameter, 0.5 / inputs**0.5))
 
 
-def test_noise_is_normal_but_for_the_square_root_of_its_size() -> None:
+def test_noise_is_the_signed_root_of_normal_noise() -> None:
     network = make_noisy()
     (noise,) = noise_for(network)(3, np.random.default_rng(0))
     assert (noise.shape, noise.dtype) == ((3, network.noise_size), np.float32)
@@ -222,7 +351,7 @@ def test_noise_is_normal_but_for_the_square_root_of_its_size() -> None:
 
 @pytest.mark.parametrize("quantiles", [None, 5])
 @pytest.mark.parametrize("kind", [MLP, DuelingMLP, NoisyMLP, NoisyDuelingMLP])
-def test_action_values_in_numpy_are_those_in_torch(kind: type[MLP], quantiles: int | None) -> None:
+def test_action_values_in_numpy_equal_torch(kind: type[MLP], quantiles: int | None) -> None:
     plain = functools.partial(
         kind, (4,), 3, hidden=[8], activation="tanh", init="default", quantiles=quantiles
     )
@@ -238,19 +367,16 @@ def test_action_values_in_numpy_are_those_in_torch(kind: type[MLP], quantiles: i
             flat.mul_(1.1)
 
 
-def test_a_dueling_network_of_quantiles_has_a_stream_of_them_for_the_value_and_for_each_advantage() -> None:
-    network, obs = (
-        DuelingMLP((4,), 3, hidden=[8], activation="relu", init="default", quantiles=5),
-        torch.randn(7, 4),
-    )
+def test_dueling_heads_of_quantiles() -> None:
+    network = DuelingMLP((4,), 3, hidden=[8], activation="relu", init="default", quantiles=5)
+    obs = torch.randn(7, 4)
     value, *advantages = MLP.forward(network, obs).unbind(1)  # [B, 5] each
     assert len(advantages) == 3
     torch.testing.assert_close(network(obs).mean(1), value)
     torch.testing.assert_close(network(obs)[:, 1] - network(obs)[:, 0], advantages[1] - advantages[0])
 
 
-# ------------------------------------------------------------------------------------------- batch
-# renormalisation
+# --------------------------------------------------------------------- batch renormalisation
 
 
 def test_batch_renorm_by_hand() -> None:
@@ -276,10 +402,7 @@ def test_r_and_d_are_constants_to_the_gradient() -> None:
     x = torch.randn(6, 1, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 1, dtype=torch.float64)
     running = [torch.tensor([[n]], dtype=torch.float64) for n in (0.3, 2.0)]
-    wide, none = (
-        [torch.tensor(n, dtype=torch.float64) for n in (9.0, 9.0)],
-        [torch.tensor(n, dtype=torch.float64) for n in (1.0, 0.0)],
-    )
+    wide, none = (torch.tensor(bounds, dtype=torch.float64) for bounds in ((9.0, 9.0), (1.0, 0.0)))
     (renormed,) = torch.autograd.grad((batch_renorm(x, *running, *wide, eps=0.0)[0] * weight).sum(), x)
     (normed,) = torch.autograd.grad((batch_renorm(x, *running, *none, eps=0.0)[0] * weight).sum(), x)
     torch.testing.assert_close(renormed, normed * x.detach().std(correction=0) / 2**0.5)
@@ -292,7 +415,7 @@ def make_renormed(members: int = 2, warm_up: int = 2) -> BatchRenormMLP:
     )
 
 
-def test_the_running_moments_follow_the_batches() -> None:
+def test_running_moments_follow_the_batches() -> None:
     network, obs = make_renormed(), torch.randn(64, 3) * 2 + 1
     _, moments = network.by_batch(obs)
     # learning alone moves nothing
@@ -306,7 +429,7 @@ def test_the_running_moments_follow_the_batches() -> None:
     assert {"moments", "batches"} <= network.state_dict().keys()
 
 
-def test_both_ways_agree_once_the_running_moments_are_those_of_the_batch() -> None:
+def test_batch_and_running_moments_agree_in_the_end() -> None:
     network, obs = make_renormed(warm_up=10**6), torch.randn(64, 3) * 2 + 1
     far = (network(obs) - network.by_batch(obs)[0]).abs().max()
     for _ in range(2000):
@@ -315,7 +438,7 @@ def test_both_ways_agree_once_the_running_moments_are_those_of_the_batch() -> No
     assert far > 0.05
 
 
-def test_after_the_warm_up_a_batch_is_renormalised() -> None:
+def test_batches_are_renormalised_after_the_warm_up() -> None:
     network, obs = make_renormed(warm_up=2), torch.randn(64, 3) * 1.2
     first, moments = network.by_batch(obs)
     network.follow(moments)
@@ -328,7 +451,7 @@ def test_after_the_warm_up_a_batch_is_renormalised() -> None:
     assert not torch.allclose(network.by_batch(obs)[0], first, rtol=1e-3)
 
 
-def test_a_renormed_network_acts_in_numpy_as_in_torch() -> None:
+def test_batch_renorm_in_numpy_equals_torch() -> None:
     network, obs = make_renormed(members=1), torch.randn(64, 3)
     flatten_parameters(network)
     forward = network.numpy_forward()
@@ -341,7 +464,7 @@ def test_a_renormed_network_acts_in_numpy_as_in_torch() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 6, 5)])
-def test_selected_observations_are_the_same_in_the_layout_for_networks(shape: tuple[int, ...]) -> None:
+def test_selected_observations_are_channels_last(shape: tuple[int, ...]) -> None:
     obs, index = torch.randint(0, 256, (8, *shape), dtype=torch.uint8), torch.tensor([5, 0, 5])
     selected = select(channels_last(obs), index)
     assert torch.equal(selected, obs[index])

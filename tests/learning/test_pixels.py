@@ -43,7 +43,7 @@ def nature(network: Convolutions) -> nn.Sequential:
     return nn.Sequential(one, relu, two, relu, three, relu, nn.Flatten(), hidden, relu, last)
 
 
-def test_the_network_of_nature_is_the_one_of_its_paper() -> None:
+def test_nature_cnn_is_that_of_its_paper() -> None:
     network = NatureCNN(ATARI, 6, hidden=[512], activation="relu", init="default")
     shapes = [tuple(p.shape) for p in network.parameters() if p.dim() > 1]
     assert shapes == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136), (6, 512)]
@@ -51,7 +51,7 @@ def test_the_network_of_nature_is_the_one_of_its_paper() -> None:
     torch.testing.assert_close(network(obs), nature(network)(obs.float() / 255))
 
 
-def test_the_network_of_impala_is_the_one_of_its_paper() -> None:
+def test_impala_resnet_is_that_of_its_paper() -> None:
     network = ImpalaResNet(ATARI, 6, hidden=[256], activation="relu", init="default")
     assert [layer.out_channels for layer in network.convolutions] == [16] * 5 + [32] * 10  # type: ignore[union-attr]
     assert network.features(images(2, *ATARI)).shape == (2, 32, 11, 11)
@@ -66,7 +66,7 @@ def test_the_network_of_impala_is_the_one_of_its_paper() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_bytes_are_parts_of_255_and_numbers_stay_as_they_are(kind: type[Convolutions]) -> None:
+def test_bytes_are_divided_by_255_and_floats_are_not(kind: type[Convolutions]) -> None:
     network, obs = small(kind), images(3, *ATARI)
     assert network(obs).shape == (3, 3)
     torch.testing.assert_close(network(obs), network(obs.float() / 255))
@@ -74,14 +74,14 @@ def test_bytes_are_parts_of_255_and_numbers_stay_as_they_are(kind: type[Convolut
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_how_images_are_laid_out_in_memory_does_not_matter(kind: type[Convolutions]) -> None:
+def test_outputs_do_not_depend_on_the_memory_layout(kind: type[Convolutions]) -> None:
     network, obs = small(kind), images(3, *ATARI)
     torch.testing.assert_close(network(obs), network(obs.contiguous(memory_format=torch.channels_last)))
     assert network.first(obs).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_observations_are_not_changed_and_gradients_reach_every_weight(kind: type[Convolutions]) -> None:
+def test_gradients_reach_every_weight_and_observations_stay(kind: type[Convolutions]) -> None:
     network, obs = small(kind), images(3, *ATARI)
     before = obs.clone()
     network(obs).square().sum().backward()
@@ -90,10 +90,10 @@ def test_observations_are_not_changed_and_gradients_reach_every_weight(kind: typ
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_acting_follows_updates_of_the_flat_vector(kind: type[Convolutions]) -> None:
+def test_acting_follows_flattening_and_updates(kind: type[Convolutions]) -> None:
     network, obs = small(kind), images(2, *ATARI)
-    flat = flatten_parameters(network)
     act = numpy_forward(network)
+    flat = flatten_parameters(network)
     before = act(obs.numpy())
     assert np.array_equal(before, network(obs).detach().numpy())
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_acting_follows_updates_of_the_flat_vector(kind: type[Convolutions]) -> 
     assert not np.array_equal(act(obs.numpy()), before)
 
 
-def test_orthogonal_weights_and_the_gain_of_the_last_layer() -> None:
+def test_orthogonal_weights_and_gain_of_the_last_layer() -> None:
     network = small(NatureCNN, out_gain=[0.01, 0.01, 1.0])
     weight = network.convolutions[2].weight.flatten(1)  # type: ignore[union-attr, operator]
     torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(6), atol=1e-5, rtol=0)
@@ -110,7 +110,7 @@ def test_orthogonal_weights_and_the_gain_of_the_last_layer() -> None:
     torch.testing.assert_close(network.head.layers[-1].weight.norm(dim=1), torch.tensor([0.01, 0.01, 1.0]))
 
 
-def test_a_shared_network_gives_the_policy_and_the_value() -> None:
+def test_a_shared_network_gives_policy_and_value() -> None:
     network = functools.partial(small, NatureCNN)
     torch.manual_seed(0)
     both = ActorCritic(
@@ -125,7 +125,7 @@ def test_a_shared_network_gives_the_policy_and_the_value() -> None:
     assert isinstance(both.policy, Policy)
 
 
-def test_dueling_values_differ_from_their_mean_by_the_advantages() -> None:
+def test_dueling_values_differ_by_the_advantages() -> None:
     network, obs = small(DuelingNatureCNN), images(5, *ATARI)
     value, *advantages = MLP.forward(network.head, network.features(obs)).unbind(1)
     torch.testing.assert_close(network(obs).mean(1), value)
@@ -140,7 +140,7 @@ def test_dueling_values_differ_from_their_mean_by_the_advantages() -> None:
         (ImpalaResNet, ATARI, {"channels": [16]}, "has 3 of them"),
     ],
 )
-def test_what_no_network_can_be_made_for_is_refused(
+def test_unfit_observations_and_channels_are_refused(
     kind: type[Convolutions], obs_shape: Any, options: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -148,7 +148,7 @@ def test_what_no_network_can_be_made_for_is_refused(
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_the_smallest_images_that_are_allowed_are_large_enough(kind: type[Convolutions]) -> None:
+def test_the_smallest_allowed_images_work(kind: type[Convolutions]) -> None:
     assert small(kind, (3, kind.smallest, kind.smallest))(
         images(2, 3, kind.smallest, kind.smallest)
     ).shape == (2, 3)

@@ -184,8 +184,7 @@ def test_draws_are_uniform_over_all_that_can_be_drawn_and_come_from_the_stream()
     np.testing.assert_array_equal(draws, again)
 
 
-# ------------------------------------------------------------------------------------------------ updates
-# earned
+# --------------------------------------------------------------------------------------------- updates earned
 
 
 def test_updates_are_earned_by_frames_and_only_with_the_memory_at_its_threshold() -> None:
@@ -228,8 +227,7 @@ def test_a_refilled_memory_gives_nothing_of_what_it_does_not_hold(stack: int) ->
         check(resumed, world)
 
 
-# --------------------------------------------------------------------------------------------------------
-# chunks
+# ----------------------------------------------------------------------------------------------------- chunks
 
 
 def write_chunk(memory: UniformReplay, folder: Path) -> None:
@@ -318,8 +316,7 @@ def test_the_ends_of_episodes_grow_and_go_with_their_transitions() -> None:
     assert len(memory.ends.numbers) <= 128
 
 
-# ----------------------------------------------------------------------------------------------------
-# priorities
+# ------------------------------------------------------------------------------------------------- priorities
 
 
 def test_the_tree_sums_and_finds_as_a_running_sum_does() -> None:
@@ -396,8 +393,7 @@ def test_the_tree_comes_back_with_the_memory() -> None:
     np.testing.assert_array_equal(resumed.tree.nodes, memory.tree.nodes)
 
 
-# -------------------------------------------------------------------------------------------------------
-# refusals
+# --------------------------------------------------------------------------------------------------- refusals
 
 
 def test_a_threshold_that_can_not_be_is_refused_with_the_numbers() -> None:

@@ -36,14 +36,14 @@ def test_random_actions_have_no_strength_and_points_scale_it() -> None:
     assert stability(3 * CURVE) == stability(CURVE)
 
 
-def test_efficiency_is_higher_for_what_is_learned_earlier_and_strength_the_same() -> None:
+def test_efficiency_rewards_early_learning_and_strength_does_not() -> None:
     early, late = np.array([10.0, 10.0, 0.0, 0.0]), np.array([0.0, 0.0, 10.0, 10.0])
     assert strength(early) == strength(late)
     assert efficiency(early, FRAMES) > efficiency(late, FRAMES)  # type: ignore[operator]
     assert efficiency(np.full(4, 6.0), FRAMES) == pytest.approx(6)
 
 
-def test_a_curve_that_never_falls_is_stable_and_equal_seeds_are_consistent() -> None:
+def test_rising_curves_are_stable_and_equal_seeds_consistent() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         rising = np.cumsum(rng.random(rng.integers(2, 30)))
@@ -63,7 +63,7 @@ def test_the_interquartile_mean_cuts_a_quarter_from_either_end() -> None:
 
 
 @pytest.mark.parametrize("center", [mean, iqm])
-def test_the_interval_is_that_of_its_seed_and_holds_the_center(center: measures.Center) -> None:
+def test_the_interval_depends_on_its_seed_and_contains_the_center(center: measures.Center) -> None:
     runs = np.random.default_rng(1).normal(size=(8, 3))
     low, high = bootstrap_interval([runs], center)
     assert ((low < center(runs)) & (center(runs) < high)).all()
@@ -95,7 +95,7 @@ def test_one_run_has_no_interval() -> None:
     assert np.isnan(bootstrap_interval([np.array([[1.0, 2.0]])], iqm)).all()
 
 
-def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
+def test_the_interval_covers_the_true_mean_at_its_level() -> None:
     rng = np.random.default_rng(2)
     held = 0
     for trial in range(300):

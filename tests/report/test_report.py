@@ -132,7 +132,7 @@ def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_charts")
-def test_the_measures_of_a_result_are_those_of_its_evaluations(sweep: Path) -> None:
+def test_a_results_measures_come_from_its_evaluations(sweep: Path) -> None:
     def strengths(seed: int) -> list[float]:
         with (sweep / f"algo.lr=0.01,seed={seed}" / "eval.csv").open() as file:
             return [float(row["total_reward"]) - 22.41 for row in csv.DictReader(file)]
@@ -144,7 +144,7 @@ def test_the_measures_of_a_result_are_those_of_its_evaluations(sweep: Path) -> N
 
 
 @pytest.mark.usefixtures("few_scores", "without_charts")
-def test_a_run_that_was_reported_is_resumed_as_if_it_was_not() -> None:
+def test_reporting_a_run_does_not_change_its_resume() -> None:
     run, straight = Path("run"), Path("straight")
     assert go(run, *LINE, "frames=320") == 0
     before = contents(run)
@@ -227,7 +227,7 @@ def test_a_run_without_rows_says_so_once(sweep: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_charts")
-def test_every_environment_has_a_section_and_an_unknown_baseline_leaves_strength_empty(sweep: Path) -> None:
+def test_each_env_has_a_section_and_may_lack_a_baseline(sweep: Path) -> None:
     for seed in (1, 2):
         edit(sweep / f"algo.lr=0.01,seed={seed}", env__id="my_package:Mine-v0")
     text = read(report([str(sweep)]))
@@ -282,7 +282,7 @@ def test_videos_are_in_the_page_or_linked(sweep: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("without_charts")
-def test_several_inputs_go_below_outputs_or_where_it_is_said(sweep: Path) -> None:
+def test_several_inputs_are_reported_below_outputs_or_in_out(sweep: Path) -> None:
     one, other = sweep / "algo.lr=0.01,seed=1", sweep / "algo.lr=0.01,seed=2"
     page = report([str(one), str(other), str(one.absolute())])
     assert re.fullmatch(r"outputs/report-[\d_-]+", str(page.parent))
@@ -316,9 +316,7 @@ def test_latest_is_the_run_that_saved_last(sweep: Path) -> None:
     ],
     ids=lambda words: words[-1] if words and isinstance(words, list) else "",
 )
-def test_what_cannot_be_is_refused_in_one_line_and_writes_nothing(
-    words: list[str], says: str, sweep: Path
-) -> None:
+def test_a_bad_command_is_refused_and_writes_nothing(words: list[str], says: str, sweep: Path) -> None:
     for folder in ("empty", "full"):
         Path(folder).mkdir()
     Path("full/index.html").write_text("<p>mine</p>")
@@ -356,11 +354,10 @@ def test_every_cheap_environment_has_a_random_baseline() -> None:
     assert all(int(row["episodes"]) >= 100 for row in rows)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# curves
+# ----------------------------------------------------------------------------------------------------- curves
 
 
-def test_the_mean_curve_goes_as_far_as_half_of_the_seeds() -> None:
+def test_the_mean_curve_ends_with_half_of_the_seeds() -> None:
     import pandas as pd
 
     from rl.report.measures import mean
@@ -385,8 +382,7 @@ def test_the_mean_curve_goes_as_far_as_half_of_the_seeds() -> None:
     assert (alone.low != alone.low).all()
 
 
-# -----------------------------------------------------------------------------------------------------------
-# browser
+# ---------------------------------------------------------------------------------------------------- browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -394,7 +390,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.mark.skipif(
     not (CHROMIUM and shutil.which("chromedriver")), reason="no chromium and chromedriver here"
 )
-def test_a_browser_shows_the_page_without_a_complaint_on_phone_and_desktop(sweep: Path) -> None:
+def test_a_browser_shows_the_page_without_errors(sweep: Path) -> None:
     from selenium import webdriver
 
     page = report([str(sweep)]).resolve()
@@ -418,7 +414,8 @@ def test_a_browser_shows_the_page_without_a_complaint_on_phone_and_desktop(sweep
             assert driver.title == "sweep: report"
             assert driver.execute_script("return document.documentElement.scrollWidth") == width
             charts = driver.execute_script(
-                "return [...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.getBBox().height])"
+                "return [...document.querySelectorAll('figure svg')]"
+                ".map(s => [s.getBoundingClientRect().width, s.getBBox().height])"
             )
             assert len(charts) == 4
             assert all(300 < wide < width and high > 100 for wide, high in charts)

@@ -44,7 +44,7 @@ DAMAGES = [truncate, flip_a_bit, empty, Path.unlink]
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["ckpt/ckpt-224.pt", "ckpt/ckpt-224.json"])
-def test_the_checkpoint_before_a_damaged_one_is_used_loudly_and_the_run_ends_the_same(
+def test_a_damaged_checkpoint_falls_back_loudly_and_exactly(
     damage: Callable[[Path], None], file: str, tmp_path: Path
 ) -> None:
     assert go(tmp_path / "straight", *LONGER) == 0
@@ -61,7 +61,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_loudly_and_the_run_ends_the
     assert differences(record(tmp_path / "straight"), record(tmp_path / "run")) == []
 
 
-def test_a_checkpoint_that_counts_on_rows_that_are_gone_is_damaged(tmp_path: Path) -> None:
+def test_a_checkpoint_whose_rows_are_gone_is_damaged(tmp_path: Path) -> None:
     assert go(tmp_path / "straight", *LONGER) == 0
     assert go(tmp_path / "run", *LINE) == 0
     truncate(tmp_path / "run" / "metrics.csv")  # its last row is of frame 224
@@ -82,7 +82,7 @@ def test_a_run_without_its_rows_is_refused(file: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pattern", ["ckpt-*.pt", "ckpt-*.json", "ckpt-best-*.pt"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_run_without_a_whole_checkpoint_is_refused_and_never_started_anew(
+def test_a_run_without_a_whole_checkpoint_is_refused(
     damage: Callable[[Path], None], pattern: str, tmp_path: Path
 ) -> None:
     assert go(tmp_path / "run", *LINE) == 0
@@ -114,7 +114,7 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(tmp_path: Path) -> None
         *(("history.jsonl", content) for content in (b"{]\n", b"\xff\n", b"{}\n", b"3\n")),
     ],
 )
-def test_a_run_whose_own_files_cannot_be_read_is_refused_by_their_names(
+def test_unreadable_run_files_are_named_in_the_refusal(
     name: str, content: bytes | None, tmp_path: Path
 ) -> None:
     assert go(tmp_path / "run", *LINE) == 0
@@ -136,7 +136,7 @@ def test_a_damaged_result_is_made_again_loudly(content: bytes, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "eval.csv"])
-def test_a_cell_that_was_changed_is_said_and_the_rest_is_exact(name: str, tmp_path: Path) -> None:
+def test_a_changed_cell_is_reported_and_the_rest_exact(name: str, tmp_path: Path) -> None:
     assert go(tmp_path / "run", *LONGER) == 0
     expected = record(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
@@ -150,7 +150,7 @@ def test_a_cell_that_was_changed_is_said_and_the_rest_is_exact(name: str, tmp_pa
     assert differences(expected, record(tmp_path / "run")) == [f"{name}:0:frames"]
 
 
-def test_without_its_history_a_run_needs_its_whole_command_line(tmp_path: Path) -> None:
+def test_a_run_without_history_needs_its_whole_command_line(tmp_path: Path) -> None:
     assert go(tmp_path / "run", *LINE) == 0
     (tmp_path / "run" / "history.jsonl").unlink()
     with pytest.raises(Refused, match="algo.rollout_length"):
@@ -169,8 +169,7 @@ def test_loading_and_resuming_run_no_pickle(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "run" / "result.json").read_text())["frames"] == 288
 
 
-# ------------------------------------------------------------------------------------------------------- the
-# disk
+# --------------------------------------------------------------------------------------------------- the disk
 
 SHORT = [*LINE, "frames=64", "ckpt.every=32", "eval.every=32", "ckpt.keep=1"]  # 2 iterations
 
@@ -180,7 +179,7 @@ def failing(folder: Path, number: int, code: int, lasting: bool) -> int:
     return go(folder, *SHORT)
 
 
-def test_a_disk_that_fails_stops_the_run_with_the_reason_and_the_way_on(tmp_path: Path) -> None:
+def test_a_failing_disk_stops_the_run_with_reason_and_command(tmp_path: Path) -> None:
     assert go(tmp_path / "straight", *SHORT) == 0
     expected = record(tmp_path / "straight")
     resumed = set()
@@ -214,7 +213,7 @@ def test_a_disk_that_fails_stops_the_run_with_the_reason_and_the_way_on(tmp_path
     assert number > 50
 
 
-def test_an_error_of_an_env_is_told_by_its_own_words(tmp_path: Path) -> None:
+def test_an_error_of_an_env_is_reported_verbatim(tmp_path: Path) -> None:
     line = [*SHORT, "env=gym", "env.id=tiny_envs:Broken-v0", "+env.kwargs.at=20"]
     assert in_child(functools.partial(go, tmp_path / "run", *line), tmp_path / "output") == 1
     assert "the simulator is gone" in (tmp_path / "output").read_text()

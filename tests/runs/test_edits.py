@@ -1,4 +1,4 @@
-"""What a resumed run may change: every key has a policy, every policy is kept, and a refusal changes nothing."""
+"""What a resumed run may change: every key has a policy that is kept, and a refusal changes nothing."""
 
 import copy
 import hashlib
@@ -139,14 +139,14 @@ def test_policy(override, policy, accepted):
     assert change.refused is not accepted
 
 
-def test_the_first_frame_that_would_differ_is_named_with_both_values():
+def test_the_first_differing_frame_is_named_with_both_values():
     assert (
         "at frame 501 it was 0.002, now 0.001996"
         in edited("algo.lr=[[0,2e-3],[500,2e-3],[1000,0]]")["algo.lr"].note
     )
 
 
-def test_key_that_is_new_or_gone_counts_as_its_default_unless_somebody_typed_it():
+def test_new_or_gone_keys_count_as_their_default_unless_typed():
     today = compose([], RunConfig).values
     older = copy.deepcopy({name: value for name, value in today.items() if name != "stop_at"})
     newer = {**today, "algo": {**today["algo"], "max_grad_norm": 9.0}}
@@ -188,7 +188,7 @@ def test_accepted_edits_are_told_and_kept(run):
     assert "ckpt.keep" not in said
 
 
-def test_new_knot_in_the_future_equals_having_had_it_from_the_start(run, tmp_path):
+def test_a_new_future_knot_equals_one_from_the_start(run, tmp_path):
     schedule = "algo.lr=[[0,2e-3],[512,2e-3],[1024,1e-4]]"
     train(f"resume={run}", "frames=1024", schedule)
     straight = tmp_path / "straight"
@@ -196,7 +196,7 @@ def test_new_knot_in_the_future_equals_having_had_it_from_the_start(run, tmp_pat
     assert not differences(straight, run)
 
 
-def test_edit_in_conf_is_found_and_base_run_resumes_past_it(tmp_path):
+def test_an_edit_in_conf_is_found_and_base_run_ignores_it(tmp_path):
     for name in ("rl", "conf"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     script = Path(shutil.copy(ROOT / "train.py", tmp_path))
@@ -230,7 +230,7 @@ def test_fork_starts_a_new_run_from_the_weights(run, tmp_path):
     assert str(run) in (fork / "history.jsonl").read_text()
 
 
-def test_fork_with_another_network_is_refused_before_a_folder_is_made(run, tmp_path):
+def test_a_fork_with_another_network_is_refused_before_its_folder(run, tmp_path):
     message = refused(f"fork={run}", "algo.network.hidden=[9]", f"hydra.run.dir={tmp_path / 'fork'}")
     assert "do not fit" in message
     assert not (tmp_path / "fork").exists()
@@ -263,7 +263,7 @@ def test_runs_lists_states_and_marks_latest(run, tmp_path):
     assert [line.startswith("->") for line in lines] == [False, False, True, False]
 
 
-def test_configuration_of_a_run_that_is_older_than_a_key_is_filled_in(run):
+def test_a_key_newer_than_the_run_is_filled_in(run):
     lines = (run / "config.yaml").read_text().splitlines(keepends=True)
     (run / "config.yaml").write_text(
         "".join(line for line in lines if "max_grad_norm" not in line and "stop_at" not in line)
@@ -272,7 +272,7 @@ def test_configuration_of_a_run_that_is_older_than_a_key_is_filled_in(run):
     assert "max_grad_norm: 0.5\n" in (run / "config.yaml").read_text()
 
 
-def test_a_sweeps_job_is_resumed_by_the_line_that_it_printed(tmp_path):
+def test_a_sweeps_job_resumes_by_its_printed_command(tmp_path):
     said = train("-m", *SMALL, "frames=64", "algo.network.hidden=[8],[4]", f"outputs={tmp_path}")
     (line,) = [line for line in said.splitlines() if "resume=" in line and "[4]" in line]
     words = shlex.split(line.partition("train.py ")[2])

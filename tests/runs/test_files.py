@@ -31,7 +31,7 @@ def test_short_writes_are_continued(
 
 @pytest.mark.parametrize("write", WRITERS[:2])
 @pytest.mark.parametrize("call", ["write", "fsync", "replace", "open"])
-def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_nothing(
+def test_a_full_disk_error_names_the_file_and_leaves_nothing(
     write: Callable[[Path, bytes], None], call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (write, call) == (files.write_new, "replace"):
@@ -80,7 +80,7 @@ def test_what_a_kill_left_is_written_over(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "l"]
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_return(
+def test_data_is_synced_before_its_name_and_both_before_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []

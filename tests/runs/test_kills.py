@@ -51,9 +51,7 @@ def all_moments(folder: Path, *overrides: str) -> list[Path]:
     [("frames=0", []), ("frames=160", []), ("frames=160", MEMORY)],
     ids=["new", "extended", "extended, with a memory"],
 )
-def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
-    already: str, algo: list[str], tmp_path: Path
-) -> None:
+def test_a_run_killed_at_any_moment_ends_equal(already: str, algo: list[str], tmp_path: Path) -> None:
     line = [*LINE, *algo, *([] if already == "frames=0" else ["frames=224"])]
     assert go(tmp_path / "straight", *line) == 0
     expected = record(tmp_path / "straight")
@@ -66,7 +64,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_never_was(
         assert (folder.name, differences(expected, record(folder))) == (folder.name, [])
 
 
-def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_ends_equal(tmp_path: Path) -> None:
     assert go(tmp_path / "straight", *LINE) == 0
     expected = record(tmp_path / "straight")
     for number in range(3, 90, 14):
@@ -78,7 +76,7 @@ def test_a_run_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path) ->
         assert (number, differences(expected, record(folder))) == (number, [])
 
 
-def test_temporaries_that_a_kill_left_go_with_the_next_checkpoint(tmp_path: Path) -> None:
+def test_temporaries_of_a_kill_go_with_the_next_checkpoint(tmp_path: Path) -> None:
     for folder in all_moments(tmp_path / "run", *LINE):
         if (folder / "ckpt" / ".ckpt-64.json.tmp").exists():
             break

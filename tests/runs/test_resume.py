@@ -28,8 +28,7 @@ from rl.training.run import Run
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
 RUN = Path("outputs/reinforce_cartpole/a")
 
-# ------------------------------------------------------------------------------------------------------------
-# signals
+# ---------------------------------------------------------------------------------------------------- signals
 
 
 class Signalling:
@@ -45,7 +44,8 @@ class Signalling:
 
 
 def signalled(*numbers: int) -> str:
-    return f"callbacks=[{{_target_: test_resume.Signalling, frames: 192, numbers: [{','.join(map(str, map(int, numbers)))}]}}]"
+    listed = ",".join(str(int(number)) for number in numbers)
+    return f"callbacks=[{{_target_: test_resume.Signalling, frames: 192, numbers: [{listed}]}}]"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def signalled(*numbers: int) -> str:
     [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)],
     ids=lambda x: str(int(x)),
 )
-def test_a_signal_lets_the_iteration_finish_saves_and_then_calls_the_handler_before_ours(
+def test_a_signal_finishes_the_iteration_saves_and_calls_earlier_handlers(
     number: signal.Signals, code: int
 ) -> None:
     saved: list[list[int]] = []
@@ -84,7 +84,7 @@ def test_a_second_int_or_term_leaves_at_once(numbers: list[int], code: int, fram
     assert frames_of(RUN) == frames
 
 
-def test_a_run_stopped_while_it_is_scored_is_scored_by_the_next_session() -> None:
+def test_a_run_stopped_while_scoring_is_scored_next_session() -> None:
     last = f"callbacks=[{{_target_: test_resume.Signalling, frames: 640, numbers: [{int(signal.SIGTERM)}]}}]"
     assert in_child(functools.partial(go, RUN, *TINY, last)) == 75
     assert frames_of(RUN) == [512, 640]
@@ -94,8 +94,7 @@ def test_a_run_stopped_while_it_is_scored_is_scored_by_the_next_session() -> Non
     assert differences(record(Path("straight")), record(RUN)) == []
 
 
-# -------------------------------------------------------------------------------------------------- the run's
-# folder
+# ------------------------------------------------------------------------------------------- the run's folder
 
 
 class Witness:
@@ -107,7 +106,7 @@ class Witness:
         self.seen.append((run.folder / "result.json").exists())
 
 
-def test_the_result_goes_when_a_run_goes_on_and_comes_back() -> None:
+def test_the_result_is_removed_on_resume_and_written_again() -> None:
     line = [*TINY, "callbacks=[{_target_: test_resume.Witness}]"]
     Witness.seen.clear()
     assert go(RUN, *line) == 0
@@ -119,7 +118,7 @@ def test_the_result_goes_when_a_run_goes_on_and_comes_back() -> None:
     assert Witness.seen == [False] * 20
 
 
-def test_an_extended_run_is_the_run_that_was_always_that_long() -> None:
+def test_an_extended_run_equals_a_straight_one() -> None:
     assert go(RUN, *TINY, "frames=600") == 0  # ends at 640: iterations are never shortened
     assert go(RUN, *TINY, "frames=1.2k") == 0
     assert go(Path("straight"), *TINY, "frames=1.2k") == 0
@@ -186,7 +185,6 @@ def test_a_refused_resume_leaves_every_byte(override: str) -> None:
     assert os.stat(RUN / "ckpt").st_mtime_ns == changed_at
 
 
-# -------------------------------------------------------------------------------------------------------------
 # locks
 
 
@@ -200,7 +198,7 @@ def holds(folder: Path, ready: Path) -> int:
     return 0
 
 
-def test_a_run_that_another_process_works_on_is_refused_and_no_other_is_taken_for_it() -> None:
+def test_a_locked_run_is_refused_and_not_replaced_by_another() -> None:
     assert go(Path("outputs/reinforce_cartpole/older"), *TINY, "frames=256") == 0
     assert go(RUN, *TINY, "frames=256") == 0
     child = os.fork()
@@ -221,7 +219,7 @@ def test_a_run_that_another_process_works_on_is_refused_and_no_other_is_taken_fo
     assert not is_locked(RUN)
 
 
-def test_a_folder_in_which_another_process_has_trained_in_the_meantime_is_not_started_over() -> None:
+def test_a_folder_trained_in_meanwhile_is_not_started_over() -> None:
     ours = make_plan([*TINY, f"hydra.run.dir={RUN}"])
     assert go(RUN, *TINY) == 0
     before = contents(RUN)
@@ -240,7 +238,6 @@ def test_runs_started_in_one_second_get_folders_of_their_own() -> None:
     assert plans[0].folder.parent == Path("outputs/reinforce_cartpole")
 
 
-# -------------------------------------------------------------------------------------------------------------
 # latest
 
 
@@ -267,7 +264,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-def test_the_latest_run_is_the_one_that_saved_last_whatever_its_name_and_its_files_times(
+def test_latest_is_the_run_that_saved_last(
     make_run: Any,
 ) -> None:
     make_run("reinforce_cartpole/2026-01-03", 100.0)
@@ -282,7 +279,7 @@ def test_the_latest_run_is_the_one_that_saved_last_whatever_its_name_and_its_fil
     assert latest_run(Path("outputs")) == job
 
 
-def test_latest_takes_names_that_look_alike_for_what_they_are(make_run: Any) -> None:
+def test_latest_does_not_confuse_similar_names(make_run: Any) -> None:
     cartpole = make_run("reinforce_cartpole/a", 100.0)
     swing = make_run("reinforce_cartpole_swingup/a", 200.0, env="cartpole_swingup")
     seeded = make_run("reinforce_cartpole/b", 50.0, seed=13)
@@ -293,7 +290,7 @@ def test_latest_takes_names_that_look_alike_for_what_they_are(make_run: Any) -> 
         latest_run(Path("outputs"), ["seed=1"])
 
 
-def test_latest_names_a_newer_run_that_never_committed_and_does_not_take_it(make_run: Any) -> None:
+def test_latest_warns_of_a_newer_run_without_checkpoint(make_run: Any) -> None:
     committed = make_run("reinforce_cartpole/2026-01-01", 100.0)
     newer = make_run("reinforce_cartpole/2026-01-02", None)
     for name in ("metrics.csv", "eval.csv", "result.json", "ckpt/ckpt-64.pt"):

@@ -39,7 +39,7 @@ def holder(run: Path) -> int:
 
 
 @pytest.mark.parametrize("launcher", ["slurm", "ray"])
-def test_a_sweep_on_a_cluster_is_killed_and_comes_back_bit_for_bit(launcher: str) -> None:
+def test_a_killed_cluster_sweep_resumes_bit_for_bit(launcher: str) -> None:
     pytest.importorskip("submitit" if launcher == "slurm" else "ray")
     Path("hold").touch()
     words = ["-m", *LINE, "seed=1,2", f"hydra.sweep.dir={SWEEP}", f"launcher={launcher}", "launcher.n_jobs=2"]

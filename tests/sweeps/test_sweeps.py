@@ -1,9 +1,10 @@
-"""`python train.py -m`: jobs are found again by their values, judged before any starts, and come back bit for
+"""`python train.py -m`: jobs are found again by their values, validated before any starts, and resume bit for
 bit.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -16,16 +17,19 @@ import pytest
 from short_runs import TINY, command, contents, differences, environment, go, in_child, record, typed
 
 from rl.config import ConfigError
-from rl.runs import plan as resume
+from rl.config.overrides import Overrides
 from rl.runs.lock import is_locked
-from rl.runs.outcome import Refused
+from rl.runs.outcome import Refused, Stop
+from rl.sweeps import plan
 from rl.sweeps.launchers import Processes
-from rl.sweeps.plan import _match, find_sweep, plan_sweep
+from rl.sweeps.plan import _match, find_sweep
 from rl.sweeps.record import Record, Sweep
 from rl.sweeps.sweep import _end, exit_code, run_sweep
+from rl.training.build import check_parts_of
 from rl.training.run import Run
 
 SWEEP = Path("sweep")
+plan_sweep = functools.partial(plan.plan_sweep, check=check_parts_of)
 LINE = [*TINY, "frames=256", f"hydra.sweep.dir={SWEEP}"]
 
 
@@ -37,15 +41,16 @@ class Forks:
     def __init__(self) -> None:
         self.started: list[Sequence[str]] = []
 
-    def places(self, threads: int) -> int:
+    def slots(self, threads: int) -> int:
         return 1
 
     def start(self, words: Sequence[str], folder: Path, threads: int) -> Done:
         self.started.append(words)
         output = Path("output")
         words = words[2:] if words[0] == "--config-dir" else words
-        folder = resume.value_of(words, "hydra.run.dir")
-        code = in_child(lambda: go(Path(folder), *resume.drop(words, "hydra.run.dir")), output)
+        line = Overrides(words)
+        run_dir = Path(str(line.get("hydra.run.dir")))
+        code = in_child(lambda: go(run_dir, *line.drop("hydra.run.dir").texts), output)
         return Done(code, output.read_text())
 
 
@@ -75,7 +80,7 @@ def break_down(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(
+def test_a_failed_job_logs_why_and_the_others_continue(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("broken").touch()
@@ -113,7 +118,7 @@ def test_a_failed_job_says_why_in_its_own_log_and_the_others_go_on(
     assert differences(record(Path("alone-1")), record(SWEEP / "seed=2")) != []
 
 
-def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> None:
+def test_a_job_ended_by_a_signal_failed_unless_stopped() -> None:
     planned = plan_sweep([*LINE, "seed=1,2,3"])
     for job, code, stopped in zip(
         planned.jobs, (-signal.SIGSEGV, -signal.SIGTERM, 75), (False, True, False), strict=True
@@ -124,13 +129,16 @@ def test_a_job_that_a_signal_ended_has_failed_unless_the_sweep_was_stopped() -> 
         ("stopped", ""),
         ("stopped", ""),
     ]
-    assert exit_code([], {job.state for job in planned.jobs}) == 1
-    assert [exit_code([number], {"failed"}) for number in (signal.SIGTERM, signal.SIGINT)] == [75, 130]
-    assert exit_code([], {"finished", "stopped"}) == 75
+    stop = Stop()
+    assert exit_code(stop, {job.state for job in planned.jobs}) == 1
+    assert exit_code(stop, {"finished", "stopped"}) == 75
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        stop.requested = [number]
+        assert exit_code(stop, {"failed"}) == code
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_the_list_may_grow_and_change_its_order_and_its_spelling() -> None:
+def test_the_list_may_grow_and_be_reordered_or_respelled() -> None:
     assert run(*LINE, "seed=1,2", "algo.lr=1e-3")[0] == 0
     histories = {name: (SWEEP / name / "history.jsonl").read_bytes() for name in ("seed=1", "seed=2")}
     code, forks, planned = run("resume=sweep", "algo.lr=0.0005,0.0010", "seed=2,1")
@@ -157,13 +165,15 @@ def test_the_list_may_grow_and_change_its_order_and_its_spelling() -> None:
     assert all(job.state == "finished" for job in narrowed.jobs)
 
 
-def test_jobs_that_never_started_are_in_the_list_of_a_resumed_sweep() -> None:
+def test_a_resumed_sweep_includes_jobs_that_never_started() -> None:
     planned = plan_sweep([*LINE, "algo=a2c,reinforce", "seed=1,2"])
     planned.take_folder("the test's command")
     assert planned.lock is not None
     planned.lock.release()
     again = plan_sweep(["resume=sweep"])
-    assert [(job.name, job.line) for job in again.jobs] == [(job.name, job.line) for job in planned.jobs]
+    assert [(job.name, job.overrides.texts) for job in again.jobs] == [
+        (job.name, job.overrides.texts) for job in planned.jobs
+    ]
     assert [job.name for job in again.jobs] == [
         f"algo={algo},seed={seed}" for algo in ("a2c", "reinforce") for seed in (1, 2)
     ]
@@ -193,7 +203,9 @@ def test_one_refused_job_stops_all_and_nothing_changes() -> None:
         (["launcher=process"], "did you mean processes?"),
         (["launcher=processes", "launcher.n_jobs=0"], "launcher.n_jobs=0: expected a whole number from 1"),
         (["seed=interval(1,2)"], "write the values"),
-        (["launcher._target_=my.Launcher"], "launcher._target_=my.Launcher: there are rl.launchers.Basic, "),
+        (["launcher._target_=my.Launcher"], "launcher._target_=my.Launcher: No module named 'my'"),
+        (["launcher._target_=test_sweeps.Done"], "launcher: Done.__init__() missing 2 required"),
+        (["launcher._target_=pathlib.Path"], "not a Launcher; it lacks shown, slots, start"),
         (["resume=latest", "hydra.sweep.dir=x"], "type it without hydra.sweep.dir="),
         (["seed=1,2", "base=run"], "base=run goes with resume="),
     ],
@@ -205,7 +217,15 @@ def test_an_impossible_sweep_is_refused(words: list[str], says: str) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_where_there_is_no_sweep_the_message_says_where_was_looked() -> None:
+@pytest.mark.usefixtures("few_scores")
+def test_a_launcher_of_ones_own_runs_the_jobs() -> None:
+    planned = plan_sweep([*LINE, "seed=1,2", "launcher._target_=test_sweeps.Forks"])
+    assert run_sweep(planned, "the test's command") == 0
+    assert len(planned.launcher.started) == 2  # type: ignore[attr-defined]
+    assert {job.state for job in planned.jobs} == {"finished"}
+
+
+def test_a_missing_sweep_is_refused_with_the_searched_folder() -> None:
     with pytest.raises(Refused, match=r"no sweep is under .*outputs; name its folder"):
         plan_sweep(["resume=latest"])
     with pytest.raises(Refused, match="no sweep is there"):
@@ -221,17 +241,17 @@ def test_latest_is_the_sweep_that_was_active_last() -> None:
         folder = Path("outputs/sweeps") / name
         folder.mkdir(parents=True)
         (folder / "sweep.json").write_text(json.dumps(vars(Record([], [], {"0": []}, saved_at))))
-    assert find_sweep(Record, "latest", []) == Path("outputs/sweeps/a")
+    assert find_sweep(Record, "latest", Overrides()) == Path("outputs/sweeps/a")
     assert go(Path("outputs/sweeps/b/0"), *TINY, "frames=64") == 0
-    assert find_sweep(Record, "latest", []) == Path("outputs/sweeps/b")
+    assert find_sweep(Record, "latest", Overrides()) == Path("outputs/sweeps/b")
 
 
 def test_a_long_or_awkward_value_still_gives_a_folder() -> None:
     nets = [f"[{','.join(['8'] * n)}]" for n in (120, 121)]
     planned = _match(
         None,
-        Record(),
-        [[f"algo.network.hidden={net}", "outputs=x/y"] for net in nets],
+        {},
+        [Overrides([f"algo.network.hidden={net}", "outputs=x/y"]) for net in nets],
         ["algo.network.hidden", "outputs"],
         None,
     )
@@ -242,11 +262,11 @@ def test_a_long_or_awkward_value_still_gives_a_folder() -> None:
 
 def test_jobs_fill_the_cores_that_their_threads_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert [Processes(None).places(threads) for threads in (1, 3, 16)] == [8, 2, 1]
-    assert Processes(3).places(1) == 3
+    assert [Processes(None).slots(threads) for threads in (1, 3, 16)] == [8, 2, 1]
+    assert Processes(3).slots(1) == 3
 
 
-def test_a_sweep_killed_side_by_side_leaves_nothing_running_and_comes_back_bit_for_bit() -> None:
+def test_a_killed_parallel_sweep_leaves_nothing_and_resumes_bit_for_bit() -> None:
     line = [
         *TINY,
         "frames=8192",

@@ -25,11 +25,12 @@ from short_runs import TINY, differences, go, in_child, record, rows, typed
 
 from benchmarks.sweep_kills import children
 from rl.config import ConfigError, RunConfig
-from rl.config.compose import compose, merge
-from rl.trackers.follow import Overtaken, Rows, follow, make, session_of
+from rl.config.compose import compose
+from rl.config.overrides import Overrides
+from rl.trackers.follow import RowReader, Superseded, follow, make, session_id
 from rl.trackers.mlflow import MLflow
 from rl.trackers.tensorboard import TensorBoard
-from rl.trackers.tracker import ID, TABLES, Followed, Row
+from rl.trackers.tracker import ID, TABLES, Row, RunInfo
 from rl.trackers.wandb import Wandb
 
 pytestmark = pytest.mark.usefixtures("few_scores")
@@ -43,8 +44,7 @@ def nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-# -----------------------------------------------------------------------------------------------------
-# reading back
+# ----------------------------------------------------------------------------------------------- reading back
 
 
 def in_tensorboard(run: Path) -> Points:
@@ -153,8 +153,7 @@ def repeated(points: Points) -> set[str]:
     return found
 
 
-# ------------------------------------------------------------------------------------------- killed, and gone
-# on with
+# ----------------------------------------------------------------------------------- killed, and gone on with
 
 # 10 iterations of 64 frames; checkpoints at 256 and 512, rows at every 64, evaluations at every 192
 LINE = [*TINY, "ckpt.every=256", "callbacks=[{_target_: test_trackers.at_448}]"]
@@ -196,7 +195,7 @@ def dies(run: Path, name: str, who: str) -> None:
 
 @pytest.mark.parametrize("who", ["training", "all"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_killed_run_is_shown_as_if_it_never_was(
+def test_trackers_show_a_killed_run_like_an_uninterrupted_one(
     name: str, who: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(name)
@@ -212,7 +211,7 @@ def test_a_killed_run_is_shown_as_if_it_never_was(
     assert go(tmp_path / "straight", *LINE) == 0
     assert [leaf for leaf in differences(record(tmp_path / "straight"), record(run)) if leaf != "files"] == []
     kind = type(make({name: compose([f"logger={name}"], RunConfig).config.logger[name]})[name])
-    monkeypatch.setattr(kind, "_forget", lambda self, old: None)
+    monkeypatch.setattr(kind, "_delete_old", lambda self, old: None)
     time.sleep(1)  # W&B names a folder by the second
     assert in_child(functools.partial(show, run)) == 0
     assert repeated(READERS[name](run))  # the comparison sees what it is there for
@@ -221,15 +220,14 @@ def test_a_killed_run_is_shown_as_if_it_never_was(
 def show(run: Path) -> int:
     """Show a run that is not being trained; how often the trackers complain."""
     said: list[str] = []
-    follow(run, session_of(run), time.time(), lambda: True, said.append)
+    follow(run, session_id(run), time.time(), lambda: True, said.append)
     return len(said)
 
 
-# --------------------------------------------------------------------------------------------------
-# switching, servers
+# ----------------------------------------------------------------------------------------- switching, servers
 
 
-def test_a_tracker_that_a_resume_switches_on_shows_the_rows_from_before(tmp_path: Path) -> None:
+def test_a_tracker_switched_on_later_shows_earlier_rows(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     assert go(run, *LINE, "logger=tensorboard", "frames=320") == 0
@@ -281,7 +279,7 @@ def test_a_server_gets_the_rows_after_its_last(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("mlflow.MlflowClient", Client)
     tracker = MLflow("http://server", "x")
-    tracker.open(Followed(tmp_path, "id", 0.0, {}, {}))
+    tracker.open(RunInfo(tmp_path, "id", 0.0, {}, {}))
     tracker.add(rows_of(64, 128, 192, 256))
     assert logged == [192, 256]
 
@@ -296,11 +294,10 @@ def test_wandb_online_goes_on_after_its_last_step() -> None:
     assert logged == [192]
 
 
-# ------------------------------------------------------------------------------------------------------ what
-# goes wrong
+# -------------------------------------------------------------------------------------------- what goes wrong
 
 
-def test_a_tracker_that_fails_is_warned_of_once_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_failing_tracker_warns_once_and_training_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     run = tmp_path / "run"
     run.mkdir()
@@ -334,17 +331,17 @@ def test_a_tracker_that_recovers_shows_all_rows(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(TensorBoard, "add", fails_once)
     monkeypatch.setattr("rl.trackers.follow.RETRY_S", 0)
     ends = iter([False, True])
-    follow(run, session_of(run), 0.0, lambda: next(ends), said.append)
+    follow(run, session_id(run), 0.0, lambda: next(ends), said.append)
     assert said == ["tensorboard: no space; training goes on, and its rows will be shown once that is over"]
     assert_shown("tensorboard", run)
 
 
-def test_rows_come_whole_in_order_and_from_this_session_alone(tmp_path: Path) -> None:
+def test_rows_are_complete_ordered_and_of_one_session(tmp_path: Path) -> None:
     (tmp_path / "history.jsonl").write_text("{}\n")
     train, evaluation = tmp_path / "metrics.csv", tmp_path / "eval.csv"
     train.write_text("frames,wall_s,loss\n64,0.5,\n128,1.0,0.25\n192,1.")
     evaluation.write_text("frames,wall_s\n64,0.75\n")
-    found = Rows(tmp_path, 3)
+    found = RowReader(tmp_path, 3)
     first = Row("train", 64, 0.5, {"train/wall_s": 0.5}), Row("eval", 64, 0.75, {"eval/wall_s": 0.75})
     assert found.new() == [*first, Row("train", 128, 1.0, {"train/wall_s": 1.0, "train/loss": 0.25})]
     with train.open("a") as file:
@@ -352,12 +349,11 @@ def test_rows_come_whole_in_order_and_from_this_session_alone(tmp_path: Path) ->
     assert found.new() == [Row("train", 192, 1.5, {"train/wall_s": 1.5, "train/loss": 3.0})]
     assert found.new() == []
     (tmp_path / "history.jsonl").write_text("{}\n{}\n")
-    with pytest.raises(Overtaken):
+    with pytest.raises(Superseded):
         found.new()
 
 
-# ------------------------------------------------------------------------------------------------------ the
-# command line
+# ------------------------------------------------------------------------------------------- the command line
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -367,7 +363,7 @@ def test_a_missing_package_is_named_with_what_installs_it(name: str, monkeypatch
         make(compose([f"logger={name}"], RunConfig).config.logger)
 
 
-def test_a_tracker_that_cannot_be_is_refused_before_there_is_a_folder() -> None:
+def test_an_unusable_tracker_is_refused_before_a_folder_exists() -> None:
     if importlib.util.find_spec("mlflow") is not None:
         pytest.skip("MLflow is installed")
     for words in ([], ["-m", "seed=1,2"]):
@@ -395,7 +391,10 @@ def test_logger_takes_none_one_or_several() -> None:
         compose(["logger=wandb", "logger.wandb.mode=of"], RunConfig)
 
 
-def test_a_tracker_that_is_no_longer_chosen_takes_its_options_with_it() -> None:
+def test_dropping_a_tracker_drops_its_options() -> None:
     line = ["logger=[wandb,mlflow]", "logger.wandb.mode=offline", "logger.mlflow.experiment=mine"]
-    assert merge(line, ["logger=mlflow"]) == ["logger.mlflow.experiment=mine", "logger=mlflow"]
-    assert merge(line, ["logger=null"]) == ["logger=null"]
+    assert Overrides(line).merge(["logger=mlflow"]).texts == [
+        "logger.mlflow.experiment=mine",
+        "logger=mlflow",
+    ]
+    assert Overrides(line).merge(["logger=null"]).texts == ["logger=null"]

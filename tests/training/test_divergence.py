@@ -1,6 +1,4 @@
-"""A loss or weights that are no numbers any more: the run stops, keeps its last good checkpoint and says how
-to go on.
-"""
+"""A loss or weight of NaN or inf stops a run, which keeps its last good checkpoint and says how to go on."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ ALGOS = ("reinforce", "a2c", "ppo", "recurrent_ppo", "sarsa", "pqn", *DISCRETE, 
 
 
 class Spoil:
-    """A callback: one weight of the agent's first part is infinite from frame `frames` on, if a file says so."""
+    """A callback that makes one weight infinite at frame `frames`, if the file `spoil` exists."""
 
     def __init__(self, frames: int) -> None:
         self.frames = frames
@@ -60,13 +58,13 @@ def line(algo: str, frames: int) -> list[str]:
 @pytest.mark.parametrize(  # within an interval, or just before a checkpoint
     ("algo", "frames"), [*((algo, 96) for algo in ALGOS), ("ppo", 128), ("td3", 128)]
 )
-def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_its_rows(algo: str, frames: int) -> None:
+def test_a_diverged_run_keeps_its_last_good_checkpoint(algo: str, frames: int) -> None:
     assert go(Path("straight"), *line(algo, frames)) == 0
     Path("spoil").touch()
     assert in_child(functools.partial(go, RUN, *line(algo, frames)), Path("output")) == 1
     said = Path("output").read_text()
     assert re.search(
-        r"stopped: at frame 128 .* (is (nan|inf)|holds infinities or no numbers); the checkpoint at frame 64 stands",
+        r"stopped: at frame 128 .* (is (nan|inf)|holds NaN or inf); the checkpoint at frame 64 stands",
         said,
     )
     assert "Traceback" not in said
@@ -82,7 +80,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_its_rows(algo: s
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
-def test_the_command_that_a_diverged_run_offers_goes_on_with_a_lower_learning_rate() -> None:
+def test_the_command_offered_after_divergence_works() -> None:
     wild = [
         *line("reinforce", 0),
         "algo.optimizer._target_=torch.optim.SGD",
@@ -97,8 +95,8 @@ def test_the_command_that_a_diverged_run_offers_goes_on_with_a_lower_learning_ra
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_an_environment_that_gives_no_numbers_is_named_as_the_reason() -> None:
-    broken = [*ON_POLICY, "env=gym", "env.id=tiny_envs:NoNumber-v0"]
+def test_an_environment_with_nan_is_named_as_the_reason() -> None:
+    broken = [*ON_POLICY, "env=gym", "env.id=tiny_envs:NaNReward-v0"]
     assert in_child(functools.partial(go, RUN, *broken), Path("output")) == 1
     assert (
         "the environment gave a reward or an observation that is not finite; the checkpoint at frame 0 stands"
@@ -107,7 +105,7 @@ def test_an_environment_that_gives_no_numbers_is_named_as_the_reason() -> None:
 
 
 @pytest.mark.usefixtures("few_scores")
-def test_a_job_that_diverges_fails_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverged_job_fails_and_the_others_continue(capsys: pytest.CaptureFixture[str]) -> None:
     Path("spoil").touch()
     code, _, planned = sweep(*line("a2c", 96), "hydra.sweep.dir=sweep", "seed=1,2")
     assert code == 1

@@ -40,7 +40,7 @@ def test_global_generators_are_put_back(tmp_path: Path) -> None:
     assert run.parts.streams.action.bit_generator.state == action
 
 
-def test_returns_do_not_depend_on_how_many_play_side_by_side(tmp_path: Path) -> None:
+def test_returns_do_not_depend_on_the_number_of_envs(tmp_path: Path) -> None:
     run = begun(tmp_path / "run", *TINY)
     iterate(run, 3)
     one, three, wide = (play(run.agent, run.parts.make_env, 12, 5, width=width) for width in (1, 3, 50))

@@ -10,17 +10,22 @@ from rl.clock import Clock
 from rl.runs import files
 from rl.training.metrics import EVAL_COLUMNS, Metrics, Table, moving_average
 
-COMMON = "frames,episodes,updates,wall_s,fps,total_reward,total_reward_ma,episode_length,loss,lr,explore,entropy_coef,entropy,grad_norm"
+COMMON = (
+    "frames,episodes,updates,wall_s,fps,total_reward,total_reward_ma,episode_length,"
+    "loss,lr,explore,entropy_coef,entropy,grad_norm"
+)
 
 
-def test_the_header_is_the_common_columns_and_then_the_algorithms_own(tmp_path: Path) -> None:
+def test_the_header_is_common_then_algorithm_columns(tmp_path: Path) -> None:
     Metrics(tmp_path / "metrics.csv", ["value_loss", "entropy", "q_mean"]).table.start()
     assert (tmp_path / "metrics.csv").read_text() == f"{COMMON},value_loss,q_mean\n"
-    expected = "frames,updates,wall_s,episodes,total_reward,total_reward_std,total_reward_min,total_reward_max,total_reward_ma,episode_length"
-    assert ",".join(EVAL_COLUMNS) == expected
+    assert ",".join(EVAL_COLUMNS) == (
+        "frames,updates,wall_s,episodes,total_reward,total_reward_std,"
+        "total_reward_min,total_reward_max,total_reward_ma,episode_length"
+    )
 
 
-def test_missing_values_are_empty_cells_and_floats_are_written_by_repr(tmp_path: Path) -> None:
+def test_missing_values_are_empty_and_floats_written_by_repr(tmp_path: Path) -> None:
     table = Table(tmp_path / "t.csv", ["a", "b", "c", "d"])
     table.start()
     table.append({"a": 0.1 + 0.2, "c": 10**20, "d": np.float64(1e-300)})
@@ -28,7 +33,7 @@ def test_missing_values_are_empty_cells_and_floats_are_written_by_repr(tmp_path:
     assert (tmp_path / "t.csv").read_text() == f"a,b,c,d\n0.30000000000000004,,{10**20},1e-300\nnan,,True,\n"
 
 
-def test_a_name_that_is_no_column_is_refused_and_nothing_written(tmp_path: Path) -> None:
+def test_an_unknown_column_is_refused_and_nothing_written(tmp_path: Path) -> None:
     table = Table(tmp_path / "t.csv", ["a"])
     table.start()
     with pytest.raises(ValueError, match="no column bad"):
@@ -79,7 +84,7 @@ def test_the_sums_behind_the_next_row_are_state(tmp_path: Path) -> None:
     assert differing <= {"wall_s", "fps"}
 
 
-def test_a_table_that_is_cut_back_goes_on_as_if_nothing_had_followed(tmp_path: Path) -> None:
+def test_a_truncated_table_continues_as_if_nothing_followed(tmp_path: Path) -> None:
     table = Table(tmp_path / "t.csv", ["a"])
     table.start()
     table.append({"a": 1})

@@ -142,8 +142,7 @@ def test_the_audit_names_every_part_that_is_left_out(part: str, tmp_path: Path) 
     assert forgotten(make, iterate, lambda run: {name: p for name, p in run.stateful.items() if name != part})
 
 
-# ------------------------------------------------------------------------------------------- continuations
-# compared
+# ------------------------------------------------------------------------------------- continuations compared
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -216,8 +215,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(halves: Any, tmp_path: Path) 
     assert go(tmp_path / "run", *WHOLE) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------
-# the parts
+# -------------------------------------------------------------------------------------------------- the parts
 
 
 def test_streams_are_independent_and_come_back() -> None:
@@ -272,6 +270,6 @@ def test_seeds_differ_by_every_step_of_their_path() -> None:
     assert derive_seed(0, "env", 1) == derive_seed(0, "env", 1)
 
 
-def test_a_part_whose_state_cannot_be_saved_is_refused_by_name() -> None:
+def test_a_part_without_state_dict_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="policy"):
         check_parts({"policy": object()})

@@ -1,4 +1,4 @@
-"""Several networks evaluated together."""
+"""Several networks as one module, and networks whose weights are constants."""
 
 from __future__ import annotations
 
@@ -12,28 +12,24 @@ from rl.learning.networks.numpy_forward import NetworkFactory
 
 
 class Ensemble(nn.Module):
-    """Networks of one kind with weights of their own: [B, ...] -> [E, B, num_outputs]."""
+    """Networks of one class, each with its own weights: [B, ...] -> [E, B, num_outputs]."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
-        """Of all networks, or of the `first` so many."""
+        """The outputs of all networks, or of the `first` few."""
         return torch.stack([member(obs) for member in self.members[:first]])
 
 
 def ensemble(network: NetworkFactory, count: int, obs_shape: Sequence[int], num_outputs: int) -> nn.Module:
-    """`count` networks as one module: evaluated together where their class itself, not one above it, says
-    how.
-    """
+    """`count` networks as one module: made by `ensemble` of their class, if not inherited, or an Ensemble."""
     members = [network(obs_shape, num_outputs) for _ in range(count)]
-    return vars(type(members[0])).get("together", Ensemble)(members)
+    return vars(type(members[0])).get("ensemble", Ensemble)(members)
 
 
 def frozen(module: nn.Module) -> Callable[..., Tensor]:
-    """A module whose parameters are constants: gradients pass through it, and none of its weights' is
-    computed.
-    """
+    """A module whose weights are constants: gradients pass through it to its inputs alone."""
     constants = {name: parameter.detach() for name, parameter in module.named_parameters()}
     return lambda *inputs, **options: functional_call(module, constants, inputs, options)

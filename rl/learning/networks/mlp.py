@@ -1,22 +1,24 @@
-"""Networks, and the policy that acts through them.
-
-Acting on a CPU is bound by dispatch, not by arithmetic: for a batch of 4, torch takes 60 to 90 us and NumPy
-over the same memory 20 us. So a network may offer `numpy_forward`, and the policy acts with it.
-"""
+"""Fully connected networks."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl.learning.networks.numpy_forward import Array
-
-ACTIVATIONS = {"tanh": torch.tanh_, "relu": torch.relu_}
+from rl.learning.networks.layers import (
+    ACTIVATIONS,
+    Activation,
+    DuelingHead,
+    Flatten,
+    Linear,
+    Quantiles,
+    TorchLayer,
+)
+from rl.learning.networks.numpy_forward import Layer, numpy_forward
 
 
 class MLP(nn.Module):
@@ -41,83 +43,61 @@ class MLP(nn.Module):
         super().__init__()
         self.activation, self.quantiles = activation, quantiles
         sizes = [math.prod(obs_shape), *hidden, num_outputs * (quantiles or 1)]
-        self.activate = ACTIVATIONS[activation]
-        self._linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-        self.layers = nn.ModuleList(self._linears)
+        linears = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+        self.layers = nn.ModuleList(linears)
         if init == "orthogonal":
-            *_, last = self._linears
-            for linear in self._linears:
+            *_, last = linears
+            for linear in linears:
                 nn.init.orthogonal_(linear.weight, 1.0 if linear is last else math.sqrt(2))
                 nn.init.zeros_(linear.bias)
             with torch.no_grad():
                 last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
+        first, *others = self._make_layers(linears)
+        self._forward_layers: list[TorchLayer] = [Flatten(), *first]
+        for group in others:
+            self._forward_layers += [Activation(activation), *group]
+        if quantiles is not None:
+            self._forward_layers.append(Quantiles(quantiles))
 
-    def forward(self, obs: Tensor) -> Tensor:
-        """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""
-        x = obs.flatten(1).float()  # observations may be bytes
-        *inner, last = self._linears
-        for linear in inner:  # in place: the activations' gradients need their outputs alone
-            x = self.activate(nn.functional.linear(x, linear.weight, linear.bias))
-        x = nn.functional.linear(x, last.weight, last.bias)
-        return x if self.quantiles is None else x.unflatten(-1, (-1, self.quantiles))
+    def _make_layers(self, linears: Sequence[nn.Linear]) -> list[list[TorchLayer]]:
+        """Groups of layers with an activation between each two; a subclass adds its modules here."""
+        return [[Linear(linear)] for linear in linears]
+
+    def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
+        """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]; `noise` is a NoisyMLP's."""
+        x = obs
+        for layer in self._forward_layers:
+            x = layer.torch(x, *noise)
+        return x
+
+    def numpy_layers(self) -> list[Layer]:
+        """`forward` as a list of layers."""
+        return [*self._forward_layers]
+
+    numpy_forward = numpy_forward
 
     @staticmethod
-    def together(members: Sequence[MLP]) -> nn.Module:
-        """Several of them as one module; see `ensemble`."""
+    def ensemble(members: Sequence[MLP]) -> nn.Module:
+        """MLPs as one module (see rl.learning.networks.ensemble)."""
         return MLPEnsemble(members)
-
-    def numpy_forward(self) -> Callable[..., Array]:
-        """`forward` in NumPy on the same memory: it sees every update made in place. Valid until the weights
-        move.
-        """
-        layers = [
-            (linear.weight.detach().numpy().T, linear.bias.detach().numpy()) for linear in self._linears
-        ]
-        *inner, (last_weight, last_bias) = layers
-        relu, quantiles = self.activation == "relu", self.quantiles
-        dot, tanh, maximum, float32, zero = (
-            np.dot,
-            np.tanh,
-            np.maximum,
-            np.dtype(np.float32),
-            np.zeros((), np.float32),
-        )
-
-        def forward(obs: Array) -> Array:
-            x = obs if obs.ndim == 2 else obs.reshape(len(obs), -1)
-            if x.dtype is not float32:
-                x = x.astype(np.float32)
-            for weight, bias in inner:  # dot has less to decide than @, and its result is ours to change
-                x = dot(x, weight)
-                x += bias
-                if relu:
-                    maximum(x, zero, out=x)
-                else:
-                    tanh(x, x)
-            x = dot(x, last_weight)
-            x += last_bias
-            return x if quantiles is None else x.reshape(len(x), -1, quantiles)
-
-        return forward
 
 
 class MLPEnsemble(nn.Module):
-    """MLPs evaluated together, layer by layer: one batched product where each network had its own."""
+    """MLPs evaluated layer by layer, with one batched product for all of them."""
 
     def __init__(self, members: Sequence[MLP]) -> None:
         super().__init__()
-        self.activate = members[0].activate
-        layers = [member._linears for member in members]
-        columns = list(zip(*layers, strict=True))
+        self.activate, _ = ACTIVATIONS[members[0].activation]
+        columns = list(zip(*(member.layers for member in members), strict=True))
         self.weights = nn.ParameterList(
-            torch.stack([one.weight.detach().T for one in column]) for column in columns
+            torch.stack([linear.weight.detach().T for linear in column]) for column in columns
         )  # [E, in, out]
         self.biases = nn.ParameterList(
-            torch.stack([one.bias.detach().unsqueeze(0) for one in column]) for column in columns
+            torch.stack([linear.bias.detach().unsqueeze(0) for linear in column]) for column in columns
         )  # [E, 1, out]
 
     def forward(self, obs: Tensor, first: int | None = None) -> Tensor:
-        """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` so many."""
+        """[B, *obs_shape] -> [E, B, num_outputs]; of all networks, or of the `first` few."""
         weights, biases = list(self.weights), list(self.biases)
         if first is not None:  # or the gradient of a slice takes two more passes over it
             weights, biases = ([parameter[:first] for parameter in group] for group in (weights, biases))
@@ -130,9 +110,7 @@ class MLPEnsemble(nn.Module):
 
 
 class DuelingMLP(MLP):
-    """Action values from one network with two heads, V(s) and A(s, a) (Wang et al. 2016, eq. 9): Q = V + A -
-    mean of A.
-    """
+    """Action values from two heads, V(s) and A(s, a) (Wang et al. 2016, eq. 9): Q = V + A - mean of A."""
 
     def __init__(
         self,
@@ -150,16 +128,8 @@ class DuelingMLP(MLP):
 
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]."""
-        value, advantage = super().forward(obs, *noise).tensor_split((1,), 1)
-        return value + advantage - advantage.mean(1, keepdim=True)
+        return DuelingHead().torch(super().forward(obs, *noise))
 
-    def numpy_forward(self) -> Callable[..., Array]:
-        """`forward` in NumPy on the same memory."""
-        heads = super().numpy_forward()
-
-        def forward(obs: Array, *noise: Array) -> Array:
-            both = heads(obs, *noise)
-            value, advantage = both[:, :1], both[:, 1:]
-            return value + advantage - advantage.mean(1, keepdims=True)
-
-        return forward
+    def numpy_layers(self) -> list[Layer]:
+        """`forward` as a list of layers."""
+        return [*super().numpy_layers(), DuelingHead()]

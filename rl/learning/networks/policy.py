@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
-from rl.learning.networks.numpy_forward import Array, NetworkFactory, numpy_forward
+from rl.learning.networks.numpy_forward import (
+    Array,
+    Layer,
+    NetworkFactory,
+    layers_of,
+    numpy_forward,
+    numpy_function,
+)
 
 
 class Policy(nn.Module):
@@ -27,59 +34,47 @@ class Policy(nn.Module):
         num_extra: int = 0,
         log_std_init: float = 0.0,
     ) -> None:
-        """`num_extra`: outputs of the same network, after the policy's, for another purpose (see
-        `with_extra`); `log_std_init`: a Gaussian's log standard deviations before training.
-        """
+        """`num_extra` more outputs of the same network serve another purpose (see `with_extra`)."""
         super().__init__()
         means = self.num_means = distribution.num_means
         self.num_extra = num_extra
-        self.network = network(
-            obs_shape,
-            means + num_extra,
-            out_gain=[out_gain] * means + [1.0] * num_extra if num_extra else out_gain,
-        )
-        free = distribution.num_params - distribution.num_means
-        self.log_std = nn.Parameter(torch.full((free,), log_std_init)) if free else None
+        gain: Any = [out_gain] * means + [1.0] * num_extra if num_extra else out_gain
+        self.network = network(obs_shape, means + num_extra, out_gain=gain)
+        num_log_std = distribution.num_params - means
+        self.log_std = nn.Parameter(torch.full((num_log_std,), log_std_init)) if num_log_std else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_params]."""
-        return self.with_extra(obs)[0] if self.num_extra else self._with_log_std(self.network(obs))
+        return self.with_extra(obs)[0] if self.num_extra else self._append_log_std(self.network(obs))
 
     def with_extra(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, *obs_shape] -> [B, num_params] and [B, num_extra]."""
         means, extra = self.network(obs).tensor_split((self.num_means,), -1)
-        return self._with_log_std(means), extra
+        return self._append_log_std(means), extra
 
-    def _with_log_std(self, means: Tensor) -> Tensor:
+    def _append_log_std(self, means: Tensor) -> Tensor:
         return means if self.log_std is None else torch.cat([means, self.log_std.expand(len(means), -1)], -1)
 
-    def numpy_forward(self) -> Callable[[Array], Array]:
-        """`forward` from and to NumPy: [N, *obs_shape] -> [N, num_params]; by NumPy alone where the network
-        can.
-        """
+    def numpy_layers(self) -> list[Layer]:
+        """`forward` as a list of layers."""
+        layers = [*layers_of(self.network)]
         if self.num_extra:
-            both = self.numpy_with_extra()
-            return lambda obs: both(obs)[0]
-        means, complete = numpy_forward(self.network), self._with_log_std_in_numpy()
-        return means if self.log_std is None else lambda obs: complete(means(obs))
+            layers.append(Layer("outputs, x = x, x[:, :count]", count=self.num_means))
+        if self.log_std is not None:
+            numpy = """\
+means, x = x, empty((len(x), total), float32)
+x[:, :count] = means
+x[:, count:] = policy.log_std"""
+            total = self.num_means + len(self.log_std)
+            layers.append(Layer(numpy, policy=self, count=self.num_means, total=total))
+        return layers
+
+    numpy_forward = numpy_forward
 
     def numpy_with_extra(self) -> Callable[[Array], tuple[Array, Array]]:
         """`with_extra` from and to NumPy."""
-        outputs, complete, count = numpy_forward(self.network), self._with_log_std_in_numpy(), self.num_means
-
-        def forward(obs: Array) -> tuple[Array, Array]:
-            both = outputs(obs)
-            return complete(both[:, :count]), both[:, count:]
-
-        return forward
-
-    def _with_log_std_in_numpy(self) -> Callable[[Array], Array]:
-        if self.log_std is None:
-            return lambda means: means
-        log_std = self.log_std.detach()
-        return lambda means: np.concatenate(
-            [means, np.broadcast_to(log_std.cpu().numpy(), (len(means), len(log_std)))], -1
-        )
+        extra = Layer("x = x, outputs[:, count:]", count=self.num_means)
+        return numpy_function(self, [*self.numpy_layers(), extra], self.with_extra)
 
 
 class ActorCritic(nn.Module):
@@ -98,34 +93,30 @@ class ActorCritic(nn.Module):
         log_std_init: float = 0.0,
     ) -> None:
         super().__init__()
-        self.policy = Policy(
-            network, obs_shape, distribution, num_extra=1 if shared else 0, log_std_init=log_std_init
-        )
+        num_extra = 1 if shared else 0
+        self.policy = Policy(network, obs_shape, distribution, num_extra=num_extra, log_std_init=log_std_init)
         self.value: nn.Module | None = None if shared else network(obs_shape, 1, out_gain=1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, *obs_shape] -> the policy's params [B, num_params] and the values [B]."""
-        params, value = (
-            self.policy.with_extra(obs) if self.value is None else (self.policy(obs), self.value(obs))
-        )
+        if self.value is None:
+            params, value = self.policy.with_extra(obs)
+        else:
+            params, value = self.policy(obs), self.value(obs)
         return params, value.squeeze(-1)
 
     def numpy_policy(self) -> Callable[[Array], Array]:
         """The policy's params [N, num_params], from and to NumPy: what acting needs."""
-        return self.policy.numpy_forward()
+        return numpy_forward(self.policy)
 
     def numpy_forward(self) -> Callable[[Array], tuple[Array, Array]]:
         """`forward` of a shared network, from and to NumPy."""
         assert self.value is None
-        forward = self.policy.numpy_with_extra()
-
-        def both(obs: Array) -> tuple[Array, Array]:
-            params, value = forward(obs)
-            return params, value[:, 0]
-
-        return both
+        value = Layer("x = x, outputs[:, -1]")
+        return numpy_function(self, [*self.policy.numpy_layers(), value], self)
 
     def numpy_value(self) -> Callable[[Array], Array]:
         """The values [N], from and to NumPy."""
-        forward = numpy_forward(self.policy.network if self.value is None else self.value)
-        return lambda obs: forward(obs)[:, -1]
+        network = self.policy.network if self.value is None else self.value
+        last = Layer("x = x[:, -1]")
+        return numpy_function(network, [*layers_of(network), last], lambda obs: network(obs)[:, -1])

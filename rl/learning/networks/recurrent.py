@@ -1,27 +1,23 @@
-"""Networks with a memory: a state [B, H] goes through them from step to step, and is zero where an episode
-begins.
-"""
+"""Recurrent networks: a state [B, H] passes from step to step, and is zero where an episode begins."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
 from rl.learning.networks.mlp import MLP
-from rl.learning.networks.numpy_forward import Array, NetworkFactory, numpy_forward
+from rl.learning.networks.numpy_forward import Layer, NetworkFactory, layers_of, numpy_forward
 from rl.learning.networks.policy import ActorCritic
 
 
 class GRU(nn.Module):
     """Gated recurrent unit (Cho et al. 2014) whose gates' inputs x [B, 3 H] are the outputs of an encoder:
 
-    r, z = sigmoid(x_rz + U_rz h),    n = tanh(x_n + r * U_n h),    h' = (1 - z) * n + z * h,    U linear with
-    a bias.
+    r, z = sigmoid(x_rz + U_rz h), n = tanh(x_n + r * U_n h), h' = (1 - z) * n + z * h. U has a bias.
     """
 
     def __init__(self, network: NetworkFactory, obs_shape: Sequence[int], size: int) -> None:
@@ -56,26 +52,25 @@ class GRU(nn.Module):
         r, z = torch.sigmoid(x_rz + h_rz).chunk(2, -1)
         return torch.lerp(torch.tanh(torch.addcmul(x_n, r, h_n)), state, z)
 
-    def numpy_forward(self) -> Callable[[Array, Array], Array]:
-        """`forward` in NumPy on the same memory."""
-        encode, size = numpy_forward(self.encoder), self.size
-        weight, bias = self.recurrent.weight.detach().numpy().T, self.recurrent.bias.detach().numpy()
+    def numpy_layers(self) -> list[Layer]:
+        """`forward` as a list of layers."""
+        # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
+        numpy = """\
+h = dot(extra, recurrent.weight.T) + recurrent.bias
+gates = tanh((x[:, :both_gates] + h[:, :both_gates]) * 0.5)
+gates += 1
+gates *= 0.5
+n = tanh(x[:, both_gates:] + gates[:, :size] * h[:, both_gates:])
+n += gates[:, size:] * (extra - n)
+x = n"""
+        step = Layer(numpy, recurrent=self.recurrent, size=self.size, both_gates=2 * self.size)
+        return [*layers_of(self.encoder), step]
 
-        def forward(obs: Array, state: Array) -> Array:
-            x, h = encode(obs), np.dot(state, weight) + bias
-            # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
-            gates = np.tanh((x[:, : 2 * size] + h[:, : 2 * size]) * np.float32(0.5))
-            gates += 1
-            gates *= np.float32(0.5)
-            n = np.tanh(x[:, 2 * size :] + gates[:, :size] * h[:, 2 * size :])
-            n += gates[:, size:] * (state - n)
-            return n
-
-        return forward
+    numpy_forward = numpy_forward
 
 
 class RecurrentActorCritic(nn.Module):
-    """A policy and a value function that share a memory: both are linear in the state of one GRU."""
+    """A policy and a value function that are both linear in the state of one GRU."""
 
     def __init__(
         self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, size: int
@@ -86,8 +81,6 @@ class RecurrentActorCritic(nn.Module):
         self.heads = ActorCritic(linear, (size,), distribution, shared=True)
 
     def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As GRU.sequence: the policy's params [T * B, num_params], the values [T * B] and the states after
-        [T, B, H].
-        """
+        """Inputs as GRU.sequence's -> params [T * B, num_params], values [T * B], states after [T, B, H]."""
         states = self.memory.sequence(obs, state, begins)
         return *self.heads(states.flatten(0, 1)), states

@@ -1,0 +1,88 @@
+"""Compiled graphs of losses, and what must stay constant for them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (bool, int, float, str, types.NoneType)
+
+
+def compile_graph(function: Any) -> Callable[..., Any]:
+    """One graph of a function of tensors whose surroundings never change; all else would be a constant in it.
+
+    So only the guards on tensors stay, which saves 50 us a call. torch keeps graphs by code object, and
+    without the other guards would take one step's graph for another's: each function gets a code object of
+    its own.
+    """
+    function.__code__ = function.__code__.replace()
+    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
+    return torch.compile(function, dynamic=False, fullgraph=True, options=options)
+
+
+class Constants:
+    """What is a constant in the graph of a loss. An error names what changes nevertheless."""
+
+    def __init__(self, loss: Callable[..., Any], device: torch.device) -> None:
+        self.device = device
+        self.attributes = [(*found, getattr(*found[1:])) for found in _attributes_read_by(loss)]
+        self._inputs: dict[
+            int, tuple[Any, Any]
+        ] = {}  # position -> its value, and what the graph is given for it
+
+    def check(self) -> None:
+        """RuntimeError if a plain attribute that the loss reads has changed since the graph was made."""
+        for path, owner, name, value in self.attributes:
+            if getattr(owner, name) != value:
+                raise RuntimeError(
+                    f"{path} was {value} and is {getattr(owner, name)} now, but under compile=true it is a"
+                    " constant"
+                    " of the loss; give it to the step as an argument"
+                )
+
+    def inputs(self, inputs: Sequence[Any]) -> list[Any]:
+        """Numbers as tensors [], which may change. RuntimeError if another input that is no tensor does."""
+        return [x if isinstance(x, Tensor) else self._input(n, x) for n, x in enumerate(inputs)]
+
+    def _input(self, position: int, value: Any) -> Any:
+        before, given = self._inputs.get(position, (value, None))
+        is_number = type(value) in (int, float)
+        if type(before) is not type(value) or not (is_number or before == value):
+            raise RuntimeError(
+                f"argument {position} of the step was {before} and is {value} now, but under compile=true"
+                " only"
+                " numbers and tensors may change"
+            )
+        if given is None or before != value:
+            given = torch.tensor(value, device=self.device) if is_number else value
+            self._inputs[position] = value, given
+        return given
+
+
+def _attributes_read_by(loss: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:
+    """(path, owner, name) of the plain attributes that a method names, of its object and what that holds.
+
+    Names are looked for in its code, and in the code of the object's methods that it names.
+    """
+    owner = getattr(loss, "__self__", None)
+    names: set[str] = set()
+    codes = [loss.__func__.__code__] if isinstance(loss, types.MethodType) else []
+    while codes:
+        code = codes.pop()
+        methods = [getattr(type(owner), name, None) for name in set(code.co_names) - names]
+        names |= set(code.co_names)
+        codes += [method.__code__ for method in methods if isinstance(method, types.FunctionType)]
+        codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    for path, holder in [("", owner), *((f"{name}.", getattr(owner, name, None)) for name in sorted(names))]:
+        if hasattr(holder, "__dict__") and not isinstance(
+            holder, nn.Module | Tensor | type | types.FunctionType
+        ):
+            for name in sorted(names):
+                if isinstance(getattr(type(holder), name, None), property):
+                    continue
+                if isinstance(getattr(holder, name, holder), _PLAIN):
+                    yield f"{type(owner).__name__}.{path}{name}", holder, name
