@@ -50,7 +50,7 @@ class Convolutions(nn.Module):
         activation: str,
         init: str,
         channels: Sequence[int] | None = None,
-        out_gain: float | Sequence[float] | None = None,
+        out_gain: float | Sequence[float] = 1.0,
         quantiles: int | None = None,
     ) -> None:
         """ValueError for observations that are not large enough images, or a wrong number of `channels`."""
@@ -76,9 +76,8 @@ class Convolutions(nn.Module):
         with torch.no_grad():
             features = self.features(torch.zeros(1, *obs_shape, dtype=torch.uint8)).numel()
         options: dict[str, Any] = {"hidden": hidden, "activation": activation, "init": init}
-        if out_gain is not None:
-            options["out_gain"] = out_gain
-        self.head = self.head_class((features,), num_outputs, quantiles=quantiles, **options)
+        options |= {"out_gain": out_gain, "quantiles": quantiles}
+        self.head = self.head_class((features,), num_outputs, **options)
         self.noise_size = getattr(self.head, "noise_size", 0)
 
     def make(self, in_channels: int, channels: Sequence[int]) -> list[nn.Conv2d]:

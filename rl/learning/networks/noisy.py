@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from rl.learning.networks.layers import NoisyLinear, TorchLayer
 from rl.learning.networks.mlp import MLP, DuelingMLP
-from rl.learning.networks.numpy_forward import Array
+from rl.learning.networks.numpy_forward import Array, linear_memory
 
 
 class NoisyMLP(MLP):
@@ -23,17 +23,32 @@ class NoisyMLP(MLP):
 
     sigma_0 = 0.5  # initial sigma, times the square root of the layer's inputs
 
-    def _make_layers(self, linears: Sequence[nn.Linear]) -> list[list[TorchLayer]]:
-        sigmas = [nn.Linear(mean.in_features, mean.out_features) for mean in linears]
-        self.sigmas = nn.ModuleList(sigmas)
+    def _add_modules(self) -> None:
+        self._sigmas = [nn.Linear(mean.in_features, mean.out_features) for mean in self._linears]
+        self.sigmas = nn.ModuleList(self._sigmas)
+        self._columns = []  # of the noise: for each layer's inputs and outputs
         self.noise_size = 0
-        layers: list[list[TorchLayer]] = []
-        for mean, sigma in zip(linears, sigmas, strict=True):
+        for sigma in self._sigmas:
             for parameter in sigma.parameters():
                 nn.init.constant_(parameter, self.sigma_0 / math.sqrt(sigma.in_features))
-            layers.append([NoisyLinear(mean, sigma, self.noise_size)])
-            self.noise_size += mean.in_features + mean.out_features
-        return layers
+            begin, middle = self.noise_size, self.noise_size + sigma.in_features
+            self.noise_size = middle + sigma.out_features
+            self._columns.append((slice(begin, middle), slice(middle, self.noise_size)))
+
+    def _change(self, number: int, y: Tensor, x: Tensor, *noise: Tensor) -> Tensor:
+        if not noise:
+            return y
+        (e,), sigma, (inputs, outputs) = noise, self._sigmas[number], self._columns[number]
+        return y + functional.linear(x * e[:, inputs], sigma.weight, sigma.bias) * e[:, outputs]
+
+    def _change_by_numpy(self, number: int) -> Callable[[Array, Array, Array | None], None]:
+        (weight, bias), (inputs, outputs) = linear_memory(self._sigmas[number]), self._columns[number]
+
+        def perturb(y: Array, x: Array, noise: Array | None) -> None:
+            if noise is not None:
+                y += (np.dot(x * noise[:, inputs], weight) + bias) * noise[:, outputs]
+
+        return perturb
 
 
 class NoisyDuelingMLP(DuelingMLP, NoisyMLP):

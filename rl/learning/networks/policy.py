@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
 from rl.learning.networks.numpy_forward import (
     Array,
-    Layer,
     NetworkFactory,
-    layers_of,
+    NumpyFunction,
+    by_numpy,
+    follow_weights,
+    memory,
     numpy_forward,
-    numpy_function,
 )
 
 
@@ -55,26 +57,34 @@ class Policy(nn.Module):
     def _append_log_std(self, means: Tensor) -> Tensor:
         return means if self.log_std is None else torch.cat([means, self.log_std.expand(len(means), -1)], -1)
 
-    def numpy_layers(self) -> list[Layer]:
-        """`forward` as a list of layers."""
-        layers = [*layers_of(self.network)]
-        if self.num_extra:
-            layers.append(Layer("outputs, x = x, x[:, :count]", count=self.num_means))
-        if self.log_std is not None:
-            numpy = """\
-means, x = x, empty((len(x), total), float32)
-x[:, :count] = means
-x[:, count:] = policy.log_std"""
-            total = self.num_means + len(self.log_std)
-            layers.append(Layer(numpy, policy=self, count=self.num_means, total=total))
-        return layers
+    def by_numpy(self) -> NumpyFunction:
+        """`forward` over the memory where the weights are now."""
+        if self.log_std is None and not self.num_extra:
+            return by_numpy(self.network)
+        forward = self._with_extra_by_numpy()
+        return lambda obs, extra: forward(obs, extra)[0]
+
+    def _with_extra_by_numpy(self) -> NumpyFunction:
+        network, count = by_numpy(self.network), self.num_means
+        log_std = None if self.log_std is None else memory(self.log_std)
+
+        def forward(obs: Array, extra: Array | None) -> tuple[Array, Array]:
+            outputs = network(obs, extra)
+            means, others = outputs[:, :count], outputs[:, count:]
+            if log_std is None:
+                return means, others
+            params = np.empty((len(means), count + len(log_std)), np.float32)
+            params[:, :count] = means
+            params[:, count:] = log_std
+            return params, others
+
+        return forward
 
     numpy_forward = numpy_forward
 
     def numpy_with_extra(self) -> Callable[[Array], tuple[Array, Array]]:
         """`with_extra` from and to NumPy."""
-        extra = Layer("x = x, outputs[:, count:]", count=self.num_means)
-        return numpy_function(self, [*self.numpy_layers(), extra], self.with_extra)
+        return follow_weights(self, self._with_extra_by_numpy, self.with_extra)
 
 
 class ActorCritic(nn.Module):
@@ -112,11 +122,15 @@ class ActorCritic(nn.Module):
     def numpy_forward(self) -> Callable[[Array], tuple[Array, Array]]:
         """`forward` of a shared network, from and to NumPy."""
         assert self.value is None
-        value = Layer("x = x, outputs[:, -1]")
-        return numpy_function(self, [*self.policy.numpy_layers(), value], self)
+        with_extra = self.policy.numpy_with_extra()
+
+        def forward(obs: Array) -> tuple[Array, Array]:
+            params, values = with_extra(obs)
+            return params, values[:, -1]
+
+        return forward
 
     def numpy_value(self) -> Callable[[Array], Array]:
         """The values [N], from and to NumPy."""
-        network = self.policy.network if self.value is None else self.value
-        last = Layer("x = x[:, -1]")
-        return numpy_function(network, [*layers_of(network), last], lambda obs: network(obs)[:, -1])
+        outputs = numpy_forward(self.policy.network if self.value is None else self.value)
+        return lambda obs: outputs(obs)[:, -1]

@@ -5,12 +5,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
 from rl.learning.networks.mlp import MLP
-from rl.learning.networks.numpy_forward import Layer, NetworkFactory, layers_of, numpy_forward
+from rl.learning.networks.numpy_forward import (
+    Array,
+    NetworkFactory,
+    NumpyFunction,
+    by_numpy,
+    linear_memory,
+    numpy_forward,
+)
 from rl.learning.networks.policy import ActorCritic
 
 
@@ -52,19 +60,23 @@ class GRU(nn.Module):
         r, z = torch.sigmoid(x_rz + h_rz).chunk(2, -1)
         return torch.lerp(torch.tanh(torch.addcmul(x_n, r, h_n)), state, z)
 
-    def numpy_layers(self) -> list[Layer]:
-        """`forward` as a list of layers."""
-        # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
-        numpy = """\
-h = dot(extra, recurrent.weight.T) + recurrent.bias
-gates = tanh((x[:, :both_gates] + h[:, :both_gates]) * 0.5)
-gates += 1
-gates *= 0.5
-n = tanh(x[:, both_gates:] + gates[:, :size] * h[:, both_gates:])
-n += gates[:, size:] * (extra - n)
-x = n"""
-        step = Layer(numpy, recurrent=self.recurrent, size=self.size, both_gates=2 * self.size)
-        return [*layers_of(self.encoder), step]
+    def by_numpy(self) -> NumpyFunction:
+        """`forward` over the memory where the weights are now."""
+        encoder, (weight, bias) = by_numpy(self.encoder), linear_memory(self.recurrent)
+        size, both_gates = self.size, 2 * self.size
+
+        def forward(obs: Array, state: Array | None) -> Array:
+            assert state is not None
+            x, h = encoder(obs, None), np.dot(state, weight) + bias
+            # sigmoid(a) = (tanh(a / 2) + 1) / 2: never overflows
+            gates = np.tanh((x[:, :both_gates] + h[:, :both_gates]) * 0.5)
+            gates += 1
+            gates *= 0.5
+            n: Array = np.tanh(x[:, both_gates:] + gates[:, :size] * h[:, both_gates:])
+            n += gates[:, size:] * (state - n)
+            return n
+
+        return forward
 
     numpy_forward = numpy_forward
 
