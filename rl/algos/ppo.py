@@ -42,7 +42,9 @@ class PPO(Agent):
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
         obs_shape, shared = context.obs_space.shape, cfg.shared_network
-        self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
+        self.networks = ActorCritic(
+            cfg.network, obs_shape, self.distribution, shared=shared, log_std_init=cfg.log_std_init
+        ).to(self.device)
         groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
@@ -75,15 +77,18 @@ class PPO(Agent):
         lr, clip_range, entropy_coef = cfg.lr(frames), cfg.clip_range(frames), cfg.entropy_coef(frames)
         value_clip = None if cfg.value_clip_range is None else cfg.value_clip_range(frames)
         step.set_lr(lr, *([] if cfg.value_lr is None else [cfg.value_lr(frames)]))
-        for _ in range(cfg.epochs):
+        for epoch in range(cfg.epochs):
+            if epoch and cfg.recompute_advantage:
+                batch.steps[:3] = self._advantages(rollout)[0]
             kl_before = step.total("approx_kl")
             order = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
             for index in order.split(cfg.minibatch_size):
                 step(batch, index, clip_range, value_clip, entropy_coef)
                 self.clock.updates += 1
-            kl = (step.total("approx_kl") - kl_before) * cfg.minibatch_size / self.batch_size
-            if cfg.target_kl is not None and float(kl) > cfg.target_kl:
-                break
+            if cfg.target_kl is not None:
+                kl = (step.total("approx_kl") - kl_before) * cfg.minibatch_size / self.batch_size
+                if float(kl) > cfg.target_kl:
+                    break
         self.obs_normalizer.update(rollout.obs[:-1])
         return step.report() | explained | {"lr": lr, "entropy_coef": entropy_coef}
 
@@ -122,19 +127,22 @@ class PPO(Agent):
         """The rewards' statistics take in this rollout first; the observations' only after the updates, so
         that the policy is judged as it acted.
         """
-        cfg, acted = self.cfg, rollout.extras
+        acted = rollout.extras
         self.reward_normalizer.update(rollout.reward, rollout.done)
-        reward, inputs = self.reward_normalizer(rollout.reward), self.obs_normalizer(rollout.obs[:-1])
-        value, next_value = rollout.values(lambda o: self.value(self.obs_normalizer(o)), acted.get("value"))
-        advantage = gae(reward, value, next_value, *rollout.ends, cfg.gamma, cfg.gae_lambda)
-        target = advantage + value
-
-        obs, action = flat_tensors(self.device, inputs, rollout.action)
+        known, explained = self._advantages(rollout, acted.get("value"))
+        obs, action = flat_tensors(self.device, self.obs_normalizer(rollout.obs[:-1]), rollout.action)
         if acted:
             params = torch.as_tensor(acted["params"].reshape(len(obs), -1), device=self.device)
         else:
             params = self.networks.policy(obs)
         log_prob = self.distribution.log_prob(params, action)
-        known = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
-        steps = torch.cat([torch.as_tensor(known, device=self.device), log_prob.unsqueeze(0)])
-        return Batch(channels_last(obs), action, steps), explained_variance(advantage, target)
+        return Batch(channels_last(obs), action, torch.cat([known, log_prob.unsqueeze(0)])), explained
+
+    def _advantages(self, rollout: Rollout, known: Array | None = None) -> tuple[Tensor, dict[str, float]]:
+        """Advantages, targets and values [3, B], and the explained variance; values [T, N] may be `known`."""
+        reward = self.reward_normalizer(rollout.reward)
+        value, next_value = rollout.values(lambda o: self.value(self.obs_normalizer(o)), known)
+        advantage = gae(reward, value, next_value, *rollout.ends, self.cfg.gamma, self.cfg.gae_lambda)
+        target = advantage + value
+        steps = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
+        return torch.as_tensor(steps, device=self.device), explained_variance(advantage, target)

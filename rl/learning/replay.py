@@ -353,9 +353,16 @@ class PrioritizedReplay(UniformReplay):
     """
 
     def __init__(
-        self, told: Transitions, *, alpha: float, beta: Schedule, epsilon: float, **options: Any
+        self,
+        told: Transitions,
+        *,
+        capacity: int,
+        on_resume: str,
+        alpha: float,
+        beta: Schedule,
+        epsilon: float,
     ) -> None:
-        super().__init__(told, **options)
+        super().__init__(told, capacity=capacity, on_resume=on_resume)
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.max_priority = 1.0
         self.tree = SumTree(1)

@@ -358,6 +358,38 @@ def test_target_kl_ends_the_epochs():
     assert bound.clock.updates == 4
 
 
+def test_log_std_init_sets_the_initial_spread():
+    params = {}
+    for log_std in (0.0, -1.5):
+        parts = ppo("env=pendulum", f"algo.log_std_init={log_std}")
+        params[log_std] = parts.agent.policy_params(np.zeros((2, 3), np.float32))
+        assert params[log_std][:, 1].tolist() == [log_std] * 2
+    np.testing.assert_array_equal(params[0.0][:, 0], params[-1.5][:, 0])  # the means are as they were
+
+
+@pytest.mark.parametrize("shared", ["false", "true"])
+def test_recomputed_advantages_follow_the_values(shared):
+    parts = ppo("algo.normalize_obs=true", f"algo.shared_network={shared}", "env.num_envs=2")
+    parts.collector.start()
+    rollout = parts.collector.collect(parts.agent)
+    agent = parts.agent
+    before = agent._batch(rollout)[0].steps
+    torch.testing.assert_close(agent._advantages(rollout)[0], before[:3], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        agent.step.flats[0].mul_(1.5)
+    assert not torch.allclose(agent._advantages(rollout)[0], before[:3], rtol=1e-2)
+
+
+def test_advantages_are_recomputed_from_the_second_epoch_on():
+    def weights(epochs, recompute):
+        parts = ppo(f"algo.epochs={epochs}", f"algo.recompute_advantage={recompute}", "algo.lr=1e-2")
+        learn_once(parts)
+        return parts.agent.step.flats[0].detach()
+
+    assert torch.equal(weights(1, "true"), weights(1, "false"))
+    assert not torch.equal(weights(2, "true"), weights(2, "false"))
+
+
 def test_a_value_lr_of_its_own_moves_the_value_network_alone():
     parts = ppo("algo.lr=0", "algo.value_lr=1e-3")
     before = {name: p.detach().clone() for name, p in parts.agent.networks.named_parameters()}

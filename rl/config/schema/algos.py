@@ -134,6 +134,12 @@ class PPOConfig(ClippedConfig):
     value_lr: ValueLearningRate
     shared_network: SharedNetwork
     network: PolicyAndValueNetwork
+    recompute_advantage: Annotated[
+        bool, Key("advantages and value targets anew before every epoch, by the values as they then are")
+    ] = False
+    log_std_init: Annotated[
+        float, Key("log standard deviation of continuous actions before training", low=-20, high=2)
+    ] = 0.0
 
 
 @dataclass

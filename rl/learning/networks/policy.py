@@ -34,6 +34,7 @@ class Policy(nn.Module):
         distribution: Distribution,
         out_gain: float = 0.01,
         num_extra: int = 0,
+        log_std_init: float = 0.0,
     ) -> None:
         """`num_extra` more outputs of the same network serve another purpose (see `with_extra`)."""
         super().__init__()
@@ -42,7 +43,7 @@ class Policy(nn.Module):
         gain: Any = [out_gain] * means + [1.0] * num_extra if num_extra else out_gain
         self.network = network(obs_shape, means + num_extra, out_gain=gain)
         num_log_std = distribution.num_params - means
-        self.log_std = nn.Parameter(torch.zeros(num_log_std)) if num_log_std else None
+        self.log_std = nn.Parameter(torch.full((num_log_std,), log_std_init)) if num_log_std else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_params]."""
@@ -95,10 +96,17 @@ class ActorCritic(nn.Module):
     """
 
     def __init__(
-        self, network: NetworkFactory, obs_shape: Sequence[int], distribution: Distribution, *, shared: bool
+        self,
+        network: NetworkFactory,
+        obs_shape: Sequence[int],
+        distribution: Distribution,
+        *,
+        shared: bool,
+        log_std_init: float = 0.0,
     ) -> None:
         super().__init__()
-        self.policy = Policy(network, obs_shape, distribution, num_extra=1 if shared else 0)
+        num_extra = 1 if shared else 0
+        self.policy = Policy(network, obs_shape, distribution, num_extra=num_extra, log_std_init=log_std_init)
         self.value: nn.Module | None = None if shared else network(obs_shape, 1, out_gain=1.0)
 
     def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
