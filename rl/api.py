@@ -1,16 +1,11 @@
-"""Encore in a notebook or a script: the runs that the command line makes, in the same folders, to be resumed
-from either.
+"""Encore in a notebook or a script: the command line's runs, in the same folders, to be resumed from either.
 
 A run trains in a process of its own: `train.py` with the same overrides. So it equals the command line's bit
-for bit, whatever this process has imported and set, works in any thread, and changes nothing here: not the
-random generators, nor torch's threads, nor signal handlers. It does not outlive this process; what it prints
-is printed here.
+for bit, works in any thread, and changes nothing here: no random generator, thread count or signal handler.
+It does not outlive this process, which prints what it prints. Ctrl-C (in a notebook: interrupt) has it save,
+and then raises KeyboardInterrupt; a second one ends it at once.
 
-Ctrl-C (in a notebook: interrupt) has it save, and then raises KeyboardInterrupt; a second one ends it at
-once.
-
-`enjoy` and `load_policy` play in this process. They put its random generators and torch's settings back as
-they were.
+`enjoy` and `load_policy` play in this process. They restore its random generators and torch's settings.
 """
 
 from __future__ import annotations
@@ -103,8 +98,7 @@ class Run:
 def train(overrides: Typed = (), *, config_dir: str | None = None) -> Run:
     """`python train.py ...`: train a run until it is finished, or until a signal stops it.
 
-    ConfigError, Refused, LockedError or DamagedError say why it cannot be; Failed, why it did not get to its
-    end.
+    ConfigError, Refused, LockedError or DamagedError say why it cannot be; Failed, why it did not end.
     """
     return _train(_split(overrides), config_dir)
 
@@ -117,9 +111,7 @@ def resume(run: RunPath = "latest", overrides: Typed = (), *, config_dir: str | 
 def fork(
     run: RunPath = "latest", overrides: Typed = (), *, ckpt: str = "best", config_dir: str | None = None
 ) -> Run:
-    """`python train.py fork=<run>@<ckpt> ...`: a new run from the weights of an old one; `ckpt`: best, last,
-    or frames.
-    """
+    """`python train.py fork=<run>@<ckpt> ...`: a new run from old weights; `ckpt`: best, last, or frames."""
     return _train([f"fork={quote(f'{os.fspath(run)}@{ckpt}')}", *_split(overrides)], config_dir)
 
 
@@ -151,11 +143,9 @@ def _train(typed: Sequence[str], config_dir: str | None) -> Run:
     if interrupted or code == INTERRUPTED:
         raise KeyboardInterrupt(f"go on with resume({str(folder)!r})")
     if code not in (FINISHED, TO_BE_CONTINUED):
-        why = (
-            f"killed by {signal.Signals(-code).name}"
-            if code < 0
-            else said or errors.rpartition("\n")[2] or f"exit code {code}"
-        )
+        why = said or errors.rpartition("\n")[2] or f"exit code {code}"
+        if code < 0:
+            why = f"killed by {signal.Signals(-code).name}"
         raise Failed(f"{folder}: {why}; the last checkpoint stands, go on with resume({str(folder)!r})")
     if errors:
         print(errors, file=sys.stderr)
@@ -172,9 +162,7 @@ def _validate(overrides: Overrides, config_dir: str | None) -> Plan:
 
 
 def _follow(process: Process) -> tuple[int, bool, str]:
-    """Show what a process prints until it ends; its exit code, whether Ctrl-C was passed on to it, and the
-    last line.
-    """
+    """Show what a process prints; its exit code, whether Ctrl-C was passed on to it, and the last line."""
     interrupted, said = False, ""
     while True:
         try:
@@ -188,9 +176,7 @@ def _follow(process: Process) -> tuple[int, bool, str]:
 
 
 def load_metrics(run: RunPath = "latest") -> pd.DataFrame:
-    """metrics.csv: a row for every `log_every` frames. Numbers are those of the run, bit for bit; missing
-    ones are NaN.
-    """
+    """metrics.csv: a row for every `log_every` frames, numbers bit for bit; missing ones are NaN."""
     return _read_table(_folder(run) / "metrics.csv")
 
 
@@ -224,14 +210,8 @@ def enjoy(
 
     `video`: its format, caption and grid, where they are to be others, e.g. {"format": "gif"}.
     """
-    given = {
-        "ckpt": ckpt,
-        "episodes": episodes,
-        "seed": seed,
-        "deterministic": deterministic,
-        "render": render,
-        "device": device,
-    }
+    given = {"ckpt": ckpt, "episodes": episodes, "seed": seed, "deterministic": deterministic}
+    given |= {"render": render, "device": device}
     given |= {f"video.{name}": value for name, value in (video or {}).items()}
     with _hydra_state_kept():
         overrides = [f"run={quote(str(_folder(run)))}", *(f"{name}={value}" for name, value in given.items())]
@@ -260,11 +240,7 @@ class Policy:
         self.state = None
 
     def __call__(self, obs: Any) -> NDArray[Any]:
-        """The action for one observation, or the actions [B, ...] for observations [B, ...], as the
-        environment takes them.
-
-        ValueError for another shape.
-        """
+        """The action for one observation, or [B, ...] for [B, ...]. ValueError for another shape."""
         import gymnasium as gym
         import numpy as np
 
@@ -273,18 +249,16 @@ class Policy:
         rows = np.asarray(obs).astype(float32_or_uint8(self.obs_space), copy=False)
         shape = self.obs_space.shape or ()
         if rows.shape not in (shape, (len(rows) if rows.ndim else 0, *shape)):
+            batch_shape = ", ".join(map(str, ("B", *shape)))
             raise ValueError(
-                f"observations of shape {rows.shape}; expected one {shape}, or a batch (B, "
-                f"{', '.join(map(str, shape))})"
+                f"observations of shape {rows.shape}; expected one {shape}, or a batch ({batch_shape})"
             )
         single = rows.shape == shape
         batch = rows[None] if single else rows
         state = self.agent.initial_state(len(batch)) if self.state is None else self.state
         if state is not None and len(state) != len(batch):
-            raise ValueError(
-                f"{len(batch)} observations, after {len(state)} at a time so far; call "
-                "reset() where episodes begin"
-            )
+            so_far = f"after {len(state)} at a time so far"
+            raise ValueError(f"{len(batch)} observations, {so_far}; call reset() where episodes begin")
         actions, self.state, *_ = self.agent.act(batch, state, self.rng, self.explore)
         if isinstance(self.action_space, gym.spaces.Box):
             actions = np.clip(actions, self.action_space.low, self.action_space.high)
@@ -294,11 +268,9 @@ class Policy:
 def load_policy(
     run: RunPath = "latest", ckpt: str = "best", *, explore: bool = False, seed: int = 0, device: str = "cpu"
 ) -> Policy:
-    """The policy with the best or last weights, or those of a checkpoint (`ckpt` is its frames), and its
-    normalisers.
+    """The policy with the best or last weights, or those of a checkpoint (`ckpt` is its frames).
 
-    It gives the action that it thinks best; with `explore` actions are drawn by a generator of `seed`, as in
-    training.
+    It gives the action that it thinks best; with `explore` it draws by a generator of `seed`, as in training.
     """
     with _hydra_state_kept(), _torch_state_kept():
         return make_policy(load_player(_folder(run), ckpt, device), explore=explore, seed=seed)
@@ -310,14 +282,8 @@ def make_policy(player: Player, *, explore: bool = False, seed: int = 0) -> Poli
 
     env = player.make_env()
     env.close()
-    return Policy(
-        player.agent,
-        player.make_env,
-        env.observation_space,
-        env.action_space,
-        explore,
-        np.random.default_rng(seed),
-    )
+    spaces, rng = (env.observation_space, env.action_space), np.random.default_rng(seed)
+    return Policy(player.agent, player.make_env, *spaces, explore, rng)
 
 
 @contextlib.contextmanager
@@ -338,10 +304,8 @@ def _torch_state_kept() -> Iterator[None]:
     from rl.state import GlobalRandom
 
     generators, variables, threads = GlobalRandom().state_dict(), dict(os.environ), torch.get_num_threads()
-    deterministic, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+from argparse import Namespace
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -12,12 +13,17 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from rl.config import EnjoyConfig, RunConfig, read_config
+from rl.config import ConfigError, EnjoyConfig, RunConfig, read_config
 from rl.config.compose import CONF, compose
 from rl.config.help import show_help
-from rl.runs.find import latest_run
+from rl.config.hydra_words import read_flags
+from rl.config.invocation import set_flags
+from rl.config.overrides import Overrides
+from rl.config.text import counted
+from rl.runs.completion import completed
+from rl.runs.find import is_run, latest_run
 from rl.runs.history import saved_config
-from rl.runs.outcome import with_exit_codes
+from rl.runs.outcome import Refused, with_exit_codes
 from rl.runs.weights import Weights, load_weights, read_weights
 
 if TYPE_CHECKING:
@@ -64,12 +70,20 @@ def load_player(folder: Path, ckpt: str, device: str) -> Player:
 def enjoy(config: EnjoyConfig) -> Enjoyed:
     """Play episodes with a run's weights, and print their returns. Refused or ConfigError if it cannot."""
     folder = latest_run(Path(config.outputs)) if config.run == "latest" else Path(config.run)
+    if not is_run(folder):
+        raise Refused(f"run={config.run}: no run is there; type run=latest, or a run's folder under outputs/")
+    if config.render == "human" and not _has_display():
+        raise Refused(
+            "render=human: there is no display; type render=video for a file, or render=none for scores"
+        )
     render = config.render or ("human" if _has_display() else "video")
     if render == "video":
         os.environ.setdefault("MUJOCO_GL", "egl")  # it draws without a display
+        if not _has_display():
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # so does SDL, which else complains
     player = load_player(folder, config.ckpt, config.device)
 
-    from rl.envs.video import Video
+    from rl.envs.video import Video, new_path
     from rl.training.evaluate import play
     from rl.training.metrics import MOVING_AVERAGE
 
@@ -97,7 +111,7 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
     )
     path: Path | None = None
     if render == "video":
-        path = folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}"
+        path = new_path(folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}")
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
             returns = play_with(
@@ -110,7 +124,7 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         ).returns
     print(
         f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
-        f" min {min(returns):.2f}, max {max(returns):.2f} over {len(returns)} episodes"
+        f" min {min(returns):.2f}, max {max(returns):.2f} over {counted(len(returns), 'episode')}"
     )
     return Enjoyed(returns, path)
 
@@ -123,11 +137,34 @@ def main() -> None:
     """Read the command line and play."""
     from hydra._internal.utils import get_args_parser
 
-    args = get_args_parser().parse_args()
+    args = get_args_parser().parse_intermixed_args()  # flags wherever they stand
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if args.help:
-        print(show_help("enjoy.py"))
-    elif args.shell_completion or args.cfg or args.info or args.hydra_help:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="enjoy")(lambda _: None)()
+    if args.shell_completion:
+        if not completed(args.overrides):
+            _call_hydra()
     else:
-        with_exit_codes(lambda: enjoy(compose(args.overrides, EnjoyConfig, "enjoy").config))
+        with_exit_codes(lambda: _do(args))
+
+
+def _do(args: Namespace) -> None:
+    if args.multirun:
+        raise ConfigError("enjoy.py plays one run: type it without -m")
+    set_flags(read_flags(args, "enjoy"))
+    overrides = Overrides(args.overrides)
+    for text in overrides.swept.texts:
+        raise ConfigError(f"{text}: several values; enjoy.py plays one run")
+    config = compose(overrides, EnjoyConfig, "enjoy", config_dir=args.config_dir).config
+    if args.help:
+        print(show_help("enjoy.py", overrides, args.config_dir))
+    elif args.cfg or args.info or args.hydra_help:
+        _call_hydra()
+    else:
+        enjoy(config)
+
+
+def _call_hydra() -> None:
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="enjoy")(lambda _: None)()
+
+
+if __name__ == "__main__":
+    main()

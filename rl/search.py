@@ -1,8 +1,7 @@
-"""`python -m rl.search`: look for good values of a run's keys, by runs. A search that is killed and resumed
-makes exactly `n_trials`, and each of them is a run in a folder of its own that goes on from its checkpoint.
+"""`python -m rl.search`: look for good values of a run's keys, by runs.
 
-A search's folder holds `search.json` (the overrides of every trial, and the space), `search.db` (Optuna's
-study) and the trials.
+Killed and resumed, it makes exactly `n_trials`, each a run in a folder of its own that goes on from its
+checkpoint. A search's folder holds `search.json`, `search.db` (Optuna's study) and the trials.
 """
 
 from __future__ import annotations
@@ -22,10 +21,13 @@ from hydra.core.override_parser.types import Override
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
 from rl.config.compose import CONF, compose, to_yaml
 from rl.config.help import show_help
+from rl.config.hydra_words import read_words
 from rl.config.instantiate import instantiate
+from rl.config.invocation import Flags, command, set_flags
 from rl.config.overrides import Overrides
-from rl.config.text import aligned
+from rl.config.text import aligned, score_text
 from rl.runs import files
+from rl.runs.find import read_scores
 from rl.runs.lock import RunLock
 from rl.runs.manifest import newest_manifest
 from rl.runs.outcome import Refused, with_exit_codes
@@ -49,9 +51,8 @@ class Record(PersistedRecord):
     """The record of a search."""
 
     FILE = "search.json"
-    line: list[str] = field(
-        default_factory=list
-    )  # every trial's overrides, without the values that are searched
+    # every trial's overrides, without the values that are searched
+    line: list[str] = field(default_factory=list)
     search: list[str] = field(default_factory=list)  # the search's own overrides
     space: Space = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)  # the configuration of `line`
@@ -75,9 +76,7 @@ class Search:
     unfinished: list[optuna.Trial] = field(default_factory=list)  # of earlier sessions
 
     def next_trial(self) -> Job | None:
-        """The next trial: one that an earlier session left, or a new one while there are fewer than
-        `n_trials`.
-        """
+        """The next trial: one that an earlier session left, or a new one, up to `n_trials`."""
         while True:
             if self.unfinished:
                 trial = self.unfinished.pop(0)
@@ -137,18 +136,18 @@ class Search:
         elif job.state == "failed":
             self.study.tell(self.trials[job.name], state=_state("FAIL"))
 
-    def run(self, command: str) -> int:
+    def run(self, typed: str) -> int:
         """Make all trials that are missing; the exit code."""
         from rl.training.build import check_parts_of
 
         if self.sweep.lock is not None:  # what an earlier session left is validated before anything changes
             self.open()
             for trial in self.unfinished:
-                job = self.job_of(trial)
-                validate_job(
-                    self.sweep.folder, job.name, job.passed, job.passed, self.sweep.config_dir, check_parts_of
-                )
-        self.sweep.take_folder(command)
+                job, sweep = self.job_of(trial), self.sweep
+                own = job.name, job.passed, job.passed
+                validate_job(sweep.folder, *own, sweep.config_dir, check_parts_of)
+        self.sweep.take_folder(typed)
+        self.sweep.total = self.config.n_trials
         if self.study is None:
             self.open()
         made = f"{len(self.made())} of {self.config.n_trials} trials made"
@@ -166,14 +165,8 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         storage = optuna.storages.RDBStorage(f"sqlite:///{(self.sweep.folder / DATABASE).absolute()}")
         sampler, pruner = instantiate(self.config.sampler)(), instantiate(self.config.pruner)()
-        self.study = optuna.create_study(
-            study_name=STUDY,
-            storage=storage,
-            sampler=sampler,
-            pruner=pruner,
-            direction="maximize",
-            load_if_exists=True,
-        )
+        parts: dict[str, Any] = {"storage": storage, "sampler": sampler, "pruner": pruner}
+        self.study = optuna.create_study(study_name=STUDY, **parts, direction="maximize", load_if_exists=True)
         ids = storage.get_study_id_from_name(STUDY)
         self.unfinished = [
             optuna.Trial(self.study, storage.get_trial_id_from_study_id_trial_number(ids, trial.number))
@@ -205,20 +198,19 @@ class Search:
         best = max(complete, key=lambda trial: trial.value)
         own = Overrides(self.record.line).drop("launcher", "launcher.", "outputs")
         overrides = Overrides([*own, *(f"{key}={value}" for key, value in best.params.items())])
-        command = shlex.join(["python", "train.py", *overrides.texts])
-        print(f"best: trial-{best.number}, score {best.value:.2f}\n ", command)
+        best_command = command("train", *overrides.texts)
+        print(f"best: trial-{best.number}, score {score_text(best.value)}\n ", best_command)
         if self.config.save_as:
             path = _experiment(self.config.save_as, self.sweep.config_dir)
-            comment = f"score {best.value:.2f} in a search"
+            comment = f"score {score_text(best.value)} in a search"
             files.write_new(path, as_experiment(overrides, comment, self.sweep.config_dir).encode())
             print("written as", path)
 
 
-def _state(name: str) -> optuna.trial.TrialState:
+def _state(name: str) -> Any:
     import optuna
 
-    state: optuna.trial.TrialState = optuna.trial.TrialState[name]
-    return state
+    return optuna.trial.TrialState[name]
 
 
 def _suggest(trial: optuna.Trial, key: str, space: dict[str, Any]) -> Any:
@@ -231,17 +223,13 @@ def _suggest(trial: optuna.Trial, key: str, space: dict[str, Any]) -> Any:
 
 
 def best_score(folder: Path) -> float:
-    """The best evaluation of a run, which is what a search looks for."""
+    """The score of a run's best weights, which is what a search looks for."""
     newest, _ = newest_manifest(folder / "ckpt", replay=False)
-    assert newest is not None
-    assert newest.best is not None, "it is refused if a trial is never evaluated"
-    return newest.best.score
+    return read_scores(folder, newest)["best"]  # it is refused if a trial is never evaluated
 
 
 def as_experiment(overrides: Overrides, comment: str, config_dir: str | None) -> str:
-    """A command line as a file of conf/experiment: all that differs from its algorithm's and environment's
-    own values.
-    """
+    """A command line as a file of conf/experiment: what differs from its algorithm's and env's values."""
     full = compose(overrides, RunConfig, config_dir=config_dir)
     algo, env = full.choices["algo"], full.choices["env"]
     env_id = overrides.where(lambda override: override.key_or_group == "env.id")
@@ -326,26 +314,20 @@ def _validate(
         return Record(whole.texts, lasting.texts, space, values), config
     if space != old.space:
         both = [(key, old.space.get(key), space.get(key)) for key in sorted(space.keys() | old.space.keys())]
-        moved = "\n".join(
-            f"  {key}: was {typed(was)}, now {typed(now)}" for key, was, now in both if was != now
-        )
+        rows = (f"  {key}: was {typed(was)}, now {typed(now)}\n" for key, was, now in both if was != now)
         raise Refused(
-            "the search has another space, so that its trials could not be "
-            f"compared:\n{moved}\nto search here, start a new search"
+            "the search has another space, so that its trials could not be compared:\n"
+            f"{''.join(rows)}to search here, start a new search"
         )
     changes = [change for change in compare(old.values, values, frames=0) if change.policy != FREE]
     if changes:
-        raise Refused(
-            "the search's trials have other overrides, so that they could not be "
-            f"compared:\n{change_table(changes)}"
-        )
+        what = "the search's trials have other overrides, so that they could not be compared"
+        raise Refused(f"{what}:\n{change_table(changes)}")
     return Record(whole.texts, lasting.texts, space, values, commands=old.commands), config
 
 
 def _validate_corners(line: Overrides, space: Space, config: SearchConfig, config_dir: str | None) -> None:
-    """Every value of a list and both ends of a range make a run. ConfigError if one does not, or Optuna is
-    missing.
-    """
+    """ConfigError unless every value of a list and both ends of a range make a run, or without Optuna."""
     try:
         import optuna  # noqa: F401
     except ImportError as error:
@@ -383,7 +365,9 @@ def main() -> None:
         return
 
     def search() -> None:
-        raise SystemExit(plan(args.overrides, args.config_dir).run(shlex.join(sys.argv)))
+        set_flags(Flags(dir=args.config_dir))
+        overrides, _ = read_words(Overrides(args.overrides), multirun=True)
+        raise SystemExit(plan(overrides, args.config_dir).run(shlex.join(sys.argv)))
 
     with_exit_codes(search)
 

@@ -8,17 +8,22 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import hydra
 from omegaconf import DictConfig
 
 from rl.config import ConfigError
-from rl.config.compose import CONF
+from rl.config.compose import CONF, to_yaml
 from rl.config.help import show_help
+from rl.config.hydra_words import read_flags, read_words
+from rl.config.invocation import flags, set_flags
 from rl.config.overrides import Overrides, quote
-from rl.runs.outcome import with_exit_codes
+from rl.runs.completion import completed
+from rl.runs.history import saved_config
+from rl.runs.outcome import Finished, with_exit_codes
 from rl.runs.plan import Plan, make_plan
-from rl.runs.weights import load_weights
+from rl.runs.weights import load_learned
 from rl.trackers import follow as trackers
 from rl.training.session import perform
 
@@ -27,74 +32,107 @@ def main() -> None:
     """Read the command line, and do what it asks for."""
     from hydra._internal.utils import get_args_parser
 
-    args = get_args_parser().parse_args()
+    args = get_args_parser().parse_intermixed_args()  # flags wherever they stand
     # a full disk is told once, and not by a traceback for each line that train.log cannot take
     logging.raiseExceptions = False
     # acting in NumPy: products too small to share, and the same bits everywhere
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if args.help:
-        print(show_help("train.py", args.config_dir))
-    elif args.shell_completion:
-        _call_hydra(lambda _: None)
-    elif args.cfg or args.info or args.hydra_help:
-        with_exit_codes(lambda: _show(args))
-    elif args.multirun:
-        with_exit_codes(lambda: _sweep(args))
+    if args.shell_completion:
+        if not completed(args.overrides):
+            _call_hydra(lambda _: None)
     else:
-        with_exit_codes(lambda: _run(args))
+        with_exit_codes(lambda: _do(args))
 
 
-def _run(args: Namespace) -> None:
-    """Validate and build before anything is made; then take the folder, and train in it as Hydra's job."""
+def _do(args: Namespace) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    command, overrides = " ".join(sys.argv), Overrides(args.overrides)
-    if any(key == "launcher" or key.startswith("launcher.") for key in overrides.keys):
-        raise ConfigError("launcher= says how a sweep runs its jobs: type -m with it")
-    plan = make_plan(overrides, args.config_dir)
+    set_flags(read_flags(args, "config"))
+    overrides, multirun = read_words(Overrides(args.overrides), multirun=args.multirun)
+    if args.help:
+        print(show_help("train.py", overrides, args.config_dir))
+    elif args.cfg:
+        _show(args, overrides)
+    elif args.info or args.hydra_help:
+        shown = ["--hydra-help"] if args.hydra_help else [f"--info={args.info}"]
+        _call_hydra(lambda _: None, *shown, *overrides.for_hydra())
+    elif multirun:
+        _sweep(overrides, args.config_dir)
+    else:
+        _run(overrides, args.config_dir)
+
+
+def _run(overrides: Overrides, config_dir: str | None) -> None:
+    """Validate and build before anything is made; then take the folder, and train in it as Hydra's job."""
+    typed = shlex.join(sys.argv)
+    plan = make_plan(overrides, config_dir)
+    if plan.unnamed and plan.composed.multirun:
+        _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
 
     from rl.training.build import build  # imports torch: not before the command line is validated
 
     parts = build(plan.config)
     if plan.weights:
-        load_weights(parts.agent, plan.weights, plan.config.device)
+        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
     plan.take_folder()
-    sys.argv[1:] = [*_flags(args), *_hydra_overrides(plan, overrides)]
-    _call_hydra(lambda _: perform(plan, parts, command))
+    _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
 
 
 def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:
     """What Hydra is to do: use the folder, and leave the .hydra of a run that continues as it is."""
     folder = os.path.abspath(plan.folder)  # as Hydra will name it: without ..
     own = typed.hydra.drop("hydra.run.dir")
-    target = f"hydra.run.dir={quote(folder)}"
+    target = ["hydra.mode=RUN", f"hydra.run.dir={quote(folder)}"]
     if plan.manifest:
-        return [*own.for_hydra(), target, "hydra.output_subdir=null"]
-    return [*Overrides([*own, *plan.overrides]).for_hydra(), target]
+        return [*own.for_hydra(), *target, "hydra.output_subdir=null"]
+    return [*Overrides([*own, *plan.overrides]).for_hydra(), *target]
 
 
-def _sweep(args: Namespace) -> None:
+def _sweep(overrides: Overrides, config_dir: str | None) -> NoReturn:
     """Validate every job of a sweep before anything is made; then let its launcher run them."""
     from rl.sweeps.plan import plan_sweep
     from rl.sweeps.sweep import run_sweep
     from rl.training.build import check_parts_of
 
-    sweep = plan_sweep(args.overrides, args.config_dir, check=check_parts_of)
+    sweep = plan_sweep(overrides, config_dir, check=check_parts_of)
     raise SystemExit(run_sweep(sweep, shlex.join(sys.argv)))
 
 
-def _show(args: Namespace) -> None:
-    """Hydra shows a configuration, or its own help."""
-    sys.argv[1:] = [*_flags(args), *Overrides(args.overrides).for_hydra()]
-    _call_hydra(lambda _: None)
+def _show(args: Namespace, overrides: Overrides) -> None:
+    """`--cfg`: the configuration of the run that the command line means. One that exists has its own."""
+    try:
+        plan = make_plan(overrides, args.config_dir)
+        values, line = plan.composed.values, plan.overrides
+        exists = plan.lock is not None
+        if plan.lock is not None:
+            plan.lock.release()
+    except Finished as finished:
+        values, line, exists = saved_config(finished.folder), Overrides(), True
+    if args.cfg == "job":
+        shown = _select(values, args.package)
+        if exists:
+            print(to_yaml(shown) if isinstance(shown, dict) else shown, end="")
+            return
+    package = [f"--package={args.package}"] if args.package else []
+    own = overrides.hydra.drop("hydra.run.dir").for_hydra()
+    resolve = ["--resolve"] if args.resolve else []
+    _call_hydra(lambda _: None, f"--cfg={args.cfg}", *resolve, *package, *own, *line.for_hydra())
 
 
-def _flags(args: Namespace) -> list[str]:
-    return [word for word in sys.argv[1:] if word not in args.overrides]
+def _select(values: dict[str, Any], package: str | None) -> Any:
+    """What `--package` names. ConfigError if there is no such key."""
+    shown: Any = values
+    for name in package.split(".") if package not in (None, "_global_") else ():
+        if not isinstance(shown, dict) or name not in shown:
+            raise ConfigError(f"--package={package}: no such key")
+        shown = shown[name]
+    return shown
 
 
-def _call_hydra(job: Callable[[DictConfig], float | None]) -> None:
-    """Hydra makes the folder that `sys.argv` names, sets up the log and calls the job there."""
+def _call_hydra(job: Callable[[DictConfig], float | None], *arguments: str) -> None:
+    """Hydra makes the folder that the arguments name, sets up the log and calls the job there."""
+    if arguments:
+        sys.argv[1:] = [*flags().words, *arguments]
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
 
 

@@ -21,7 +21,7 @@ from rl.training.collector import Tape
 # What changes and need not be restored, each with the reason.
 _VECTOR_ENV = r"\.envs\._?(env_obs|observations|rewards|terminations|truncations|autoreset_envs)\b"
 RECOMPUTED = {
-    r"\.rollout\.(action|reward|terminated|truncated|final_obs|state)\b": "overwritten by every rollout",
+    r"\.rollout\.(action|reward|terminated|truncated|final_obs|state|extras)\b": "overwritten by every rollout",
     r"\.rollout\.obs\[:-1\]": "overwritten by every rollout, which starts from the last row",
     r"\.collector\.ended_(returns|lengths)\b": "of the last rollout; counted before a checkpoint is made",
     r"\.collector\.not_exact\b": "the result of the last load",

@@ -27,6 +27,7 @@ from rl.config.overrides import quote
 from rl.runs.manifest import Manifest
 from rl.runs.outcome import with_exit_codes
 from rl.runs.plan import make_plan
+from rl.runs.weights import load_learned
 from rl.serialize import load
 from rl.training.build import build
 from rl.training.run import Run
@@ -62,6 +63,8 @@ def go(folder: Path, *overrides: str, config_dir: str | None = None) -> int:
         nonlocal plan
         plan = make_plan([*overrides, f"hydra.run.dir={quote(str(folder))}"], config_dir)
         parts = build(plan.config)
+        if plan.weights:
+            plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
         plan.take_folder()
         perform(plan, parts, "the test's command")
 

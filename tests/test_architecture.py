@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import BEGIN, END, READ, Entered, section, trace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,3 +103,23 @@ def test_a_hidden_import_is_seen(tmp_path: Path, text: str) -> None:
     (tmp_path / "rl" / "clock.py").write_text(text)
     assert upward(tmp_path) == ["rl.clock imports rl.algos.agent"]
     assert set(circle(tmp_path)) == {"rl.clock", "rl.algos.agent"}
+
+
+@pytest.fixture(scope="module")
+def entered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Entered]:
+    return {path: trace(path, tmp_path_factory.mktemp(path)) for path in READ}
+
+
+@pytest.mark.parametrize(("path", "files", "lines"), [("iteration", 5, 600), ("resume", 9, 900)])
+def test_a_path_through_the_code_is_short(
+    entered: dict[str, Entered], path: str, files: int, lines: int
+) -> None:
+    read = [entered[path][file] for file in READ[path]]  # a KeyError if one of them is not entered
+    assert len(read) <= files
+    assert sum(sum(functions.values()) for functions in read) <= lines
+
+
+def test_the_page_lists_what_the_paths_enter(entered: dict[str, Entered]) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    listed = page[page.index(BEGIN) : page.index(END) + len(END)]
+    assert listed == section(entered), "run python tests/paths.py, and put what it prints into the page"

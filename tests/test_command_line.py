@@ -138,7 +138,7 @@ def test_a_stopped_run_resumes_extends_and_is_locked() -> None:
     Path("hold").unlink()
     output = first.communicate()[0]
     assert first.returncode == 75, output
-    assert f"go on with: python train.py resume={folder}" in output
+    assert f"train.py resume={folder}" in output
     assert max(frames_of(folder)) == int(rows(folder / "metrics.csv")[-1]["frames"])
 
     Path("hold").touch()
@@ -157,7 +157,7 @@ def test_a_stopped_run_resumes_extends_and_is_locked() -> None:
     done = typed("resume=latest")
     assert done.returncode == 0
     assert f"{folder} is finished: 8_192 frames of 8_192." in done.stdout
-    assert f"python train.py resume={folder} frames=16_384" in done.stdout
+    assert f"train.py resume={folder} frames=16_384" in done.stdout
 
     around = Path("outputs/../outputs/reinforce_cartpole") / folder.name
     extended = typed(f"resume={around}", "frames=10240")

@@ -16,6 +16,7 @@ from test_sweeps import Done, Forks
 from rl import search
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose
+from rl.config.text import score_text
 from rl.runs.outcome import Refused
 from rl.sweeps.record import Job
 from rl.training.run import Run
@@ -87,7 +88,7 @@ def test_a_killed_search_ends_with_n_trials_each_equal(
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 3
     said = capsys.readouterr().out
     best = max(trials(), key=lambda trial: trial.value)
-    assert f"best: trial-{best.number}, score {best.value:.2f}\n" in said
+    assert f"best: trial-{best.number}, score {score_text(best.value)}\n" in said
     assert f"algo.lr={best.params['algo.lr']}" in said
     for trial in trials():
         alone = Path(f"alone-{trial.number}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import A2CConfig
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import ActorCritic
 from rl.learning.normalize import obs_normalizer, reward_normalizer
 from rl.learning.returns import explained_variance, gae
+from rl.learning.rollout import flat_tensors
 
 
 class A2C(Agent):
@@ -30,16 +28,9 @@ class A2C(Agent):
     columns = ("value_loss", "policy_loss", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: A2CConfig) -> None:
-        if cfg.normalize_advantage and cfg.rollout_length * context.num_envs == 1:
-            raise ValueError(
-                "algo.rollout_length=1 of one env has no spread to normalise advantages by; type"
-                " algo.normalize_advantage=false"
-            )
-        if cfg.shared_network and cfg.value_lr is not None:
-            raise ValueError(
-                "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
-                " algo.value_lr=null"
-            )
+        context.check_value_lr(cfg)
+        if cfg.rollout_length * context.num_envs == 1:
+            context.check_advantages(cfg, "algo.rollout_length=1 of one env")
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.clock, self.device = context.clock, context.device
         self.distribution = distribution_for(context.action_space)
@@ -48,8 +39,7 @@ class A2C(Agent):
         obs_shape, shared = context.obs_space.shape, cfg.shared_network
         self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
         groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
-        optimizing: dict[str, Any] = {"optimizer": cfg.optimizer, "max_grad_norm": cfg.max_grad_norm}
-        self.step = GradientStep(self.networks, groups, self._loss, **optimizing, compile=context.compile)
+        self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
@@ -58,9 +48,7 @@ class A2C(Agent):
         self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
@@ -72,10 +60,10 @@ class A2C(Agent):
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
         cfg, frames = self.cfg, self.clock.frames
-        obs, action, advantage, target, explained = self._batch(rollout)
+        batch, explained = self._batch(rollout)
         lr, entropy_coef = cfg.lr(frames), cfg.entropy_coef(frames)
         self.step.set_lr(lr, *([] if cfg.value_lr is None else [cfg.value_lr(frames)]))
-        self.step(obs, action, advantage, target, entropy_coef)
+        self.step(*batch, entropy_coef)
         self.clock.updates += 1
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | explained | {"lr": lr, "entropy_coef": entropy_coef}
@@ -94,7 +82,7 @@ class A2C(Agent):
         loss = policy_loss + self.cfg.value_coef * value_loss - entropy_coef * entropy
         return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
 
-    def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, float]]:
+    def _batch(self, rollout: Rollout) -> tuple[list[Tensor], dict[str, float]]:
         """Observations, actions, advantages and value targets, each [B, ...].
 
         The rewards' statistics take in this rollout first; the observations' only after the update, so that
@@ -103,13 +91,8 @@ class A2C(Agent):
         self.reward_normalizer.update(rollout.reward, rollout.done)
         reward, inputs = self.reward_normalizer(rollout.reward), self.obs_normalizer(rollout.obs[:-1])
         value, next_value = rollout.values(lambda obs: self.value(self.obs_normalizer(obs)))
-        ends = rollout.terminated, rollout.done
-        advantage = gae(reward, value, next_value, *ends, self.cfg.gamma, self.cfg.gae_lambda)
+        advantage = gae(reward, value, next_value, *rollout.ends, self.cfg.gamma, self.cfg.gae_lambda)
         target = advantage + value
 
-        obs, action = (
-            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action)
-        )
-        known = np.stack([advantage, target]).astype(np.float32).reshape(2, -1)
-        advantages, targets = torch.as_tensor(known, device=self.device)
-        return obs, action, advantages, targets, explained_variance(advantage, target)
+        arrays = inputs, rollout.action, advantage.astype(np.float32), target.astype(np.float32)
+        return flat_tensors(self.device, *arrays), explained_variance(advantage, target)

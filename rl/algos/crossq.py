@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import CrossQConfig
 from rl.learning.distributions import SquashedGaussian
-from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.ensemble import frozen
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
@@ -34,10 +32,8 @@ class Policy(nn.Module):
 
 
 class CrossQ(Agent):
-    """Two critics that see both ends of a transition at once; every `policy_delay`-th update moves the actor
-    too (algorithm 1).
-
-    The updates are counted by the frames that earned them, so that the delay needs no counter of its own.
+    """Two critics that see both ends of a transition at once; every `policy_delay`-th update, counted by the
+    frames that earned it, moves the actor too (algorithm 1).
     """
 
     Config = CrossQConfig
@@ -63,18 +59,11 @@ class CrossQ(Agent):
         actor = cfg.network(obs_shape, self.distribution.num_params, members=1)
         self.policy = Policy(actor, cfg.alpha).to(self.device)
         groups = [self.policy.actor, self.policy.temperature]
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": None,
-            "compile": context.compile,
-        }
-        self.critic_step = GradientStep(self.critics, [self.critics], self._critic_loss, **optimizing)
-        self.policy_step = GradientStep(self.policy, groups, self._policy_loss, **optimizing)
+        self.critic_step = context.gradient_step(self.critics, self._critic_loss, cfg.optimizer)
+        self.policy_step = context.gradient_step(self.policy, self._policy_loss, cfg.optimizer, groups=groups)
         self.params = numpy_forward(self.policy.actor)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
-        self.replay: UniformReplay = cfg.replay(
-            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
-        )
+        self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": self.critics, "actor": actor, "temperature": self.policy.temperature}
         names = ("critic_optimizer", "actor_optimizer", "temperature_optimizer")
@@ -83,9 +72,7 @@ class CrossQ(Agent):
         self.parts |= self.obs_normalizer.parts
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state
@@ -110,42 +97,33 @@ class CrossQ(Agent):
         due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
         for update in due:
             batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
-            obs, *others, noise = self._inputs(batch)
-            outputs = self.critic_step(obs, *others, noise[1])
+            inputs, noise = self._inputs(batch)
+            outputs = self.critic_step(inputs, noise[1])
             replay.update_priorities(batch.number, outputs["td_error"])
             self.critics.follow(outputs["moments"])
             if update % cfg.policy_delay == 0:
-                self.policy.actor.follow(self.policy_step(obs, noise[0])["moments"])
+                self.policy.actor.follow(self.policy_step(inputs.obs, noise[0])["moments"])
         self.clock.updates += len(due)
         self.obs_normalizer.update(rollout.obs[:-1])
         report = self.policy_step.report() | self.critic_step.report()  # loss and grad_norm are the critics'
         return report | {"lr": lr}
 
-    def _critic_loss(
-        self,
-        critics: Any,
-        obs: Tensor,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_obs: Tensor,
-        weight: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _critic_loss(self, critics: Any, batch: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared errors against the critics themselves, at the action that the actor, by its running
         statistics, draws next.
         """
+        obs, next_obs = batch.obs, batch.next_obs
         alpha = self.policy.temperature["log_alpha"].detach().exp()
         with torch.no_grad():
-            next_action, next_log_prob = self.distribution.sample_with_log_prob(
-                self.policy.actor(next_obs)[0], noise
-            )
-        here, there = (torch.cat([x.flatten(1), a], -1) for x, a in ((obs, action), (next_obs, next_action)))
+            params = self.policy.actor(next_obs)[0]
+            next_action, next_log_prob = self.distribution.sample_with_log_prob(params, noise)
+        here = torch.cat([obs.flatten(1), batch.action], -1)
+        there = torch.cat([next_obs.flatten(1), next_action], -1)
         values, moments = critics.by_batch(torch.cat([here, there]))
         q, next_q = values.squeeze(-1).chunk(2, -1)  # [2, B] each
-        target = reward + discount * (next_q.detach().amin(0) - alpha * next_log_prob)
+        target = batch.reward + batch.discount * (next_q.detach().amin(0) - alpha * next_log_prob)
         error = q - target
-        loss = 0.5 * (weight * error.square()).mean(-1).sum()
+        loss = 0.5 * (batch.weight * error.square()).mean(-1).sum()
         td_error = error.detach().abs().mean(0)
         return loss, {"q_mean": q.detach().mean(), "td_error": td_error, "moments": moments}
 
@@ -161,10 +139,10 @@ class CrossQ(Agent):
         loss = actor_loss + log_alpha * (entropy - self.target_entropy)
         return loss, {"policy_loss": actor_loss, "entropy": entropy, "alpha": alpha, "moments": moments}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the losses take; the noise of the actions in obs and next_obs [2, B, A] comes last."""
+    def _inputs(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The batch for the losses, and the noise of the actions in obs and next_obs [2, B, A]."""
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         action = self.distribution.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
+        batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
+        return batch.to(self.device), torch.as_tensor(noise, device=self.device)

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import huber_loss, mse_loss
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DQNConfig
 from rl.learning.distributions import Exploration
-from rl.learning.gradient_step import GradientStep, flatten_parameters
+from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.noisy import noise_for
 from rl.learning.networks.numpy_forward import numpy_forward
@@ -30,11 +29,9 @@ from rl.learning.replay import Batch, UniformReplay
 
 
 class DQN(Agent):
-    """Lowers the TD error of Q(s, a) to r + gamma * max Q'(s', .), where Q' is the target network (algorithm
-    1).
+    """Lowers the TD error of Q(s, a) to r + gamma * max Q'(s', .), Q' the target network (algorithm 1).
 
-    With `quantiles` it learns so many values of equal probability for each action's return, whose mean is
-    Q(s, a).
+    With `quantiles`: so many equally likely values of each action's return, whose mean is Q(s, a).
     """
 
     Config = DQNConfig
@@ -49,43 +46,26 @@ class DQN(Agent):
         self.clock, self.streams, self.device = context.clock, context.streams, context.device
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
 
-        obs_shape, options = (
-            context.obs_space.shape,
-            {} if cfg.quantiles is None else {"quantiles": cfg.quantiles},
-        )
+        obs_shape, loss = context.obs_space.shape, self._quantile_loss if cfg.quantiles else self._loss
+        options = {"quantiles": cfg.quantiles} if cfg.quantiles else {}
         self.q_network, self.target_network = (
             cfg.network(obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
         )
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": cfg.max_grad_norm,
-            "compile": context.compile,
-        }
-        loss = self._loss if cfg.quantiles is None else self._quantile_loss
-        self.step = GradientStep(self.q_network, [self.q_network], loss, **optimizing)
-        self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_network)
-        self._update_target(1.0)
-        # [B, A] or [B, A, quantiles]
+        self.step = context.gradient_step(self.q_network, loss, cfg.optimizer, cfg.max_grad_norm)
+        self.target_weights = TargetWeights(self.step.flats[0], self.target_network)
+        # [B, A] or [B, A, quantiles]; values [B, A]
         outputs, self.target_values = numpy_forward(self.q_network), numpy_forward(self.target_network)
-        self.values = (
-            outputs if cfg.quantiles is None else lambda *inputs: outputs(*inputs).mean(-1)
-        )  # [B, A]
+        self.values = outputs if cfg.quantiles is None else lambda *inputs: outputs(*inputs).mean(-1)
         self.noise = noise_for(self.q_network)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
-        self.replay: UniformReplay = cfg.replay(
-            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
-        )
+        self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"q_network": self.q_network, "target_network": self.target_network, **self.step.parts}
         self.parts = {**learned, "replay": self.replay, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
-        """Epsilon-greedy or Boltzmann actions by values with noise of each env's own, if the network is
-        noisy; or the best.
-        """
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
+        """Epsilon-greedy or Boltzmann actions, from a noisy network with noise for each env; or the best."""
         noise = self.noise(len(obs), rng) if explore else ()
         value = self.values(self.obs_normalizer(obs), *noise)
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -111,7 +91,7 @@ class DQN(Agent):
             batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
             replay.update_priorities(batch.number, self.step(*self._inputs(batch))["td_error"])
             if self._target_is_due(update):
-                self._update_target(cfg.target_tau)
+                self.target_weights.update(cfg.target_tau)
         self.clock.updates += len(due)
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr, "explore": self.exploration(frames)}
@@ -135,11 +115,9 @@ class DQN(Agent):
         return (weight.squeeze(-1) * loss).mean(), report
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
-        """Observations, and in columns [B, 1] actions, targets (of quantiles [B, quantiles]) and weights;
-        then noise for a noisy network.
+        """Observations; columns [B, 1]: actions, targets (of quantiles [B, quantiles]), weights; then noise.
 
-        The target is r + gamma * max Q'(s', .), or as `double` has it. Every evaluation of a noisy network
-        has noise of its own, one for the batch (Fortunato et al. 2018, section 3.1).
+        Every evaluation of a noisy network has noise of its own (Fortunato et al. 2018, section 3.1).
         """
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         noise = functools.partial(self.noise, 1, self.streams.minibatch)
@@ -155,9 +133,7 @@ class DQN(Agent):
         return [torch.as_tensor(array, device=self.device) for array in inputs]
 
     def _target_is_due(self, update: int) -> bool:
-        """Whether `target_every` frames are full between the frame that earned the update before and this
-        one's.
-        """
+        """Whether `target_every` frames are full since the frame that earned the update before."""
         target_every = self.cfg.target_every
         if target_every is None:
             return True
@@ -165,20 +141,10 @@ class DQN(Agent):
         earned_at, before = (-(-number * frames // updates) for number in (update, update - 1))
         return earned_at // target_every != before // target_every
 
-    @torch.no_grad()
-    def _update_target(self, tau: float) -> None:
-        """target <- target + tau * (online - target)."""
-        if tau == 1.0:
-            self.target_weights.copy_(self.weights)
-        else:
-            self.target_weights.lerp_(self.weights, tau)
-
 
 def quantile_loss(quantiles: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> Tensor:
-    """sum_i E_j[|tau_i - 1{u < 0}| L(u)] of u = target_j - quantile_i, tau_i = (i + 1/2) / N (Dabney et al.
-    2018, eq. 10).
-
-    From quantiles [B, N] and samples of the target [B, M], all equally likely, to [B].
+    """sum_i E_j[|tau_i - 1{u < 0}| L(u)], u = target_j - quantile_i, tau_i = (i + 1/2) / N: [B], from
+    quantiles [B, N] and samples of the target [B, M], all equally likely (Dabney et al. 2018, eq. 10).
     """
     tau = (torch.arange(quantiles.shape[-1], device=quantiles.device) + 0.5) / quantiles.shape[-1]
     quantile, sample = torch.broadcast_tensors(quantiles.unsqueeze(-1), target.unsqueeze(-2))  # [B, N, M]

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Extras, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import PPOConfig
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import ActorCritic
 from rl.learning.normalize import obs_normalizer, reward_normalizer
 from rl.learning.returns import explained_variance, gae
+from rl.learning.rollout import flat_tensors
+
+
+class Batch(NamedTuple):
+    """A rollout as the policy that acted has it: B = T * N steps."""
+
+    obs: Tensor  # [B, *obs_shape]
+    action: Tensor  # [B, *action_shape]
+    steps: Tensor  # [4, B]: advantage, value target, value, log-probability
 
 
 class PPO(Agent):
@@ -27,17 +34,8 @@ class PPO(Agent):
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: PPOConfig) -> None:
-        self.batch_size = context.batch_size(cfg.rollout_length, cfg.minibatch_size)
-        if cfg.normalize_advantage and cfg.minibatch_size == 1:
-            raise ValueError(
-                "algo.minibatch_size=1 has no spread to normalise advantages by; type"
-                " algo.normalize_advantage=false"
-            )
-        if cfg.shared_network and cfg.value_lr is not None:
-            raise ValueError(
-                "algo.value_lr needs a value network of its own; type algo.shared_network=false or"
-                " algo.value_lr=null"
-            )
+        context.check_value_lr(cfg)
+        self.batch_size = context.batch_size(cfg)
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.clock, self.rng, self.device = context.clock, context.streams.minibatch, context.device
         self.distribution = distribution_for(context.action_space)
@@ -46,8 +44,7 @@ class PPO(Agent):
         obs_shape, shared = context.obs_space.shape, cfg.shared_network
         self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
         groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
-        optimizing: dict[str, Any] = {"optimizer": cfg.optimizer, "max_grad_norm": cfg.max_grad_norm}
-        self.step = GradientStep(self.networks, groups, self._loss, **optimizing, compile=context.compile)
+        self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.policy_and_value = self.networks.numpy_forward() if shared else None
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
@@ -57,9 +54,7 @@ class PPO(Agent):
         self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent, Extras]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode; and what a shared network gave, which `learn` needs."""
         obs = self.obs_normalizer(obs)
         if not explore:
@@ -76,38 +71,30 @@ class PPO(Agent):
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over the rollout in shuffled minibatches; no more once KL exceeds `target_kl`."""
         cfg, step, frames = self.cfg, self.step, self.clock.frames
-        obs, action, steps, explained = self._batch(rollout)
+        batch, explained = self._batch(rollout)
         lr, clip_range, entropy_coef = cfg.lr(frames), cfg.clip_range(frames), cfg.entropy_coef(frames)
-        value_clip_range = None if cfg.value_clip_range is None else cfg.value_clip_range(frames)
+        value_clip = None if cfg.value_clip_range is None else cfg.value_clip_range(frames)
         step.set_lr(lr, *([] if cfg.value_lr is None else [cfg.value_lr(frames)]))
         for _ in range(cfg.epochs):
             kl_before = step.total("approx_kl")
             order = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
             for index in order.split(cfg.minibatch_size):
-                step(obs, action, steps, index, clip_range, value_clip_range, entropy_coef)
+                step(batch, index, clip_range, value_clip, entropy_coef)
                 self.clock.updates += 1
-            if cfg.target_kl is not None:
-                kl = (step.total("approx_kl") - kl_before) * cfg.minibatch_size / self.batch_size
-                if float(kl) > cfg.target_kl:
-                    break
+            kl = (step.total("approx_kl") - kl_before) * cfg.minibatch_size / self.batch_size
+            if cfg.target_kl is not None and float(kl) > cfg.target_kl:
+                break
         self.obs_normalizer.update(rollout.obs[:-1])
         return step.report() | explained | {"lr": lr, "entropy_coef": entropy_coef}
 
     def _loss(
-        self,
-        networks: Any,
-        obs: Tensor,
-        action: Tensor,
-        steps: Tensor,
-        index: Tensor,
-        clip_range: Any,
-        value_clip_range: Any,
-        entropy_coef: Any,
+        self, networks: Any, batch: Batch, index: Tensor, clip_range: Any, value_clip: Any, entropy_coef: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """-L^{CLIP+VF+S} (eq. 9) of the minibatch `index` [M] of the batch."""
-        advantage, target, old_value, old_log_prob = steps.index_select(1, index).unbind()
-        params, value = networks(select(obs, index))
-        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.index_select(0, index))
+        advantage, target, old_value, old_log_prob = batch.steps.index_select(1, index).unbind()
+        params, value = networks(select(batch.obs, index))
+        action = batch.action.index_select(0, index)
+        log_prob, entropy = self.distribution.log_prob_and_entropy(params, action)
         entropy = entropy.mean()
         if self.cfg.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
@@ -121,8 +108,8 @@ class PPO(Agent):
             clip_fraction = (ratio != clipped).float().mean()
 
         value_error = (value - target).square()
-        if value_clip_range is not None:  # the worse of the value and the value held so near to the old one
-            near = old_value + (value - old_value).clamp(-value_clip_range, value_clip_range)
+        if value_clip is not None:  # the worse of the value and the value held so near to the old one
+            near = old_value + (value - old_value).clamp(-value_clip, value_clip)
             value_error = torch.maximum(value_error, (near - target).square())
         value_loss = value_error.mean()
 
@@ -131,24 +118,18 @@ class PPO(Agent):
         return loss, {**policy, "value_loss": value_loss, "entropy": entropy}
 
     @torch.no_grad()
-    def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-        """Observations [B, ...], actions [B, ...], and of each step [4, B] its advantage, value target,
-        value and log-probability, all of the policy as it is.
-
-        The rewards' statistics take in this rollout first; the observations' only after the updates, so that
-        the policy is judged as it acted.
+    def _batch(self, rollout: Rollout) -> tuple[Batch, dict[str, float]]:
+        """The rewards' statistics take in this rollout first; the observations' only after the updates, so
+        that the policy is judged as it acted.
         """
         cfg, acted = self.cfg, rollout.extras
         self.reward_normalizer.update(rollout.reward, rollout.done)
         reward, inputs = self.reward_normalizer(rollout.reward), self.obs_normalizer(rollout.obs[:-1])
         value, next_value = rollout.values(lambda o: self.value(self.obs_normalizer(o)), acted.get("value"))
-        ends = rollout.terminated, rollout.done
-        advantage = gae(reward, value, next_value, *ends, cfg.gamma, cfg.gae_lambda)
+        advantage = gae(reward, value, next_value, *rollout.ends, cfg.gamma, cfg.gae_lambda)
         target = advantage + value
 
-        obs, action = (
-            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in (inputs, rollout.action)
-        )
+        obs, action = flat_tensors(self.device, inputs, rollout.action)
         if acted:
             params = torch.as_tensor(acted["params"].reshape(len(obs), -1), device=self.device)
         else:
@@ -156,4 +137,4 @@ class PPO(Agent):
         log_prob = self.distribution.log_prob(params, action)
         known = np.stack([advantage, target, value]).astype(np.float32).reshape(3, -1)
         steps = torch.cat([torch.as_tensor(known, device=self.device), log_prob.unsqueeze(0)])
-        return channels_last(obs), action, steps, explained_variance(advantage, target)
+        return Batch(channels_last(obs), action, steps), explained_variance(advantage, target)

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import PQNConfig
 from rl.learning.distributions import Exploration
-from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.returns import gae
+from rl.learning.rollout import flat_tensors
 
 
 class PQN(Agent):
@@ -38,7 +37,7 @@ class PQN(Agent):
 
     def __init__(self, context: AgentContext, cfg: PQNConfig) -> None:
         space = context.discrete_actions()
-        self.batch_size = context.batch_size(cfg.rollout_length, cfg.minibatch_size)
+        self.batch_size = context.batch_size(cfg)
         self.cfg, self.rollout_length = cfg, cfg.rollout_length
         self.exploration = Exploration(cfg.epsilon, cfg.temperature)
         self.td_loss = {"huber": smooth_l1_loss, "squared": mse_loss}[cfg.loss]
@@ -47,21 +46,14 @@ class PQN(Agent):
 
         obs_shape = context.obs_space.shape
         self.q_network = cfg.network(obs_shape, int(space.n)).to(self.device)
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": cfg.max_grad_norm,
-            "compile": context.compile,
-        }
-        self.step = GradientStep(self.q_network, [self.q_network], self._loss, **optimizing)
+        self.step = context.gradient_step(self.q_network, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.values = numpy_forward(self.q_network)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
 
         self.parts = {"q_network": self.q_network, **self.step.parts, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -78,11 +70,11 @@ class PQN(Agent):
         cfg, frames = self.cfg, self.clock.frames
         lr, explore = cfg.lr(frames), self.exploration(frames - rollout.reward.size)  # the policy that acted
         self.step.set_lr(lr)
-        obs, action, target = self._batch(rollout)
+        batch = self._batch(rollout)
         for _ in range(cfg.epochs):
             order = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
             for index in order.split(cfg.minibatch_size):
-                self.step(obs, action, target, index)
+                self.step(*batch, index)
                 self.clock.updates += 1
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr, "explore": explore}
@@ -94,17 +86,14 @@ class PQN(Agent):
         q = q_network(select(obs, index)).gather(-1, action.index_select(0, index).unsqueeze(-1)).squeeze(-1)
         return self.td_loss(q, target.index_select(0, index)), {"q_mean": q.detach().mean()}
 
-    def _batch(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, rollout: Rollout) -> list[Tensor]:
         """Observations [B, ...], actions [B] and targets [B].
 
         The returns are generalised advantages of V = max Q, and V.
         """
         value, next_value = rollout.values(lambda obs: self.values(self.obs_normalizer(obs)).max(-1))
-        ends = rollout.terminated, rollout.done
-        advantage = gae(rollout.reward, value, next_value, *ends, self.cfg.gamma, self.cfg.td_lambda)
+        advantage = gae(rollout.reward, value, next_value, *rollout.ends, self.cfg.gamma, self.cfg.td_lambda)
         target = (advantage + value).astype(np.float32)
-        batch = self.obs_normalizer(rollout.obs[:-1]), rollout.action - self.first_action, target
-        obs, action, targets = (
-            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in batch
-        )
-        return channels_last(obs), action, targets
+        inputs, taken = self.obs_normalizer(rollout.obs[:-1]), rollout.action - self.first_action
+        obs, *others = flat_tensors(self.device, inputs, taken, target)
+        return [channels_last(obs), *others]

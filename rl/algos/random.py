@@ -6,9 +6,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import RandomConfig
 
 
@@ -31,9 +30,7 @@ class Random(Agent):
         self.action_shape, self.action_dtype = space.shape or (), space.dtype
         self.parts = {}
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Random actions, with or without `explore`."""
         draw = rng.integers if np.issubdtype(self.action_dtype, np.integer) else rng.uniform
         return draw(*self.bounds, size=(len(obs), *self.action_shape)).astype(self.action_dtype), state

@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import ReinforceConfig
 from rl.learning.distributions import distribution_for
-from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import Policy
 from rl.learning.normalize import NullNormalizer
 from rl.learning.returns import ends_within, returns_to_go
+from rl.learning.rollout import flat_tensors
 
 
 class Reinforce(Agent):
@@ -43,21 +43,14 @@ class Reinforce(Agent):
         self.value = cfg.network(obs_shape, 1, out_gain=1.0) if cfg.baseline else None
         learned = [self.policy] if self.value is None else [self.policy, self.value]
         networks = nn.ModuleList(learned).to(self.device)
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": cfg.max_grad_norm,
-            "compile": context.compile,
-        }
-        self.step = GradientStep(networks, [networks], self._loss, **optimizing)
+        self.step = context.gradient_step(networks, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.policy_params = self.policy.numpy_forward()
 
         self.parts = {"policy": self.policy, **self.step.parts}
         if self.value is not None:
             self.parts["value"] = self.value
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
         params = self.policy_params(obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
@@ -69,10 +62,9 @@ class Reinforce(Agent):
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
         lr, entropy_coef = self.cfg.lr(self.clock.frames), self.cfg.entropy_coef(self.clock.frames)
-        arrays = (rollout.obs[:-1], rollout.action, *self._returns(rollout))
-        tensors = (torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device) for a in arrays)
+        batch = flat_tensors(self.device, rollout.obs[:-1], rollout.action, *self._returns(rollout))
         self.step.set_lr(lr)
-        self.step(*tensors, entropy_coef)
+        self.step(*batch, entropy_coef)
         self.clock.updates += 1
         return self.step.report() | {"lr": lr, "entropy_coef": entropy_coef}
 

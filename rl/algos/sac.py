@@ -7,21 +7,22 @@ it (algorithm 1 with its gradients taken at once): one loss, one backward pass, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SACConfig
 from rl.learning.distributions import SquashedGaussian
-from rl.learning.gradient_step import GradientStep, flatten_parameters
+from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble, frozen
 from rl.learning.networks.greedy import Greedy
-from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
@@ -29,24 +30,15 @@ from rl.learning.replay import Batch, UniformReplay
 class Networks(nn.Module):
     """All that is learned by gradients."""
 
-    def __init__(
-        self,
-        network: NetworkFactory,
-        obs_shape: tuple[int, ...],
-        distribution: SquashedGaussian,
-        alpha: float,
-    ) -> None:
+    def __init__(self, cfg: SACConfig, obs_shape: Sequence[int], distribution: SquashedGaussian) -> None:
         super().__init__()
-        obs_size, num_actions = int(np.prod(obs_shape)), distribution.num_actions
-        self.critics = ensemble(network, 2, (obs_size + num_actions,), 1)
-        self.actor = network(obs_shape, distribution.num_params)
-        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([alpha]).log()})
+        self.critics = ensemble(cfg.network, 2, (math.prod(obs_shape) + distribution.num_actions,), 1)
+        self.actor = cfg.network(obs_shape, distribution.num_params)
+        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([cfg.alpha]).log()})
 
 
 class SAC(Agent):
-    """Soft Q-learning with two critics, and an actor that follows the lower of them and is paid for its
-    entropy.
-    """
+    """Soft Q-learning: two critics, and an actor that follows the lower and is paid for its entropy."""
 
     Config = SACConfig
     columns = ("policy_loss", "q_mean", "alpha")
@@ -61,24 +53,14 @@ class SAC(Agent):
         self.target_entropy = least if cfg.target_entropy is None else cfg.target_entropy
 
         obs_shape = context.obs_space.shape
-        networks, targets = (
-            Networks(cfg.network, obs_shape, self.distribution, cfg.alpha).to(self.device) for _ in range(2)
-        )
+        networks, targets = (Networks(cfg, obs_shape, self.distribution).to(self.device) for _ in range(2))
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": None,
-            "compile": context.compile,
-        }
-        self.step = GradientStep(networks, groups, self._loss, **optimizing)
-        self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_critics)
-        self._update_targets(1.0)
+        self.step = context.gradient_step(networks, self._loss, cfg.optimizer, groups=groups)
+        self.target_weights = TargetWeights(self.step.flats[0], self.target_critics)
         self.params = numpy_forward(networks.actor)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
-        self.replay: UniformReplay = cfg.replay(
-            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
-        )
+        self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
         names = ("critic_optimizer", "actor_optimizer", "temperature_optimizer")
@@ -87,9 +69,7 @@ class SAC(Agent):
         self.parts |= self.obs_normalizer.parts
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, uniform ones before learning starts, or the policy's mode."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return self.distribution.box.uniform(len(obs), rng), state
@@ -110,41 +90,27 @@ class SAC(Agent):
         for _ in due:
             batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
             replay.update_priorities(batch.number, self.step(*self._inputs(batch))["td_error"])
-            self._update_targets(cfg.target_tau)
+            self.target_weights.update(cfg.target_tau)
         self.clock.updates += len(due)
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr}
 
-    def _loss(
-        self,
-        networks: Any,
-        obs: Tensor,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_obs: Tensor,
-        weight: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of critics (eq. 5), actor (eq. 7) and temperature (eq. 17, by its logarithm), none of which moves
-        another's weights.
-        """
+    def _loss(self, networks: Any, batch: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of critics (eq. 5), actor (eq. 7) and temperature (eq. 17, by its log); each moves only itself."""
         log_alpha = networks.temperature["log_alpha"].squeeze(0)
         alpha = log_alpha.detach().exp()
-        flat_obs = obs.flatten(1)
+        obs, next_obs = batch.obs.flatten(1), batch.next_obs.flatten(1)
 
         with torch.no_grad():
-            next_action, next_log_prob = self.distribution.sample_with_log_prob(
-                networks.actor(next_obs), noise[1]
-            )
-            # [2, B]
-            next_q = self.target_critics(torch.cat([next_obs.flatten(1), next_action], -1)).squeeze(-1)
-            target = reward + discount * (next_q.amin(0) - alpha * next_log_prob)
-        error = networks.critics(torch.cat([flat_obs, action], -1)).squeeze(-1) - target
-        critic_loss = 0.5 * (weight * error.square()).mean(-1).sum()
+            params = networks.actor(batch.next_obs)
+            next_action, next_log_prob = self.distribution.sample_with_log_prob(params, noise[1])
+            next_q = self.target_critics(torch.cat([next_obs, next_action], -1)).squeeze(-1)  # [2, B]
+            target = batch.reward + batch.discount * (next_q.amin(0) - alpha * next_log_prob)
+        error = networks.critics(torch.cat([obs, batch.action], -1)).squeeze(-1) - target
+        critic_loss = 0.5 * (batch.weight * error.square()).mean(-1).sum()
 
-        new_action, log_prob = self.distribution.sample_with_log_prob(networks.actor(obs), noise[0])
-        q = frozen(networks.critics)(torch.cat([flat_obs, new_action], -1)).squeeze(-1).amin(0)
+        new_action, log_prob = self.distribution.sample_with_log_prob(networks.actor(batch.obs), noise[0])
+        q = frozen(networks.critics)(torch.cat([obs, new_action], -1)).squeeze(-1).amin(0)
         actor_loss = (alpha * log_prob - q).mean()
         entropy = -log_prob.detach().mean()
         temperature_loss = log_alpha * (entropy - self.target_entropy)
@@ -153,15 +119,10 @@ class SAC(Agent):
         report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": q.mean(), "entropy": entropy}
         return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes, with the noise of the actions in obs and next_obs [2, B, A]."""
+    def _inputs(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The batch for the loss, and the noise of the actions in obs and next_obs [2, B, A]."""
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         action = self.distribution.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
-    @torch.no_grad()
-    def _update_targets(self, tau: float) -> None:
-        """target <- target + tau * (online - target)."""
-        self.target_weights.lerp_(self.weights, tau)
+        batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
+        return batch.to(self.device), torch.as_tensor(noise, device=self.device)

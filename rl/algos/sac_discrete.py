@@ -1,27 +1,26 @@
 """SAC for discrete actions (Christodoulou 2019): what SAC draws, this sums over all actions.
 
-Every update makes one step for the critics, the actor and the temperature, all three from the weights before
-it.
+Every update makes one step for critics, actor and temperature, all three from the weights before it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DiscreteSACConfig
 from rl.learning.distributions import Categorical
-from rl.learning.gradient_step import GradientStep, flatten_parameters
+from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble
 from rl.learning.networks.greedy import Greedy
-from rl.learning.networks.numpy_forward import NetworkFactory, numpy_forward
+from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
@@ -29,13 +28,11 @@ from rl.learning.replay import Batch, UniformReplay
 class Networks(nn.Module):
     """All that is learned by gradients."""
 
-    def __init__(
-        self, network: NetworkFactory, obs_shape: tuple[int, ...], num_actions: int, alpha: float
-    ) -> None:
+    def __init__(self, cfg: DiscreteSACConfig, obs_shape: Sequence[int], num_actions: int) -> None:
         super().__init__()
-        self.critics = ensemble(network, 2, obs_shape, num_actions)
-        self.actor = network(obs_shape, num_actions)
-        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([alpha]).log()})
+        self.critics = ensemble(cfg.network, 2, obs_shape, num_actions)
+        self.actor = cfg.network(obs_shape, num_actions)
+        self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([cfg.alpha]).log()})
 
 
 class DiscreteSAC(Agent):
@@ -55,24 +52,14 @@ class DiscreteSAC(Agent):
         self.target_entropy = cfg.target_entropy_ratio * math.log(self.num_actions)
 
         obs_shape = context.obs_space.shape
-        networks, targets = (
-            Networks(cfg.network, obs_shape, self.num_actions, cfg.alpha).to(self.device) for _ in range(2)
-        )
+        networks, targets = (Networks(cfg, obs_shape, self.num_actions).to(self.device) for _ in range(2))
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": None,
-            "compile": context.compile,
-        }
-        self.step = GradientStep(networks, groups, self._loss, **optimizing)
-        self.weights, self.target_weights = self.step.flats[0], flatten_parameters(self.target_critics)
-        self._update_targets(1.0)
+        self.step = context.gradient_step(networks, self._loss, cfg.optimizer, groups=groups)
+        self.target_weights = TargetWeights(self.step.flats[0], self.target_critics)
         self.params = numpy_forward(networks.actor)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
-        self.replay: UniformReplay = cfg.replay(
-            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
-        )
+        self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
         names = ("critic_optimizer", "actor_optimizer", "temperature_optimizer")
@@ -81,9 +68,7 @@ class DiscreteSAC(Agent):
         self.parts |= self.obs_normalizer.parts
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, uniform ones before learning starts, or the most likely."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return rng.integers(self.num_actions, size=len(obs)) + self.distribution.start, state
@@ -103,60 +88,38 @@ class DiscreteSAC(Agent):
         due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
         for _ in due:
             batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
-            replay.update_priorities(batch.number, self.step(*self._inputs(batch))["td_error"])
-            self._update_targets(cfg.target_tau)
+            replay.update_priorities(batch.number, self.step(self._inputs(batch))["td_error"])
+            self.target_weights.update(cfg.target_tau)
         self.clock.updates += len(due)
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr}
 
-    def _loss(
-        self,
-        networks: Any,
-        obs: Tensor,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_obs: Tensor,
-        weight: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of critics (eq. 3), actor (eq. 12) and temperature (eq. 11, by its logarithm), none of which moves
-        another's weights.
-        """
+    def _loss(self, networks: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of critics (eq. 3), actor (eq. 12) and temperature (eq. 11, by its log); each moves only itself."""
         log_alpha = networks.temperature["log_alpha"].squeeze(0)
         alpha = log_alpha.detach().exp()
 
         with torch.no_grad():
-            next_log_prob = networks.actor(next_obs).log_softmax(-1)
-            next_q = self.target_critics(next_obs).amin(0)
-            # eq. 10
-            target = reward + discount * (next_log_prob.exp() * (next_q - alpha * next_log_prob)).sum(-1)
-        q = networks.critics(obs)  # [2, B, A]
-        error = q.gather(-1, action.expand(2, -1).unsqueeze(-1)).squeeze(-1) - target
-        critic_loss = 0.5 * (weight * error.square()).mean(-1).sum()
+            next_log_prob = networks.actor(batch.next_obs).log_softmax(-1)
+            next_q = self.target_critics(batch.next_obs).amin(0)
+            next_value = (next_log_prob.exp() * (next_q - alpha * next_log_prob)).sum(-1)  # eq. 10
+            target = batch.reward + batch.discount * next_value
+        q = networks.critics(batch.obs)  # [2, B, A]
+        error = q.gather(-1, batch.action.expand(2, -1).unsqueeze(-1)).squeeze(-1) - target
+        critic_loss = 0.5 * (batch.weight * error.square()).mean(-1).sum()
 
-        log_prob = networks.actor(obs).log_softmax(-1)
+        log_prob = networks.actor(batch.obs).log_softmax(-1)
         prob, lower_q = log_prob.exp(), q.detach().amin(0)
         actor_loss = (prob * (alpha * log_prob - lower_q)).sum(-1).mean()
         entropy = -(prob * log_prob).sum(-1).mean().detach()
         temperature_loss = log_alpha * (entropy - self.target_entropy)
 
         loss = critic_loss + actor_loss + temperature_loss
-        report = {
-            "loss": critic_loss,
-            "policy_loss": actor_loss,
-            "q_mean": lower_q.mean(),
-            "entropy": entropy,
-        }
-        return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
+        report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": lower_q.mean(), "alpha": alpha}
+        return loss, {**report, "entropy": entropy, "td_error": error.detach().abs().mean(0)}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the loss takes."""
+    def _inputs(self, batch: Batch) -> Batch:
+        """The batch for the loss."""
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         action = batch.action - self.distribution.start
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
-    @torch.no_grad()
-    def _update_targets(self, tau: float) -> None:
-        """target <- target + tau * (online - target)."""
-        self.target_weights.lerp_(self.weights, tau)
+        return batch._replace(obs=obs, action=action, next_obs=next_obs).to(self.device)

@@ -7,19 +7,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SarsaConfig
 from rl.learning.distributions import Exploration
-from rl.learning.gradient_step import GradientStep
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.returns import gae
+from rl.learning.rollout import flat_tensors
 
 
 class Sarsa(Agent):
@@ -43,21 +41,14 @@ class Sarsa(Agent):
 
         obs_shape = context.obs_space.shape
         self.q_network = cfg.network(obs_shape, int(space.n)).to(self.device)
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": cfg.max_grad_norm,
-            "compile": context.compile,
-        }
-        self.step = GradientStep(self.q_network, [self.q_network], self._loss, **optimizing)
+        self.step = context.gradient_step(self.q_network, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.values = numpy_forward(self.q_network)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
 
         self.parts = {"q_network": self.q_network, **self.step.parts, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Epsilon-greedy or Boltzmann actions, or the best."""
         value = self.values(self.obs_normalizer(obs))
         action = self.exploration.sample(value, self.clock.frames, rng) if explore else value.argmax(-1)
@@ -71,11 +62,8 @@ class Sarsa(Agent):
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
-        frames = self.clock.frames
-        lr, explore = (
-            self.cfg.lr(frames),
-            self.exploration(frames - rollout.reward.size),
-        )  # the policy that acted
+        cfg, frames = self.cfg, self.clock.frames
+        lr, explore = cfg.lr(frames), self.exploration(frames - rollout.reward.size)  # the policy that acted
         self.step.set_lr(lr)
         self.step(*self._batch(rollout, explore))
         self.clock.updates += 1
@@ -90,23 +78,18 @@ class Sarsa(Agent):
 
     def _batch(self, rollout: Rollout, explore: float) -> list[Tensor]:
         """Observations [B, ...], actions [B] and targets [B]."""
-        rows, n = rollout.reward.shape
+        cfg, (rows, n) = self.cfg, rollout.reward.shape
         obs = self.obs_normalizer(rollout.obs)
         values = self.values(obs.reshape(-1, *obs.shape[2:])).reshape(rows + 1, n, -1)
         drawn = self.exploration.choose(values[-1], explore, self.rng)
         action = np.concatenate([rollout.action - self.first_action, drawn[None]])
         value = np.take_along_axis(values, action[..., None], -1)[..., 0]  # [T + 1, N]: Q(s, a)
-        next_value = value[1:].copy()
-        cut = [(t, n, last) for t, n, last in rollout.final_obs if not rollout.terminated[t, n]]
-        if cut:
-            row, env, last = zip(*cut, strict=True)
-            last_values = self.values(self.obs_normalizer(np.stack(last).astype(rollout.obs.dtype)))
-            last_action = self.exploration.choose(last_values, explore, self.rng)
-            next_value[list(row), list(env)] = np.take_along_axis(last_values, last_action[:, None], -1)[:, 0]
-        ends = rollout.terminated, rollout.done
-        advantage = gae(rollout.reward, value[:-1], next_value, *ends, self.cfg.gamma, self.cfg.td_lambda)
+
+        def of_last(last: Array, t: list[int], n: list[int]) -> Array:
+            values = self.values(self.obs_normalizer(last))
+            return values[np.arange(len(values)), self.exploration.choose(values, explore, self.rng)]
+
+        next_value = rollout.next_values(value, of_last)
+        advantage = gae(rollout.reward, value[:-1], next_value, *rollout.ends, cfg.gamma, cfg.td_lambda)
         target = (advantage + value[:-1]).astype(np.float32)
-        return [
-            torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=self.device)
-            for a in (obs[:-1], action[:-1], target)
-        ]
+        return flat_tensors(self.device, obs[:-1], action[:-1], target)

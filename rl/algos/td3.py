@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.algos.agent import Agent, AgentContext, Recurrent, Rollout
+from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import TD3Config
 from rl.learning.distributions import ActionBox
-from rl.learning.gradient_step import GradientStep, flatten_parameters
+from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble, frozen
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
@@ -27,9 +26,8 @@ from rl.learning.replay import Batch, UniformReplay
 class TD3(Agent):
     """Every `policy_delay`-th update moves the actor and the targets too (algorithm 1).
 
-    The updates are counted by the frames that earned them, so that the delay needs no counter of its own.
-    What the networks see and give as actions is in [-1, 1]^A; the replay memory holds them as the environment
-    took them.
+    Updates are counted by the frames that earned them, so that the delay needs no counter of its own. The
+    networks' actions are in [-1, 1]^A; the replay memory holds them as the environment took them.
     """
 
     Config = TD3Config
@@ -48,21 +46,13 @@ class TD3(Agent):
         self.critics, self.target_critics = (
             ensemble(network, cfg.num_critics, critic_shape, 1).to(self.device) for _ in range(2)
         )
-        optimizing: dict[str, Any] = {
-            "optimizer": cfg.optimizer,
-            "max_grad_norm": None,
-            "compile": context.compile,
-        }
-        self.critic_step = GradientStep(self.critics, [self.critics], self._critic_loss, **optimizing)
-        self.actor_step = GradientStep(self.actor, [self.actor], self._actor_loss, **optimizing)
-        self.weights = [self.critic_step.flats[0], self.actor_step.flats[0]]
-        self.target_weights = [flatten_parameters(self.target_critics), flatten_parameters(self.target_actor)]
-        self._update_targets(1.0)
+        self.critic_step = context.gradient_step(self.critics, self._critic_loss, cfg.optimizer)
+        self.actor_step = context.gradient_step(self.actor, self._actor_loss, cfg.optimizer)
+        self.target_critic_weights = TargetWeights(self.critic_step.flats[0], self.target_critics)
+        self.target_actor_weights = TargetWeights(self.actor_step.flats[0], self.target_actor)
         self.mean_action = numpy_forward(self.actor)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
-        self.replay: UniformReplay = cfg.replay(
-            context.transitions(self, cfg.gamma, cfg.n_step, cfg.learning_starts)
-        )
+        self.replay: UniformReplay = context.replay(self, cfg)
 
         self.parts = {
             "critics": self.critics,
@@ -76,9 +66,7 @@ class TD3(Agent):
         }
         self.policy_parts = ("actor", *self.obs_normalizer.parts)
 
-    def act(
-        self, obs: NDArray[Any], state: Recurrent, rng: np.random.Generator, explore: bool = True
-    ) -> tuple[NDArray[Any], Recurrent]:
+    def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """The actor's actions, with normal noise where it explores; uniform ones before learning starts."""
         if explore and self.clock.frames < self.cfg.learning_starts:
             return self.box.uniform(len(obs), rng), state
@@ -104,36 +92,26 @@ class TD3(Agent):
         due = replay.updates_due(frames, rollout.reward.size, self.updates_per_frame)
         for update in due:
             batch = replay.sample(cfg.batch_size, self.streams.replay, frames)
-            obs, *others = self._inputs(batch)
-            replay.update_priorities(batch.number, self.critic_step(obs, *others)["td_error"])
+            inputs, noise = self._inputs(batch)
+            replay.update_priorities(batch.number, self.critic_step(inputs, noise)["td_error"])
             if update % cfg.policy_delay == 0:
-                self.actor_step(obs)
-                self._update_targets(cfg.target_tau)
+                self.actor_step(inputs.obs)
+                self.target_critic_weights.update(cfg.target_tau)
+                self.target_actor_weights.update(cfg.target_tau)
         self.clock.updates += len(due)
         self.obs_normalizer.update(rollout.obs[:-1])
         report = self.actor_step.report() | self.critic_step.report()  # loss and grad_norm are the critics'
         return report | {"lr": lr, "explore": cfg.exploration_noise(frames)}
 
-    def _critic_loss(
-        self,
-        critics: Any,
-        obs: Tensor,
-        action: Tensor,
-        reward: Tensor,
-        discount: Tensor,
-        next_obs: Tensor,
-        weight: Tensor,
-        noise: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _critic_loss(self, critics: Any, batch: Batch, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared errors against the lower target critic at the target actor's smoothed action."""
         with torch.no_grad():
-            next_action = (self.target_actor(next_obs).tanh() + noise).clamp(-1, 1)
-            # [2, B]
-            next_q = self.target_critics(torch.cat([next_obs.flatten(1), next_action], -1)).squeeze(-1)
-            target = reward + discount * next_q.amin(0)
-        q = critics(torch.cat([obs.flatten(1), action], -1)).squeeze(-1)
+            next_action = (self.target_actor(batch.next_obs).tanh() + noise).clamp(-1, 1)
+            next_q = self.target_critics(torch.cat([batch.next_obs.flatten(1), next_action], -1))  # [2, B, 1]
+            target = batch.reward + batch.discount * next_q.squeeze(-1).amin(0)
+        q = critics(torch.cat([batch.obs.flatten(1), batch.action], -1)).squeeze(-1)
         error = q - target
-        loss = (weight * error.square()).mean(-1).sum()
+        loss = (batch.weight * error.square()).mean(-1).sum()
         return loss, {"q_mean": q.detach().mean(), "td_error": error.detach().abs().mean(0)}
 
     def _actor_loss(self, actor: Any, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -142,18 +120,11 @@ class TD3(Agent):
         loss = -frozen(self.critics)(torch.cat([obs.flatten(1), action], -1), first=1).mean()
         return loss, {"policy_loss": loss}
 
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """What the critics' loss takes, with the noise of the target's actions [B, A]."""
+    def _inputs(self, batch: Batch) -> tuple[Batch, Tensor]:
+        """The batch for the losses, and the noise of the target's actions [B, A]."""
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         action = self.box.shrink(batch.action)
         deviation, clip = np.float32(self.cfg.target_noise), self.cfg.target_noise_clip
         noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * deviation
-        noise = noise.clip(-clip, clip)
-        arrays = (obs, action, batch.reward, batch.discount, next_obs, batch.weight, noise)
-        return [torch.as_tensor(a, device=self.device) for a in arrays]
-
-    @torch.no_grad()
-    def _update_targets(self, tau: float) -> None:
-        """target <- target + tau * (online - target)."""
-        for target, weights in zip(self.target_weights, self.weights, strict=True):
-            target.lerp_(weights, tau)
+        batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
+        return batch.to(self.device), torch.as_tensor(noise.clip(-clip, clip), device=self.device)

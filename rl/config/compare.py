@@ -81,6 +81,15 @@ class Change:
         """The override that keeps the run's value."""
         return f"{self.key}={typed(self.was)}"
 
+    def from_now_on(self, frames: int) -> str | None:
+        """The override of a schedule that keeps the past and has the new values after `frames`, if it can be
+        written.
+        """
+        if self.policy != SCHEDULE or self.was == MISSING or self.now in (None, MISSING) or self.was is None:
+            return None
+        knots = Schedule(self.was).followed_by(Schedule(self.now), frames + 1)
+        return f"{self.key}={typed(knots)}" if knots else None
+
 
 MISSING = "(absent)"
 

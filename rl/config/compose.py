@@ -6,24 +6,32 @@ Nothing here touches a run's folder or imports torch; composing takes 50 ms.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
+from hydra.version import setbase
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
-from rl.config.overrides import GROUPS, Overrides, quote, trackers
+from rl.config.invocation import flags
+from rl.config.overrides import GROUPS, Overrides, trackers
 
 _ROOT = Path(__file__).resolve().parent.parent
 CONF = _ROOT.parent / "conf" if (_ROOT.parent / "conf" / "config.yaml").is_file() else _ROOT / "conf"
+_MEANT = {"joblib": "processes", "submitit": "slurm", "submitit_slurm": "slurm"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Composed:
     config: Any
     run_dir: str  # where Hydra would put a new run
     sweep_dir: str  # and a new sweep
+    multirun: bool = False  # whether a YAML file says hydra.mode: MULTIRUN
+    sweep_params: tuple[str, ...] = ()  # the overrides of a sweep in hydra.sweeper.params
 
 
 def compose(
@@ -49,19 +59,19 @@ def compose(
     """
     overrides = Overrides(given)
     overrides.check_single()
-    search = (
-        [f"hydra.searchpath=[{quote('file://' + str(Path(config_dir).absolute()))}]"] if config_dir else []
-    )
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    config_name = flags().name or config_name
+    with _hydra(config_dir):
         _check_groups(overrides, config_dir)
         try:
-            composed = hydra.compose(config_name, [*search, *overrides.for_hydra()], return_hydra_config=True)
+            composed = hydra.compose(config_name, overrides.for_hydra(), return_hydra_config=True)
         except Exception as error:  # Hydra and its loaders have a dozen kinds for a file that cannot be read
-            raise ConfigError(_explain(error, overrides, search, config_name)) from error
+            raise ConfigError(_explain(error, overrides, config_name)) from error
         try:
             choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+            _check_hydra(composed.hydra)
             folders = str(composed.hydra.run.dir), str(composed.hydra.sweep.dir)
+            params = composed.hydra.sweeper.get("params") or {}
+            sweep = composed.hydra.mode == RunMode.MULTIRUN, tuple(f"{k}={v}" for k, v in params.items())
             OmegaConf.set_readonly(composed, False)
             OmegaConf.set_struct(composed, False)
             del composed["hydra"]
@@ -75,13 +85,41 @@ def compose(
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     plain = {str(name): value for name, value in values.items()}
-    return Composed(plain, {g: choices.get(g) for g in GROUPS}, read_config(plain, schema), *folders)
+    return Composed(plain, {g: choices.get(g) for g in GROUPS}, read_config(plain, schema), *folders, *sweep)
+
+
+@contextlib.contextmanager
+def _hydra(config_dir: str | None) -> Iterator[None]:
+    """Hydra's compose API on conf/ and the user's own folder."""
+    search_path = create_config_search_path(flags().path or str(CONF))
+    if config_dir:  # as Hydra itself adds it
+        folder = f"file://{Path(config_dir).absolute()}"
+        search_path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    setbase("1.3")
+    Hydra.create_main_hydra2(task_name="train", config_search_path=search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _check_hydra(own: Any) -> None:
+    """ConfigError for a key of Hydra's that we cannot do as it means it, typed or in a YAML file."""
+    if own.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: a run stays in the directory where it was typed, to which its paths are "
+            "relative; leave it away"
+        )
+    launcher = own.runtime.choices.get("hydra/launcher")
+    if launcher not in (None, "basic"):
+        raise ConfigError(f"hydra/launcher={launcher} in a YAML file: write override /launcher: processes")
 
 
 def options(group: str, config_dir: str | None = None) -> dict[str, str]:
     """The choices of a config group, each with the first comment line of its file."""
     found: dict[str, str] = {}
-    for root in filter(None, [str(CONF), config_dir]):
+    for root in filter(None, [flags().path or str(CONF), config_dir]):
         for path in sorted((Path(root) / group).glob("*.yaml")):
             comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
             found[path.stem] = next((line for line in comments if not line.startswith("@package")), "")
@@ -91,20 +129,25 @@ def options(group: str, config_dir: str | None = None) -> dict[str, str]:
 def _check_groups(overrides: Overrides, config_dir: str | None) -> None:
     for override in overrides:
         group, given = override.key_or_group, override.value()
+        if group in ("algo", "env") and override.is_delete():
+            raise ConfigError(f"{override.input_line}: a run needs an {group}; type {group}=...")
         if group not in GROUPS or override.is_delete() or override.is_sweep_override():
             continue
         available = options(group, config_dir)
         for part in trackers(given) if group == "logger" else [given]:
             name = "null" if part is None else str(part)
             if name not in available:
-                raise ConfigError(f"{group}={name}: no such {group}{did_you_mean(name, list(available))}")
+                words = re.split(r"\W", name.lower())  # rl.algos.sac.SAC
+                near = next((word for word in reversed(words) if word in available), name)
+                hint = did_you_mean(near, list(available), _MEANT)
+                raise ConfigError(f"{group}={name}: no such {group}{hint}")
 
 
-def _explain(error: Exception, overrides: Overrides, search: list[str], config_name: str) -> str:
+def _explain(error: Exception, overrides: Overrides, config_name: str) -> str:
     """The one message for a composition that failed: mostly, a key that does not exist."""
-    chosen = overrides.groups.texts
+    chosen = overrides.where(lambda o: o.key_or_group in GROUPS or "/" in o.key_or_group).texts
     with contextlib.suppress(Exception):
-        base = hydra.compose(config_name, [*search, *chosen])
+        base = hydra.compose(config_name, chosen, return_hydra_config=True)
         known = _names(OmegaConf.to_container(base, resolve=False))
         for override in overrides:
             name = override.key_or_group

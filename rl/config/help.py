@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterable
+
+from hydra.core.override_parser.types import Override
 
 from rl.config import (
     FREE,
@@ -64,7 +67,7 @@ Needs for format=onnx: pip install -c constraints.txt -e ".[onnx]"
 }
 
 
-def show_help(script: str, config_dir: str | None = None) -> str:
+def show_help(script: str, overrides: Iterable[str | Override] = (), config_dir: str | None = None) -> str:
     """The text of `--help`."""
     lines = [_INTRODUCTION[script]]
     if script == "train.py":

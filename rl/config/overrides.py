@@ -17,7 +17,12 @@ GROUPS = ("algo", "env", "logger", "launcher", "experiment", "debug", "local")
 _FOLDER = re.compile(
     r"(resume|fork|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)"
 )
-_OPEN_SECTIONS = ("env.kwargs.", "space.", "launcher.parameters.")  # a name needs no + to be new there
+_OPEN_SECTIONS = (
+    "env.kwargs.",
+    "space.",
+    "launcher.parameters.",
+    "tags.",
+)  # a name needs no + to be new there
 
 
 class Overrides:
@@ -112,14 +117,16 @@ class Overrides:
 def _parse(text: str) -> Override:
     folder = _FOLDER.fullmatch(text)
     quoted = f"{folder[1]}={quote(folder[2])}" if folder else text
+    message = f"{text}: not an override; write key=value"
     try:
         parsed: Override = OverridesParser.create().parse_overrides([quoted])[0]
     except HydraException as error:
-        raise ConfigError(
-            f"{text}: not an override; write key=value ({str(error).splitlines()[0]})"
-        ) from error
+        hint = (
+            """, with quotes around a value of several words or signs: "key='a b'\"""" if "=" in text else ""
+        )
+        raise ConfigError(message + hint) from error
     if not parsed.key_or_group:
-        raise ConfigError(f"{text}: not an override; write key=value")
+        raise ConfigError(message)
     return parsed
 
 

@@ -156,6 +156,7 @@ def _allowed(kind: Any, key: Key | None) -> str:
         bool: "true or false",
         str: "a word",
         Count: COUNT_FORMS,
+        Schedule: "a number",
     }
     words = names.get(
         kind,
@@ -163,7 +164,9 @@ def _allowed(kind: Any, key: Key | None) -> str:
     )
     if key is not None and typing.get_origin(kind) is not list:
         bounds = [
-            f"{phrase} {bound:g}" if abs(bound) < 1e15 else ""
+            f"{phrase} {f'{bound:_}' if isinstance(bound, int) else f'{bound:g}'}"
+            if abs(bound) < 1e15
+            else ""
             for phrase, bound in (
                 ("from", key.low),
                 ("above", key.above),
@@ -172,7 +175,7 @@ def _allowed(kind: Any, key: Key | None) -> str:
             if bound is not None
         ]
         words = " ".join([words, *filter(None, bounds)])
-    return words
+    return f"{words}, or a schedule of such numbers" if kind is Schedule else words
 
 
 def typed(value: Any) -> str:
@@ -186,9 +189,31 @@ def typed(value: Any) -> str:
     return str(value)
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """The nearest known name as the end of a message, or all of them."""
-    near = difflib.get_close_matches(name, known, 1, 0.6) or [
-        k for k in known if k.rsplit(".", 1)[-1] == name
-    ]
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
+# what a key is called elsewhere -> its last part here
+_ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "policy_lr", "optimizer_lr"), "lr"),
+    **dict.fromkeys(("total_timesteps", "timesteps", "steps", "total_steps", "max_frame"), "frames"),
+    **dict.fromkeys(("n_envs", "envs", "num_env"), "num_envs"),
+    **dict.fromkeys(("n_steps", "num_steps", "horizon", "time_horizon"), "rollout_length"),
+    **dict.fromkeys(("discount", "discount_factor"), "gamma"),
+    **dict.fromkeys(("ent_coef", "entropy"), "entropy_coef"),
+    **dict.fromkeys(("buffer_size", "memory_size"), "capacity"),
+    **dict.fromkeys(("note", "notes", "tag", "comment", "run_name"), "note"),
+}
+
+
+def did_you_mean(name: str, known: list[str], meant: dict[str, str] = _ELSEWHERE) -> str:
+    """The nearest known name as the end of a message, or all of its section."""
+    section, _, leaf = name.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == section}
+    other = meant.get(leaf, leaf)
+    if meant is _ELSEWHERE and other == "note" and "tags" in known:
+        return "; did you mean tags.note?"
+    near = (
+        [siblings[found] for found in difflib.get_close_matches(other, list(siblings), 1, 0.6)]
+        or [k for k in known if k.rpartition(".")[2] == other]
+        or difflib.get_close_matches(name, known, 1, 0.8)
+    )
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are {', '.join(sorted(siblings.values()) or sorted(known))}"

@@ -114,6 +114,19 @@ class Schedule:
                     return frame
         return None
 
+    def followed_by(self, other: Schedule, at: int) -> list[list[Any]] | None:
+        """Knots that are this schedule before frame `at` and the other from there on; None for curves."""
+        if self.curve is not None or other.curve is not None:
+            return None
+        past = [
+            (frame, height) for frame, height in zip(self.frames, self.heights, strict=True) if frame < at
+        ]
+        if not past:
+            past = [(0, self.heights[0])]
+        future = zip(other.frames, other.heights, strict=True)
+        knots = [*past, (at, self.exact(at)), (at, other.exact(at)), *(k for k in future if k[0] > at)]
+        return [[frame, _written(height)] for frame, height in knots]
+
     def __repr__(self) -> str:
         return f"Schedule({self.written!r})"
 
@@ -128,3 +141,8 @@ def _exact(value: Any) -> Fraction:
     except (ValueError, ZeroDivisionError, OverflowError):
         raise ValueError(f"expected {FORMS}") from None
     return number
+
+
+def _written(number: Fraction) -> float | str:
+    """A number as one types it, so that it is read as exactly this one."""
+    return float(number) if _exact(float(number)) == number else str(number)

@@ -15,12 +15,36 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def progress_text(frames: int, of: int, fps: float, average: float | None) -> str:
-    """How far training is, and when it will be done."""
-    minutes, s = divmod(max(int((of - frames) / max(fps, 1e-9)), 0), 60)
+def score_text(score: float | None) -> str:
+    """A score as every table shows it: 497.3, 48.0, 9.46, 0.0125, and - for none."""
+    if score is None or score != score:
+        return "-"
+    return f"{score:.1f}" if abs(score) >= 10 else f"{score:.3g}"
+
+
+def progress_text(
+    frames: int, of: int, fps: float, average: float | None, eta_s: float, width: int | None = None
+) -> str:
+    """How far training is, and when it will be done; in a narrow `width` the eta is what stays longest."""
+    parts = {
+        "frames": f"frames {format_count(frames)} of {format_count(of)}",
+        "fps": f"fps {fps:.0f}",
+        "average": f"total_reward_ma {'-' if average is None else f'{average:.1f}'}",
+        "eta": f"eta {duration(eta_s)}",
+    }
+    for dropped in ("fps", "average", "frames"):
+        if width is not None and len(", ".join(parts.values())) > width:
+            del parts[dropped]
+    return ", ".join(parts.values())
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, s = divmod(max(int(seconds), 0), 60)
     hours, m = divmod(minutes, 60)
-    reward = "-" if average is None else f"{average:.1f}"
-    return (
-        f"frames {format_count(frames)} of {format_count(of)}, fps {fps:.0f}, total_reward_ma "
-        f"{reward}, eta {hours}:{m:02d}:{s:02d}"
-    )
+    return f"{hours}:{m:02d}:{s:02d}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 episode`, `5 episodes`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -41,15 +41,8 @@ class AtariVector(AtariVectorEnv):
     """
 
     def __init__(self, game: str, num_envs: int, *, deepmind: bool = False) -> None:
-        threads = min(num_envs, torch.get_num_threads())
-        super().__init__(
-            game,
-            num_envs,
-            num_threads=threads,
-            frameskip=FRAME_SKIP,
-            reward_clipping=False,
-            **rules(deepmind),
-        )
+        options = {"num_threads": min(num_envs, torch.get_num_threads()), **rules(deepmind)}
+        super().__init__(game, num_envs, frameskip=FRAME_SKIP, reward_clipping=False, **options)
         # the caller resets by mask, in place of the reset in the next step
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self.lives_count, self._lives = deepmind, np.zeros(num_envs, np.int32)
@@ -92,10 +85,8 @@ class Atari(gym.Env):
         self.action_space = self.game.single_action_space
         if render_mode == "rgb_array":
             image: dict[str, Any] = {"img_height": SCREEN[0], "img_width": SCREEN[1], "grayscale": False}
-            image |= {"stack_num": 1, "maxpool": False}
-            self.renderer = AtariVectorEnv(
-                game, 1, num_threads=1, frameskip=FRAME_SKIP, **image, **rules(deepmind)
-            )
+            options = {"stack_num": 1, "maxpool": False, "num_threads": 1, **rules(deepmind)}
+            self.renderer = AtariVectorEnv(game, 1, frameskip=FRAME_SKIP, **image, **options)
             self.screen = np.zeros((*SCREEN, 3), np.uint8)
 
     def reset(

@@ -18,8 +18,7 @@ from rl.state import Stateful, derive_seed
 class Episodes(gym.Wrapper):
     """The outermost wrapper: seeds the n-th episode from (seed, env index, n), whatever happened before it.
 
-    So an env in the middle of an episode is restored by repeating the episode's actions. Box actions are
-    clipped here, so that the agent's unclipped actions are what is recorded.
+    So repeating an episode's actions restores it. Box actions are clipped here: unclipped ones are recorded.
     """
 
     def __init__(self, env: gym.Env, seed: int, index: int) -> None:
@@ -37,9 +36,8 @@ class Episodes(gym.Wrapper):
 
         In a worker, an episode's last observation is copied, since some envs overwrite it on reset.
         """
-        obs, reward, terminated, truncated, info = self.env.step(
-            np.clip(action, *self._bounds) if self._bounds else action
-        )
+        action = np.clip(action, *self._bounds) if self._bounds else action
+        obs, reward, terminated, truncated, info = self.env.step(action)
         return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
 
     def reset(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,12 +34,28 @@ def make_factory(
     def make(render_mode: str | None = None) -> gym.Env:
         # an env that cannot render may not accept the keyword
         rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        if "mujoco" in str(getattr(gym.registry.get(env_id), "entry_point", "")):
+            _quiet_mujoco()
         env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
+        warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # once is enough
         for wrapper in wrappers:
             env = wrapper(env)
         return env
 
     return make
+
+
+def _quiet_mujoco() -> None:
+    """Have MuJoCo warn as Python does, not by MUJOCO_LOG.TXT, and not of Gymnasium's own model files."""
+
+    def warn(message: str) -> None:
+        if "deprecated" not in message:
+            warnings.warn(f"MuJoCo: {message}", stacklevel=2)
+
+    with contextlib.suppress(ImportError):  # gymnasium.make says what is missing
+        import mujoco
+
+        mujoco.set_mju_user_warning(warn)
 
 
 def check_env(env: gym.Env) -> None:
@@ -61,8 +79,8 @@ def check_env(env: gym.Env) -> None:
         elif isinstance(layer, _WITHOUT_STATE_DICT):
             raise ValueError(
                 f"the wrapper {name} learns across episodes, and what it learned would be lost on a resume;"
-                " use one with state_dict and load_state_dict,"
-                " or algo.normalize_obs, algo.normalize_reward where there are such"
+                " use one with state_dict and load_state_dict, or algo.normalize_obs, algo.normalize_reward"
+                " where there are such"
             )
 
 

@@ -64,9 +64,7 @@ class NativeEnvs(VectorWrapper):
             if mode is AutoresetMode.NEXT_STEP:
                 reason = "can only reset on the step after an episode's end, which then is no real transition"
             elif mode is AutoresetMode.SAME_STEP:
-                reason = (
-                    "resets its envs with seeds of its own, so no episode could be played again on a resume"
-                )
+                reason = "resets its envs with seeds of its own: no episode could be played again on a resume"
             raise ValueError(f"its vector env {reason}; type env.vectorization=sync")
         self.seed, self.episode = seed, np.full(self.num_envs, -1)
         space = self.single_action_space

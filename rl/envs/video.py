@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,12 @@ import gymnasium as gym
 import numpy as np
 
 DEFAULT_FPS = 30
+
+
+def new_path(wanted: Path) -> Path:
+    """The path, with a number if there is a file already."""
+    numbered = (wanted.with_stem(f"{wanted.stem}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
 
 
 class Video:
@@ -89,12 +96,8 @@ def _palette(height: int, width: int, fps: Fraction) -> Any:
 
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / fps)
-    split, colours, use, sink = (
-        graph.add("split"),
-        graph.add("palettegen", "stats_mode=single"),
-        graph.add("paletteuse", "new=1"),
-        graph.add("buffersink"),
-    )
+    split, sink = graph.add("split"), graph.add("buffersink")
+    colours, use = graph.add("palettegen", "stats_mode=single"), graph.add("paletteuse", "new=1")
     source.link_to(split)
     split.link_to(use, 0, 0)
     split.link_to(colours, 1, 0)
@@ -121,6 +124,5 @@ def tiled(images: list[np.ndarray], tiles: int) -> np.ndarray:
     """Images of one size in a roughly square grid of `tiles`; missing ones are black."""
     columns = math.ceil(math.sqrt(tiles))
     images = [*images, *[np.zeros_like(images[0])] * (columns * math.ceil(tiles / columns) - len(images))]
-    return np.concatenate(
-        [np.concatenate(images[n : n + columns], axis=1) for n in range(0, len(images), columns)]
-    )
+    rows = [np.concatenate(images[n : n + columns], axis=1) for n in range(0, len(images), columns)]
+    return np.concatenate(rows)

@@ -31,18 +31,14 @@ class Keep(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env, indices: Sequence[int]) -> None:
         super().__init__(env)
-        space = env.observation_space
-        if not (
-            isinstance(space, gym.spaces.Box)
-            and len(space.shape) == 1
-            and all(0 <= i < space.shape[0] for i in indices)
-        ):
-            wrong = f"indices={list(indices)} are not components of flat observations in {space}"
-            raise ValueError(f"rl.wrappers.Keep: {wrong}")
+        space: Any = env.observation_space
         self.indices = list(indices)
-        self.observation_space = gym.spaces.Box(
-            space.low[self.indices], space.high[self.indices], dtype=space.dtype.type
-        )
+        flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+        if not (flat and all(0 <= i < space.shape[0] for i in indices)):
+            wrong = f"indices={self.indices} are not components of flat observations in {space}"
+            raise ValueError(f"rl.wrappers.Keep: {wrong}")
+        low, high = space.low[self.indices], space.high[self.indices]
+        self.observation_space = gym.spaces.Box(low, high, dtype=space.dtype.type)
 
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
         """The components in the order of `indices`."""

@@ -30,9 +30,8 @@ class Constants:
     def __init__(self, loss: Callable[..., Any], device: torch.device) -> None:
         self.device = device
         self.attributes = [(*found, getattr(*found[1:])) for found in _attributes_read_by(loss)]
-        self._inputs: dict[
-            int, tuple[Any, Any]
-        ] = {}  # position -> its value, and what the graph is given for it
+        # position -> its value, and what the graph is given for it
+        self._inputs: dict[int, tuple[Any, Any]] = {}
 
     def check(self) -> None:
         """RuntimeError if a plain attribute that the loss reads has changed since the graph was made."""
@@ -40,13 +39,15 @@ class Constants:
             if getattr(owner, name) != value:
                 raise RuntimeError(
                     f"{path} was {value} and is {getattr(owner, name)} now, but under compile=true it is a"
-                    " constant"
-                    " of the loss; give it to the step as an argument"
+                    " constant of the loss; give it to the step as an argument"
                 )
 
     def inputs(self, inputs: Sequence[Any]) -> list[Any]:
-        """Numbers as tensors [], which may change. RuntimeError if another input that is no tensor does."""
-        return [x if isinstance(x, Tensor) else self._input(n, x) for n, x in enumerate(inputs)]
+        """Tensors and records of tensors as they are, numbers as tensors []: these may change.
+
+        RuntimeError if another input does.
+        """
+        return [x if _is_tensor(x) else self._input(n, x) for n, x in enumerate(inputs)]
 
     def _input(self, position: int, value: Any) -> Any:
         before, given = self._inputs.get(position, (value, None))
@@ -54,13 +55,17 @@ class Constants:
         if type(before) is not type(value) or not (is_number or before == value):
             raise RuntimeError(
                 f"argument {position} of the step was {before} and is {value} now, but under compile=true"
-                " only"
-                " numbers and tensors may change"
+                " only numbers and tensors may change"
             )
         if given is None or before != value:
             given = torch.tensor(value, device=self.device) if is_number else value
             self._inputs[position] = value, given
         return given
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether it is a tensor, or a (named) tuple of tensors."""
+    return isinstance(value, Tensor) or (isinstance(value, tuple) and all(map(_is_tensor, value)))
 
 
 def _attributes_read_by(loss: Callable[..., Any]) -> Iterator[tuple[str, Any, str]]:

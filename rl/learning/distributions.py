@@ -1,7 +1,6 @@
 """Action distributions: sampled in NumPy where the agent acts, evaluated in torch where it learns.
 
-`params` are what a policy network puts out: [..., num_params]. Random numbers come from the generator passed
-in.
+`params` are what a policy network puts out: [..., num_params].
 """
 
 from __future__ import annotations
@@ -82,14 +81,12 @@ class Categorical:
     def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability [B] and entropy [B] from one softmax."""
         log_prob = params.log_softmax(-1)
-        taken = log_prob.gather(-1, action.unsqueeze(-1) - self.start if self.start else action.unsqueeze(-1))
-        return taken.squeeze(-1), -(log_prob.exp() * log_prob).sum(-1)
+        index = action.unsqueeze(-1) - self.start if self.start else action.unsqueeze(-1)
+        return log_prob.gather(-1, index).squeeze(-1), -(log_prob.exp() * log_prob).sum(-1)
 
 
 class MultiCategorical:
-    """Independent choices, the i-th among `choices[i]` actions; params are their log-probabilities side by
-    side.
-    """
+    """Independent choices, the i-th among `choices[i]`; params are their log-probabilities side by side."""
 
     action_dtype = np.int64
 
@@ -124,16 +121,14 @@ class MultiCategorical:
 
     def entropy(self, params: Tensor) -> Tensor:
         """Entropy in nats [B], summed over the choices."""
-        return torch.stack(
-            [part.entropy(own) for part, own in zip(self.parts, params.split(self.sizes, -1), strict=True)]
-        ).sum(0)
+        pairs = zip(self.parts, params.split(self.sizes, -1), strict=True)
+        return torch.stack([part.entropy(own) for part, own in pairs]).sum(0)
 
     def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability [B] and entropy [B], summed over the choices."""
         triples = zip(self.parts, params.split(self.sizes, -1), action.flatten(1).unbind(-1), strict=True)
-        log_prob, entropy = zip(
-            *(part.log_prob_and_entropy(own, taken) for part, own, taken in triples), strict=True
-        )
+        both = [part.log_prob_and_entropy(own, taken) for part, own, taken in triples]
+        log_prob, entropy = zip(*both, strict=True)
         return torch.stack(log_prob).sum(0), torch.stack(entropy).sum(0)
 
 
@@ -200,9 +195,8 @@ class SquashedGaussian:
         """Actions [N, *action_shape] drawn from params [N, num_params]."""
         mean, log_std = params[:, : self.num_actions], params[:, self.num_actions :]
         noise = rng.standard_normal(mean.shape, np.float32)
-        return self.box.stretch(
-            np.tanh(mean + np.exp(log_std.clip(self.log_std_low, self.log_std_high)) * noise)
-        )
+        std = np.exp(log_std.clip(self.log_std_low, self.log_std_high))
+        return self.box.stretch(np.tanh(mean + std * noise))
 
     def mode(self, params: Array) -> Array:
         """Where the normals are densest, [N, *action_shape]."""
@@ -213,8 +207,7 @@ class SquashedGaussian:
         return self.box.stretch_in_torch(params[:, : self.num_actions].tanh())
 
     def sample_with_log_prob(self, params: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions [B, A] in [-1, 1] as a function of params and of normal noise [B, A], and their log-density
-        [B].
+        """Actions [B, A] in [-1, 1] from params and normal noise [B, A], and their log-density [B].
 
         log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which is exact where tanh(u) rounds to 1.
         """
@@ -233,7 +226,8 @@ class ActionBox:
         """ValueError for a space that is no such box."""
         if not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
             raise ValueError(
-                f"it needs a continuous action space (Box), and this one is {space}; {_FOR_OTHER_SPACES}"
+                f"it needs a continuous action space (Box), and this one is {space}; algo=sac_discrete,"
+                " dqn or ppo can act in a Discrete one"
             )
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
@@ -241,7 +235,6 @@ class ActionBox:
             )
         self.shape, self.size = space.shape, math.prod(space.shape)
         low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
-        self.low, self.high = low, high
         self.center, self.half = (high + low) / 2, (high - low) / 2
 
     def stretch(self, action: Array) -> Array:
@@ -264,25 +257,16 @@ class ActionBox:
         return self.stretch(2 * rng.random((count, self.size), np.float32) - 1)
 
 
-_FOR_OTHER_SPACES = "algo=sac_discrete, dqn or ppo can act in a Discrete one"
-
-
 def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
-    """Actions [N] for action values [N, A]: the best, but with chance `epsilon` any (Sutton & Barto 2018,
-    section 2.2).
-    """
+    """Actions [N] for values [N, A]: the best, by chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
     action, random = value.argmax(-1), rng.random(len(value)) < epsilon
-    return (
-        np.where(random, rng.integers(value.shape[-1], size=len(value)), action)
-        if np.count_nonzero(random)
-        else action
-    )
+    if not np.count_nonzero(random):
+        return action
+    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action)
 
 
 def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:
-    """Actions [N] for action values [N, A], drawn with P(a) ~ exp(value / temperature) (Sutton & Barto 2018,
-    eq. 2.11).
-    """
+    """Actions [N] for values [N, A], with P(a) ~ exp(value / temperature) (Sutton & Barto 2018, eq. 2.11)."""
     return (value + temperature * rng.gumbel(size=value.shape)).argmax(-1)
 
 
@@ -295,13 +279,12 @@ class Exploration:
             raise ValueError(
                 "explore by algo.epsilon or by algo.temperature: give one, and set the other to null"
             )
-        self.schedule = epsilon if epsilon is not None else temperature
+        self.schedule: Any = temperature if epsilon is None else epsilon
         self.choose = boltzmann if epsilon is None else epsilon_greedy
 
     def __call__(self, frames: int) -> float:
         """The chance of a random action, or the temperature, at a clock of `frames`."""
-        assert self.schedule is not None
-        return self.schedule(frames)
+        return float(self.schedule(frames))
 
     def sample(self, value: Array, frames: int, rng: np.random.Generator) -> Array:
         """Actions [N] for action values [N, A]."""

@@ -1,9 +1,6 @@
-"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector; compiled, in
-one graph.
+"""One gradient step: loss, gradient, clipping and optimizer, on all parameters as one vector.
 
-The optimizers here are those of torch.optim for one flat vector, written so that torch.compile can fuse them
-with the rest: plain operations on tensors, nothing that depends on a value. The others of torch.optim work
-too, outside the graph.
+Compiled it is one graph, with the optimizers of rl.optimizers; those of torch.optim work outside the graph.
 """
 
 from __future__ import annotations
@@ -20,9 +17,8 @@ from rl.learning.optimizers import TorchOptimizer
 
 # (networks, *inputs) -> the loss [] and what to report by name: scalars [], and others such as TD errors [B]
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
-Outcome = tuple[
-    Tensor, dict[str, Tensor], tuple[str, ...]
-]  # the reported scalars [K], the others, the scalars' names
+# the reported scalars [K], the others, the scalars' names
+Outcome = tuple[Tensor, dict[str, Tensor], tuple[str, ...]]
 
 
 class _Evaluate(nn.Module):
@@ -75,9 +71,7 @@ class GradientStep:
         self._names: tuple[str, ...] = ()
 
     def _compile(self) -> Callable[..., Outcome]:
-        """The whole step as one graph; without the optimizer where that is one of torch.optim, which breaks
-        graphs.
-        """
+        """The whole step as one graph; without the optimizer if it is one of torch.optim."""
 
         def whole(*inputs: Any) -> Outcome:
             return self._apply(*self._gradients(*inputs))
@@ -93,12 +87,9 @@ class GradientStep:
     @property
     def parts(self) -> dict[str, Any]:
         """What a checkpoint must hold of it: an optimizer, or one for each group."""
-        names = (
-            ["optimizer"]
-            if len(self.optimizers) == 1
-            else [f"optimizer_{n}" for n in range(len(self.optimizers))]
-        )
-        return dict(zip(names, self.optimizers, strict=True))
+        if len(self.optimizers) == 1:
+            return {"optimizer": self.optimizers[0]}
+        return {f"optimizer_{n}": optimizer for n, optimizer in enumerate(self.optimizers)}
 
     def set_lr(self, *lrs: float) -> None:
         """The learning rate of each group from now on."""
@@ -150,9 +141,8 @@ class GradientStep:
         def loss_of(*flats: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             weights = {}
             for flat, layout in zip(flats, self.layouts, strict=True):
-                for (name, shape, _), part in zip(
-                    layout, flat.split([size for *_, size in layout]), strict=True
-                ):
+                parts = flat.split([size for *_, size in layout])
+                for (name, shape, _), part in zip(layout, parts, strict=True):
                     weights[f"networks.{name}"] = part.view(shape)
             loss, report = functional_call(evaluate, weights, (self.loss, *inputs))
             return loss, {"loss": loss, **report}
@@ -175,23 +165,32 @@ class GradientStep:
         return torch.hstack([*scalars.values(), norm]), others, (*scalars, "grad_norm")
 
 
+class TargetWeights:
+    """The weights of a target network, one vector [P] that follows the `weights` of another."""
+
+    def __init__(self, weights: Tensor, target: nn.Module) -> None:
+        self.weights, self.target = weights, flatten_parameters(target)
+        self.update(1.0)
+
+    @torch.no_grad()
+    def update(self, tau: float) -> None:
+        """target <- target + tau * (weights - target)."""
+        if tau == 1.0:
+            self.target.copy_(self.weights)
+        else:
+            self.target.lerp_(self.weights, tau)
+
+
 def flatten_parameters(module: nn.Module) -> nn.Parameter:
     """Lay a module's parameters and their gradients out in one vector [P], and return it.
 
-    The module's parameters become views of it, so one fused optimizer step on the vector updates them all: 24
-    us where twelve separate tensors take 59 (fused) to 357. Call it once, after the module is on its device.
+    The module's parameters become views of it, so one fused optimizer step updates them all: 24 us where
+    twelve separate tensors take 59 (fused) to 357. Call it once, after the module is on its device.
     """
     parameters = list(module.parameters())
     flat = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
     flat.grad = torch.zeros_like(flat)
-    for parameter, data, grad in zip(
-        parameters, _split_like(flat.detach(), parameters), _split_like(flat.grad, parameters), strict=True
-    ):
-        parameter.data = data
-        parameter.grad = grad
+    sizes = [p.numel() for p in parameters]
+    for p, data, grad in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+        p.data, p.grad = data.view(p.shape), grad.view(p.shape)
     return flat
-
-
-def _split_like(vector: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = vector.split([p.numel() for p in like])
-    return [part.view(p.shape) for part, p in zip(parts, like, strict=True)]

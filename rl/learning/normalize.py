@@ -1,8 +1,7 @@
-"""Normalisation by running statistics: part of what is trained, so saved with the weights, and still outside
-`learn`.
+"""Normalisation by running statistics: part of what is trained, so saved with the weights.
 
-The statistics are in float64. They stand still while a rollout is collected and change in `update` alone,
-which an algorithm calls once in `learn`; evaluation and enjoy never call it.
+The statistics are in float64. They change in `update` alone, which an algorithm calls once in `learn`;
+evaluation and enjoy never call it.
 """
 
 from __future__ import annotations
@@ -41,11 +40,8 @@ class Moments:
 
     def state_dict(self) -> dict[str, Any]:
         """Count, mean and variance."""
-        return {
-            "count": self.count,
-            "mean": torch.from_numpy(self.mean.copy()),
-            "var": torch.from_numpy(self.var.copy()),
-        }
+        mean, var = torch.from_numpy(self.mean.copy()), torch.from_numpy(self.var.copy())
+        return {"count": self.count, "mean": mean, "var": var}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set them."""
@@ -123,8 +119,7 @@ class ObsNormalizer:
 
 
 class RewardNormalizer:
-    """Rewards divided by the standard deviation of the discounted return, clipped to +-`clip`; their sign
-    stays.
+    """Rewards divided by the standard deviation of the discounted return, clipped to +-`clip`.
 
     The return G = gamma * G + r goes on over rollouts in each env, and begins anew with each episode
     (Engstrom et al. 2020, section 3, who found it in OpenAI's PPO).
@@ -132,7 +127,12 @@ class RewardNormalizer:
 
     def __init__(self, num_envs: int, gamma: float, *, clip: float = 10.0) -> None:
         self.moments, self.gamma, self.clip = Moments(), gamma, clip
-        self.returns = np.zeros(num_envs, np.float64)
+        self.num_envs = num_envs
+        self.begin_episodes()
+
+    def begin_episodes(self) -> None:
+        """Every env begins a new episode."""
+        self.returns = np.zeros(self.num_envs, np.float64)
 
     def __call__(self, reward: NDArray[np.floating]) -> NDArray[np.float32]:
         """Normalised rewards."""

@@ -1,10 +1,9 @@
-"""The replay memory: what all environments lived through, sampled uniformly or by priority, on disk in
-chunks.
+"""The replay memory: the transitions of all envs, sampled uniformly or by priority, on disk in chunks.
 
-A row is one step of all N environments; rows are numbered from the start of training, and the transition of
-row r in env n has the number k = r * N + n. The last R rows stand in a ring. An observation is stored once:
-what follows a transition is the observation of the next row, but where its episode ended, whose last
-observations stand apart. Of stacked frames only the newest is stored.
+A row is one step of all N envs; rows are numbered from the start of training, and the transition of row r in
+env n has the number k = r * N + n. The last R rows stand in a ring. An observation is stored once: what
+follows a transition is the observation of the next row, but where its episode ended, whose last observations
+stand apart. Of stacked frames only the newest is stored.
 """
 
 from __future__ import annotations
@@ -15,29 +14,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rl.config.schedule import Schedule
+from rl.learning.rollout import Rollout
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B transitions, each over n steps or as many as its episode had left."""
+class Batch(NamedTuple):
+    """B transitions, each over n steps or as many as its episode had left: arrays, or tensors for a loss."""
 
-    number: NDArray[np.int64]  # [B], which transitions: for `update_priorities`
-    obs: Array  # [B, *obs_shape]
-    action: Array  # [B, *action_shape]
-    reward: NDArray[np.float32]  # [B], the discounted sum over the steps
-    # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
-    discount: NDArray[np.float32]
-    next_obs: Array  # [B, *obs_shape], the true successor
-    weight: NDArray[np.float32]  # [B], of the transition in the loss
+    number: Any  # [B], which transitions: for `update_priorities`
+    obs: Any  # [B, *obs_shape]
+    action: Any  # [B, *action_shape]
+    reward: Any  # [B], the discounted sum over the steps
+    discount: Any  # [B], of the value of next_obs: gamma^steps, 0 where the episode terminated
+    next_obs: Any  # [B, *obs_shape], the true successor
+    weight: Any  # [B], of the transition in the loss
+
+    def to(self, device: str) -> Batch:
+        """The same as tensors."""
+        return Batch(*(torch.as_tensor(array, device=device) for array in self))
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,6 @@ class Transitions:
     n_step: int
     learning_starts: int  # how many must have come in before anything is learned
     zero_padded: bool = False  # what stands in a stack before an episode's first frame: zeros, or that frame
-
-
-class RolloutLike(Protocol):
-    """What a memory takes in: see `rl.agent.Rollout`."""
-
-    obs: Array
-    action: Array
-    reward: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    truncated: NDArray[np.bool_]
-    final_obs: list[tuple[int, int, Array]]
 
 
 class Ends:
@@ -121,8 +112,7 @@ class UniformReplay:
         if not least <= told.learning_starts <= capacity:
             raise ValueError(
                 f"algo.learning_starts={told.learning_starts} must be from {least}, the first transition"
-                " that is whole, to"
-                f" algo.replay.capacity={capacity}"
+                f" that is whole, to algo.replay.capacity={capacity}"
             )
         self.refill = on_resume == "refill"
         self.num_envs, self.n_step, self.frame_stack = told.num_envs, told.n_step, told.frame_stack
@@ -153,20 +143,17 @@ class UniformReplay:
     @property
     def bytes(self) -> int:
         """What the memory takes when it is full, but for the ends of episodes."""
-        return (
-            self.rows
-            * self.num_envs
-            * sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.layout.values())
-        )
+        row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.layout.values())
+        return self.rows * self.num_envs * row
 
     def allocate(self, limit: int) -> None:
         """Take the memory. ValueError if that is more than `limit` bytes."""
         if self.bytes > limit:
-            fits = int(self.capacity * self.num_envs * 0.8 * limit / self.bytes)
+            capacity = self.capacity * self.num_envs
             raise ValueError(
-                f"algo.replay.capacity={self.capacity * self.num_envs} takes {self.bytes / 2**30:.1f} GiB,"
-                " and this machine has"
-                f" {limit / 2**30:.1f} GiB; algo.replay.capacity={fits} would fit"
+                f"algo.replay.capacity={capacity} takes {self.bytes / 2**30:.1f} GiB, and this machine has"
+                f" {limit / 2**30:.1f} GiB; algo.replay.capacity={int(capacity * 0.8 * limit / self.bytes)}"
+                " would fit"
             )
         for name, (shape, dtype) in self.layout.items():
             self._rings[name] = np.zeros((self.rows, self.num_envs, *shape), dtype)
@@ -188,7 +175,7 @@ class UniformReplay:
         """The first row that is needed."""
         return max(self.begin, self.end - self.rows + 1)
 
-    def add(self, rollout: RolloutLike) -> None:
+    def add(self, rollout: Rollout) -> None:
         """Take in a rollout, and forget what is beyond the capacity."""
         steps, number = len(rollout.reward), self.end * self.num_envs
         row = np.arange(self.end, self.end + steps + 1) % self.rows
@@ -208,14 +195,11 @@ class UniformReplay:
         self.end += steps
         self.ends.forget_before(self.oldest * self.num_envs)
 
-    def _add_ages(self, rollout: RolloutLike) -> None:
-        age, reset = self._rings["age"], np.zeros(rollout.reward.shape, np.bool_)
-        for t, n, _ in rollout.final_obs:
-            reset[t, n] = True
-        for row, ended in enumerate(reset, self.end):
-            age[(row + 1) % self.rows] = np.where(
-                ended, 0, np.minimum(age[row % self.rows] + 1, self.frame_stack - 1)
-            )
+    def _add_ages(self, rollout: Rollout) -> None:
+        age = self._rings["age"]
+        for row, ended in enumerate(rollout.reset, self.end):
+            older = np.minimum(age[row % self.rows] + 1, self.frame_stack - 1)
+            age[(row + 1) % self.rows] = np.where(ended, 0, older)
 
     def updates_due(self, frames: int, added: int, per_frame: Fraction) -> range:
         """The numbers of the updates that the last `added` transitions earned, at a clock of `frames`.
@@ -289,31 +273,20 @@ class UniformReplay:
     def take_chunk(self) -> Chunk | None:
         """The rows that are in no chunk yet, to be written now; None if nothing is to be written."""
         first, self.written = max(self.written, self.oldest), self.end
-        return (
-            None
-            if self.refill or first == self.end
-            else Chunk(first, self.end, self._buffers(first, self.end))
-        )
+        if self.refill or first == self.end:
+            return None
+        return Chunk(first, self.end, self._buffers(first, self.end))
 
     def _buffers(self, first: int, end: int) -> list[Array]:
         numbers, obs = self.ends.between(first * self.num_envs, end * self.num_envs)
         arrays = [part for name in self.layout for part in self._parts(name, first, end)]
-        head = (
-            json.dumps(
-                {"first": first, "end": end, "ends": len(numbers), "layout": self._layout_as_json()}
-            ).encode()
-            + b"\n"
-        )
-        return [
-            np.frombuffer(head, np.uint8),
-            *(array.reshape(-1).view(np.uint8) for array in (*arrays, numbers, obs)),
-        ]
+        about = {"first": first, "end": end, "ends": len(numbers), "layout": self._layout_as_json()}
+        head = np.frombuffer(json.dumps(about).encode() + b"\n", np.uint8)
+        return [head, *(array.reshape(-1).view(np.uint8) for array in (*arrays, numbers, obs))]
 
     def _layout_as_json(self) -> list[Any]:
-        return [
-            self.num_envs,
-            [[name, list(shape), dtype.str] for name, (shape, dtype) in self.layout.items()],
-        ]
+        fields = [[name, list(shape), dtype.str] for name, (shape, dtype) in self.layout.items()]
+        return [self.num_envs, fields]
 
     def _parts(self, name: str, first: int, end: int) -> list[Array]:
         """The memory of rows `first` ... `end` - 1: one piece, or two where the ring begins again."""
@@ -321,8 +294,10 @@ class UniformReplay:
         return [ring[start:stop]] if start < stop else [ring[start:], ring[:stop]]
 
     def load_chunk(self, path: Path) -> None:
-        """Read a chunk's rows, of those that are needed, into their places. After `load_state_dict`; in the
-        order in which they were written. ValueError for the chunk of another memory."""
+        """Read the rows of a chunk that are needed; chunks in their order, after `load_state_dict`.
+
+        ValueError for the chunk of another memory.
+        """
         with path.open("rb") as file:
             head = json.loads(file.readline())
             if head["layout"] != self._layout_as_json():
@@ -335,18 +310,15 @@ class UniformReplay:
                     _read_into(file, part)
             numbers = _read_array(file, (head["ends"],), np.int64)
             for number in numbers:
-                obs = _read_array(file, self.layout["frames"][0], self.layout["frames"][1])
+                obs = _read_array(file, *self.layout["frames"])
                 if number >= self.oldest * self.num_envs:
                     self.ends.append(int(number), obs)
 
     def state_dict(self) -> dict[str, Any]:
         """What is in no chunk: how far the rows go, and the beginning of the next."""
-        following: dict[str, Any] = {
-            name: torch.from_numpy(self._rings[name][self.end % self.rows].copy())
-            for name in ("frames", "age")
-            if name in self.layout
-        }
-        return {"begin": self.begin, "end": self.end, **({} if self.refill else following)}
+        rows = {} if self.refill else self._following
+        copies = {name: torch.from_numpy(row.copy()) for name, row in rows.items()}
+        return {"begin": self.begin, "end": self.end, **copies}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Be where `state` was, once its chunks are loaded too; or empty, with `refill`."""
@@ -354,16 +326,20 @@ class UniformReplay:
         self.written = self.end
         self.ends = Ends(*self.layout["frames"])
         if not self.refill:
-            for name in ("frames", "age"):
-                if name in self.layout:
-                    self._rings[name][self.end % self.rows] = state[name].numpy()
+            for name, row in self._following.items():
+                row[:] = state[name].numpy()
+
+    @property
+    def _following(self) -> dict[str, Array]:
+        """What is there already of the row that comes next."""
+        return {n: ring[self.end % self.rows] for n, ring in self._rings.items() if n in ("frames", "age")}
 
     @property
     def not_exact(self) -> list[str]:
         """What a load does not bring back, for people."""
-        frames = -(-self.learning_starts // self.num_envs) * self.num_envs
         if not (self.refill and self.end):
             return []
+        frames = -(-self.learning_starts // self.num_envs) * self.num_envs
         untrained = f"about {frames} frames pass without training (algo.replay.on_resume=refill)"
         return [f"the replay memory fills again; {untrained}"]
 
@@ -377,16 +353,9 @@ class PrioritizedReplay(UniformReplay):
     """
 
     def __init__(
-        self,
-        told: Transitions,
-        *,
-        capacity: int,
-        on_resume: str,
-        alpha: float,
-        beta: Schedule,
-        epsilon: float,
+        self, told: Transitions, *, alpha: float, beta: Schedule, epsilon: float, **options: Any
     ) -> None:
-        super().__init__(told, capacity=capacity, on_resume=on_resume)
+        super().__init__(told, **options)
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self.max_priority = 1.0
         self.tree = SumTree(1)
@@ -401,15 +370,15 @@ class PrioritizedReplay(UniformReplay):
         super().allocate(limit)
         self.tree = SumTree(self.rows * self.num_envs)
 
-    def add(self, rollout: RolloutLike) -> None:
+    def add(self, rollout: Rollout) -> None:
         """Take in a rollout; what it makes whole gets the highest priority."""
         low, high = self._low, self._high
         super().add(rollout)
-        self._set(np.arange(low * self.num_envs, min(self._low, high) * self.num_envs), 0.0)
-        self._set(
-            np.arange(max(high, self._low) * self.num_envs, self._high * self.num_envs),
-            self.max_priority**self.alpha,
-        )
+        self._set(self._numbers(low, min(self._low, high)), 0.0)
+        self._set(self._numbers(max(high, self._low), self._high), self.max_priority**self.alpha)
+
+    def _numbers(self, low: int, high: int) -> NDArray[np.int64]:
+        return np.arange(low * self.num_envs, high * self.num_envs)
 
     def _set(self, number: NDArray[np.int64], leaf: Any) -> None:
         """What transitions [B] count in the tree, in 32 bits: so a checkpoint has it."""
@@ -433,14 +402,11 @@ class PrioritizedReplay(UniformReplay):
 
     def state_dict(self) -> dict[str, Any]:
         """With all priorities: they change everywhere."""
-        leaves = (
-            {}
-            if self.refill
-            else {
-                "leaves": torch.from_numpy(self.tree.leaves[: self.rows * self.num_envs].astype(np.float32))
-            }
-        )
-        return {**super().state_dict(), "max_priority": self.max_priority, **leaves}
+        state = {**super().state_dict(), "max_priority": self.max_priority}
+        if not self.refill:
+            leaves = self.tree.leaves[: self.rows * self.num_envs]
+            state["leaves"] = torch.from_numpy(leaves.astype(np.float32))
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set them."""
@@ -452,11 +418,9 @@ class PrioritizedReplay(UniformReplay):
 
 
 class SumTree:
-    """Numbers from 0 on, their sum, and which of them a part of the sum falls on, each in O(log n), many at a
-    time.
+    """Numbers from 0 on, their sum, and which of them a part of the sum falls on, each in O(log n).
 
-    A node is always the sum of its two children as they are: no sum drifts, and a rebuilt tree is the same,
-    bit for bit.
+    A node is always the sum of its children as they are: no sum drifts, and a rebuilt tree has the same bits.
     """
 
     def __init__(self, size: int) -> None:
@@ -495,9 +459,7 @@ class SumTree:
             nodes[node] = nodes[left] + nodes[left + 1]
 
     def find(self, mass: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Where the running sum passes `mass` [B], from 0 to below the total: index [B], and the numbers
-        there, above 0.
-        """
+        """Where the running sum passes `mass` [B], from 0 to below the total: index [B], numbers above 0."""
         nodes, node, mass = self.nodes, np.ones(len(mass), np.int64), mass.copy()
         for _ in range(self.depth):
             node <<= 1

@@ -9,16 +9,13 @@ from numpy.typing import NDArray
 def returns_to_go(
     reward: NDArray[np.floating], done: NDArray[np.bool_], successor_value: NDArray[np.floating], gamma: float
 ) -> NDArray[np.float64]:
-    """G_t = r_t + gamma * G_{t+1} within an episode; where it ends or the rollout stops, successor_value_t
-    stands for G_{t+1}.
+    """G_t = r_t + gamma * G_{t+1} [T, N] within an episode (Sutton & Barto 2018, eq. 3.9).
 
-    (Sutton & Barto 2018, eq. 3.9.) All arrays are [T, N]; successor_value is read only where `done` and in
-    the last row: 0 for a terminated episode, V(next_obs) for a truncated one or one that goes on, 0 where no
-    value is known.
+    Where `done` and in the last row, successor_value_t [T, N] stands for G_{t+1}: 0 for a terminated episode,
+    V(next_obs) for a truncated one or one that goes on, 0 where no value is known.
     """
     stops = done.copy()
     stops[-1] = True
-    # [T, N]; what follows is added below
     result = reward + gamma * np.where(stops, successor_value, 0.0).astype(np.float64)
     discount = np.where(stops, 0.0, gamma)
     for t in reversed(range(len(reward) - 1)):
@@ -35,8 +32,7 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> NDArray[np.float64]:
-    """Generalised advantage estimates A_t [T, N] (Schulman et al. 2016, eq. 11 and 16), of steps t = 0 ... T
-    - 1:
+    """Generalised advantage estimates A_t [T, N], t = 0 ... T - 1 (Schulman et al. 2016, eq. 11 and 16):
 
     delta_t = r_t + gamma * V(s'_t) - V(s_t),    A_t = delta_t + gamma * lambda * A_{t+1}.
 
@@ -59,8 +55,6 @@ def ends_within(done: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def explained_variance(advantage: NDArray[np.floating], target: NDArray[np.floating]) -> dict[str, float]:
-    """The share of the targets' variance that the values target - advantage explain, as a report; {} where
-    they do not vary.
-    """
+    """The share of the targets' variance that the values explain, as a report; {} if they do not vary."""
     spread = float(target.var())
     return {"explained_variance": 1.0 - float(advantage.var()) / spread} if spread > 0 else {}

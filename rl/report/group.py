@@ -9,7 +9,7 @@ from typing import Any
 from rl.config import leaves, same, typed
 from rl.report.runs import Run
 
-# keys that do not distinguish results; launcher and logger do not either
+# keys that do not distinguish results; launcher, logger and tags do not either
 IGNORED = ("seed", "outputs", "resume", "base", "progress")
 # Okabe and Ito's colours, which colour-blind people can distinguish; report.html has more for dark mode
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b38000", "#2b91cf", "#6b6b6b")
@@ -48,7 +48,7 @@ def _compared(run: Run) -> dict[str, Any]:
     return {
         name: leaf
         for name, leaf in leaves(run.values).items()
-        if name not in IGNORED and not name.startswith(("launcher.", "logger"))
+        if name not in IGNORED and not name.startswith(("launcher.", "logger", "tags"))
     }
 
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from rl.config import ReportConfig, typed
 from rl.config.compose import to_yaml
 from rl.config.counts import format_count
+from rl.config.text import score_text
 from rl.report import measures
 from rl.report.curves import STYLE, as_svg, draw, over_seeds
 from rl.report.group import IGNORED, Result, Section, group
@@ -29,24 +30,24 @@ EMBED_BYTES = 8 * 2**20  # total size of the videos in a page; further ones are 
 
 def number(value: float | None) -> str:
     """A score as text; '' for None and NaN."""
-    return "" if value is None or value != value else f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return "" if value is None or value != value else score_text(value)
 
 
 def final_scores(result: Result) -> tuple[str, list[float | None], list[float | None]]:
     """The source of a result's scores, and the final and the best score of each run.
 
-    If all runs are finished: of their last and best weights on fresh episodes. Otherwise: of the last and the
-    best row.
+    They are those of `rl.runs`; of runs that were never evaluated, those of the last and best training row.
     """
-    if all(run.result for run in result.runs):
-        episodes = result.runs[0].result["last"]["episodes"]
-        final = [run.result.get("last", {}).get("total_reward") for run in result.runs]
-        top = [run.result.get("best", {}).get("total_reward") for run in result.runs]
-        return f"{episodes} fresh episodes", final, top
     name = measured_curve(result)
-    scores = [run.curves[name]["score"] if name in run.curves else None for run in result.runs]
-    last: list[float | None] = [None if rows is None else float(rows.iloc[-1]) for rows in scores]
-    best: list[float | None] = [None if rows is None else float(rows.max()) for rows in scores]
+    if any(run.scores for run in result.runs):
+        episodes = {run.result["last"]["episodes"] if run.result else 0 for run in result.runs}
+        fresh = [f"{number} fresh episodes" for number in sorted(episodes) if number]
+        source = " and ".join([*fresh, *(["evaluation rows"] if 0 in episodes else [])])
+        scores = [run.scores for run in result.runs]
+        return source, [each.get("last") for each in scores], [each.get("best") for each in scores]
+    rows = [run.curves[name]["score"] if name in run.curves else None for run in result.runs]
+    last: list[float | None] = [None if row is None else float(row.iloc[-1]) for row in rows]
+    best: list[float | None] = [None if row is None else float(row.max()) for row in rows]
     return f"{name} rows", last, best
 
 
@@ -137,7 +138,7 @@ def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
     last_line = ""
     if run.state == "stopped" and log.exists():
         last_line = log.read_text(errors="replace").rstrip().rpartition("\n")[2][:200]
-    frames = "0" if metrics is None else format_count(int(metrics["frames"].iloc[-1]))
+    frames = format_count(run.frames or 0)
     scores = {name: number(curve["score"].iloc[-1]) for name, curve in run.curves.items()}
     return {
         "name": os.path.relpath(run.folder, root) if run.folder.absolute() != root else root.name,

@@ -10,14 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yaml import YAMLError
-
 from rl.config import leaves
-from rl.config.compose import from_yaml
 from rl.runs import history
 from rl.runs.__main__ import describe
 from rl.runs.find import is_run, latest_run, read_result, run_folders
-from rl.runs.history import CONFIG
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
 from rl.sweeps.record import Record
@@ -41,6 +37,8 @@ class Run:
     state: str
     seed: Any = None
     asked: int | None = None  # frames
+    frames: int | None = None  # of its newest checkpoint
+    scores: dict[str, float] = field(default_factory=dict)  # of its last and best weights, see `read_scores`
     algo: str = "?"
     values: dict[str, Any] = field(default_factory=dict)  # the configuration
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -84,8 +82,9 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, "damaged")
     try:
         run.history = history.read(folder)
-        if run.history and (folder / CONFIG).exists():
-            run.algo, run.values = str(run.history[0]["choices"]["algo"]), from_yaml(folder / CONFIG)
+        values = history.find_config(folder, run.history)
+        if run.history and values:
+            run.algo, run.values = str(run.history[0]["choices"]["algo"]), values
             leaves(run.values)
             run.metrics = _read_table(folder / "metrics.csv", ["frames", "wall_s", "fps", "total_reward_ma"])
             for name, (table, column) in CURVES.items():
@@ -98,7 +97,9 @@ def read_run(folder: Path) -> Run:
             run.problem = "it was killed before its configuration was written down"
         described = describe(folder)
         run.state, run.seed, run.asked = described["state"], described["seed"], described["asked"]
-    except (DamagedError, ValueError, KeyError, TypeError, AssertionError, YAMLError) as error:
+        run.frames = described["frames"]
+        run.scores = {n: described[n] for n in ("last", "best") if described[n] is not None}
+    except (DamagedError, ValueError, KeyError, TypeError, AssertionError) as error:
         run.problem = f"it cannot be read: {str(error).splitlines()[0]}"
     return run
 

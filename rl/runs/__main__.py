@@ -11,19 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from yaml import YAMLError
-
-from rl.config.compose import from_yaml
 from rl.config.counts import format_count, parse_count
 from rl.config.overrides import Overrides
-from rl.config.text import aligned
+from rl.config.text import aligned, score_text
 from rl.runs import history
-from rl.runs.find import RESULT, latest_run, outputs_folder, run_folders
-from rl.runs.history import CONFIG
+from rl.runs.find import RESULT, latest_run, outputs_folder, read_scores, run_folders
 from rl.runs.lock import is_locked
 from rl.runs.manifest import DamagedError, list_manifests, was_committed
 from rl.runs.outcome import REFUSED, Refused
-from rl.runs.tables import last_row
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -32,20 +27,21 @@ def describe(folder: Path) -> dict[str, Any]:
     unreadable = False
     try:
         past = history.read(folder)
-        config = from_yaml(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    except (DamagedError, ValueError, AssertionError, YAMLError):
+        config = history.find_config(folder, past) or {}
+    except DamagedError:
         config, unreadable = {}, True
     choices = past[0]["choices"] if past else {}
     whole, problems = list_manifests(folder / "ckpt", replay=False)
     newest = whole[0] if whole else None
+    scores = read_scores(folder, newest)
     return {
         "run": str(folder),
         "spec": f"{choices.get('algo', '?')}_{choices.get('env', '?')}",
         "seed": choices.get("seed"),
         "frames": newest.frames if newest else None,
         "asked": parse_count(config["frames"]) if config else None,
-        "last": _last_score(folder),
-        "best": newest.best.score if newest and newest.best else None,
+        "last": scores.get("last"),
+        "best": scores.get("best"),
         "state": _state(folder, bool(whole), unreadable or bool(problems)),
         "saved_at": newest.saved_at if newest else None,
     }
@@ -61,12 +57,6 @@ def _state(folder: Path, whole: bool, damaged: bool) -> str:
     return "finished" if (folder / RESULT).exists() else "stopped"
 
 
-def _last_score(folder: Path) -> float | None:
-    """The mean return of the newest evaluation."""
-    row = last_row(folder / "eval.csv")
-    return float(row["total_reward"]) if row else None
-
-
 def table(runs: list[dict[str, Any]], latest: str | None) -> str:
     """The runs as aligned text; `resume=latest` would take the one marked with an arrow."""
     head = ["", "run", "seed", "frames", "last", "best", "state", "age"]
@@ -76,7 +66,7 @@ def table(runs: list[dict[str, Any]], latest: str | None) -> str:
         if run["frames"] is not None and run["asked"]:
             frames = f"{format_count(run['frames'])} of {format_count(run['asked'])}"
         mark = "->" if run["run"] == latest else ""
-        scores = (_score(run["last"]), _score(run["best"]))
+        scores = (score_text(run["last"]), score_text(run["best"]))
         rows.append(
             [mark, run["run"], _text(run["seed"]), frames, *scores, run["state"], _age(run["saved_at"])]
         )
@@ -85,10 +75,6 @@ def table(runs: list[dict[str, Any]], latest: str | None) -> str:
 
 def _text(value: Any) -> str:
     return "-" if value is None else str(value)
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 def _age(saved_at: float | None) -> str:

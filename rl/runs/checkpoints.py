@@ -98,6 +98,7 @@ class Checkpoints:
         *,
         frames: int,
         wall_s: float,
+        config: dict[str, Any] | str,
         tables: list[Path],
         memory: UniformReplay | None = None,
     ) -> None:
@@ -126,6 +127,7 @@ class Checkpoints:
             best=self.best,
             replay=chunks,
             hashes={name: described["sha256"] for name, described in rows.items()},
+            config=config,
         )
         files.write_atomic(self.folder / f"ckpt-{frames}.json", manifest.to_bytes())
         self.kept = [manifest, *self.kept]

@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_RL = Path(__file__).resolve().parent.parent
+# where code of users is called: environments, agents, callbacks
+_OF_USERS = (
+    "envs/",
+    "algos/",
+    "config/instantiate.py",
+    "training/build.py",
+    "training/collector.py",
+    "training/evaluate.py",
+    "training/loop.py",
+)
 Buffer = Any  # bytes, or an array of bytes: whatever memoryview takes (Python 3.12 has a type for it)
 
 
@@ -102,3 +114,13 @@ def _write_all(descriptor: int, data: Buffer) -> None:
     view = memoryview(data)
     while view:  # a write may come back short without an error
         view = view[os.write(descriptor, view) :]
+
+
+def is_ours(error: OSError) -> bool:
+    """Whether an error comes from our own files, and not from a user's environment, agent or callback."""
+    ours = [
+        Path(frame.f_code.co_filename).relative_to(_RL).as_posix()
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if Path(frame.f_code.co_filename).is_relative_to(_RL)
+    ]
+    return not ours or ours[-1] == "envs/video.py" or not ours[-1].startswith(_OF_USERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from rl.config.invocation import command
 from rl.config.overrides import Overrides
 from rl.runs import history
 from rl.runs.history import HISTORY
-from rl.runs.manifest import DamagedError, list_manifests
+from rl.runs.manifest import DamagedError, Manifest, list_manifests
 from rl.runs.outcome import Refused
+from rl.runs.tables import last_row
 
 RESULT, REFILL = "result.json", "refill"
 _MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
@@ -74,7 +77,7 @@ def latest_run(outputs: Path, overrides: Iterable[str | Override] = ()) -> Path:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
         raise Refused(
             f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's "
-            "folder, or train one: python train.py"
+            f"folder, or train one: {command('train')}"
         )
     return max(candidates)[2]
 
@@ -99,6 +102,20 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{folder / RESULT}: {error}") from error
     return result
+
+
+def read_scores(folder: Path, newest: Manifest | None) -> dict[str, float]:
+    """What `last` and `best` mean wherever they are shown; a score that there is not yet is missing.
+
+    Of a finished run the mean return of those weights on the fresh episodes of result.json; before, that of
+    the newest evaluation, and the score by which the best weights were chosen.
+    """
+    with contextlib.suppress(DamagedError):  # a resume says so, and makes it again
+        if (result := read_result(folder)) is not None:
+            return {name: result[name]["total_reward"] for name in ("last", "best") if name in result}
+    row = last_row(folder / "eval.csv")
+    last = {"last": float(row["total_reward"])} if row else {}
+    return last | ({"best": newest.best.score} if newest and newest.best else {})
 
 
 def run_folders(outputs: Path) -> list[Path]:

@@ -4,11 +4,10 @@ configuration.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import platform
-import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rl.config import ConfigError, RunConfig, fill_in
-from rl.config.compose import compose, from_yaml, to_yaml
+from rl.config.compose import compose, to_yaml
 from rl.runs import files
-from rl.runs.manifest import DamagedError
+from rl.runs.code import commit
+from rl.runs.manifest import DamagedError, list_manifests
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "hydra-core")
 CONFIG, HISTORY = "config.yaml", "history.jsonl"
@@ -55,20 +55,54 @@ def first_overrides(folder: Path) -> list[str] | None:
 def saved_config(folder: Path) -> dict[str, Any]:
     """The configuration that the run has; keys that are newer than the run are at their defaults.
     DamagedError if it cannot be read."""
-    values = read_config(folder)
     past = read(folder)
+    values = find_config(folder, past)
+    if values is None:
+        raise DamagedError(f"{folder / CONFIG}: there is none")
     return fill_in(values, defaults(past[0]["choices"])) if past else values
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def find_config(folder: Path, past: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The configuration that the run has, with the keys of its day; None if none was written yet.
+
+    config.yaml is for people: it counts only for a run made before checkpoints held the configuration.
+    DamagedError if it then cannot be read.
+    """
+    values = recorded_config(folder, past)
+    return read_file(folder) if values is None and (folder / CONFIG).exists() else values
+
+
+def recorded_config(folder: Path, past: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The configuration of the run's last session, else of its newest checkpoint; None if neither has it."""
+    packed = past[-1].get("config") if past else None
+    manifests = [] if packed else list_manifests(folder / "ckpt", replay=False)[0]
+    return unpack(packed or next((m.config for m in manifests), None))
+
+
+def read_file(folder: Path) -> dict[str, Any]:
     """config.yaml as it is. DamagedError if it cannot be read."""
     try:
-        values = from_yaml(folder / CONFIG)
+        return parse((folder / CONFIG).read_text())
     except (OSError, AssertionError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise DamagedError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
-    if not values:
-        raise DamagedError(f"{folder / CONFIG}: it is empty")
-    return values
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The configuration in a YAML text. ValueError or an error of its parser if there is none."""
+    values = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(values, dict) or not values:
+        raise ValueError("it is empty")
+    return {str(name): value for name, value in values.items()}
+
+
+def pack(values: dict[str, Any]) -> dict[str, Any] | str:
+    """A configuration for a JSON file: as it is, or as YAML where JSON would change it (numbers as keys)."""
+    return values if json.loads(json.dumps(values)) == values else to_yaml(values)
+
+
+def unpack(packed: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """What `pack` was given; None for None."""
+    return parse(packed) if isinstance(packed, str) else packed
 
 
 def defaults(choices: dict[str, Any]) -> dict[str, Any]:
@@ -81,18 +115,22 @@ def defaults(choices: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def write(folder: Path, session: dict[str, Any], values: dict[str, Any]) -> None:
-    """Add a start or resume, and make `values` the run's configuration. The line comes first: a kill between
-    the two leaves a run that makes the same changes again.
+def write(folder: Path, session: dict[str, Any], values: dict[str, Any], *, line_first: bool = False) -> None:
+    """Add a start or resume, and make `values` the run's configuration.
+
+    A kill between the two leaves accepted changes as edits of config.yaml, which the next session finds.
+    Where config.yaml alone says what the run has (`line_first`), the line with them comes first.
     """
+    if not line_first:
+        files.write_atomic(folder / CONFIG, to_yaml(values).encode())
     path = folder / HISTORY
+    session = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **session, "config": pack(values)}
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         files.cut(path, path.read_bytes().rfind(b"\n") + 1)
-    files.append(
-        path, (json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **session}) + "\n").encode()
-    )
+    files.append(path, (json.dumps(session) + "\n").encode())
     files.sync(path)
-    files.write_atomic(folder / CONFIG, to_yaml(values).encode())
+    if line_first:
+        files.write_atomic(folder / CONFIG, to_yaml(values).encode())
 
 
 def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> str:
@@ -106,18 +144,8 @@ def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> 
 
 def world(config: RunConfig) -> dict[str, Any]:
     """What bit-exactness depends on besides the run itself."""
-    sha = None
-    with contextlib.suppress(OSError):  # a machine without git
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        sha = done.stdout.strip() or None
     settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
-    return {**versions(), "git": sha, "host": platform.node(), **settings}
+    return {**versions(), **commit(), "host": platform.node(), **settings}
 
 
 def versions() -> dict[str, str]:

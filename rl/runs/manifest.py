@@ -45,6 +45,7 @@ class Manifest:
     # name -> {size, sha256, end} of every chunk it needs, oldest first
     replay: dict[str, dict[str, Any]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)  # sha256 of each CSV file's bytes
+    config: dict[str, Any] | str | None = None  # what the run has, see history.pack; None: made before it was
 
     def to_bytes(self) -> bytes:
         """JSON that carries its own hash."""

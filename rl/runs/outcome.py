@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -12,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 from rl.config import ConfigError
+from rl.config.invocation import command
+from rl.runs import files
 from rl.runs.lock import LockedError
 from rl.runs.manifest import DamagedError
 
@@ -28,8 +29,7 @@ class Finished(Exception):
 
     def __init__(self, folder: Path, why: str, more: str) -> None:
         super().__init__(
-            f"{folder} is finished: {why}.\nto train it on:  python train.py "
-            f"{shlex.join([f'resume={folder}', more])}"
+            f"{folder} is finished: {why}.\nto train it on:  {command('train', f'resume={folder}', more)}"
         )
         self.folder = folder
 
@@ -47,6 +47,8 @@ def with_exit_codes(action: Callable[[], object]) -> None:
     except KeyboardInterrupt:  # before a run had begun to handle signals: there is nothing to save
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
+        if not files.is_ours(error):
+            raise
         print(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), file=sys.stderr)
         raise SystemExit(FAILED) from None
 

@@ -8,7 +8,6 @@ compared, key by key, with the configuration that the run has; `rl.config.compar
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,22 @@ from omegaconf import OmegaConf
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
 from rl.config.compose import Composed, compose
 from rl.config.counts import format_count
+from rl.config.invocation import command
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
 from rl.config.text import aligned
-from rl.runs import history
+from rl.runs import code, history
+from rl.runs.edits import edits_of_file
 from rl.runs.find import REFILL, find_run, is_run, new_folder, read_result
 from rl.runs.lock import RunLock
-from rl.runs.manifest import DamagedError, Manifest, changed_tables, newest_manifest, was_committed
+from rl.runs.manifest import (
+    DamagedError,
+    Manifest,
+    changed_tables,
+    list_manifests,
+    newest_manifest,
+    was_committed,
+)
 from rl.runs.outcome import Finished, Refused
 from rl.runs.weights import Weights, fork_weights
 
@@ -57,25 +65,39 @@ class Plan:
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
+    def code_changes(self, frames: int) -> tuple[dict[str, str], list[dict[str, Any]]]:
+        """The code of this session, and where the run's code has changed until `frames`, where it begins."""
+        used = code.fingerprints(self.composed.values)
+        return used, code.changes(history.read(self.folder), frames, used)
+
     def write_history(
         self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
     ) -> None:
         """Add this session to the run's history, and make its configuration the run's."""
+        used, changed = self.code_changes(frames)
+        for number, one in enumerate(changed):
+            when = f"at frame {one['frames']} again" if number else "the code changed"
+            not_exact = [*not_exact, f"{when}: {', '.join(one['files'])}"]
+        since = changed[0]["frames"] if changed else frames
         session = {
             "event": "resume" if self.manifest else "start",
             "frames": frames,
             "command": command,
             "overrides": self.overrides.texts,
             "choices": self.composed.choices | {"seed": self.config.seed},
+            "tags": self.config.tags,
             "fork": self.weights and {"run": str(self.weights.run), "weights": self.weights.name},
             "changes": [
                 {"key": c.key, "was": c.was, "now": c.now, "policy": c.policy, "note": c.note}
                 for c in self.changes
             ],
             "world": history.world(self.config),
-            "exactness": history.exactness(frames, not_exact, not_reproducible),
+            "code": None if used == code.last_recorded(history.read(self.folder)) else used,
+            "code_changed": changed,
+            "exactness": history.exactness(since, not_exact, not_reproducible),
         }
-        history.write(self.folder, session, self.composed.values)
+        made_before = self.manifest is not None and self.manifest.config is None
+        history.write(self.folder, session, self.composed.values, line_first=made_before)
 
     def take_folder(self) -> None:
         """Make the folder of a new run and lock it; an existing run's lock is held already."""
@@ -160,21 +182,29 @@ def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Pl
     """The plan of a run that continues: its command line, its checkpoint, and the changes it accepts."""
     past, committed = history.read(folder), was_committed(folder)
     choices = past[0]["choices"] if past else {}
-    if committed:
-        _check_spec(folder, choices, new)
     saved = Overrides(past[-1]["overrides"] if past else history.first_overrides(folder) or [])
-    overrides = saved.merge(new).drop("hydra.", "base")
+    if committed:
+        _check_spec(folder, choices, new, saved, config_dir)
+    own = history.recorded_config(folder, past)
+    whole, _ = list_manifests(folder / "ckpt", replay=False)
+    made_before = bool(whole) and whole[0].config is None  # then config.yaml is what it has
+    edits, warnings = edits_of_file(folder, own) if own and not made_before else (Overrides(), [])
+    overrides = saved.merge(edits).merge(new).drop("hydra.", "base")
     if new.get("base") == "run":
-        composed = _compose_on_run(folder, new, choices)
+        composed = _compose_on_run(folder, edits.merge(new), choices)
     else:
         composed = compose([*overrides, *new.hydra], RunConfig, config_dir=config_dir)
     if not committed:
         fork = composed.config.fork
         weights = fork_weights(fork, overrides)[0] if fork else None
-        warning = f"{folder}: no checkpoint was ever committed here; starting at frame 0"
-        return Plan(folder, composed, overrides, warnings=[warning], weights=weights)
-    manifest, warnings = _find_checkpoint(folder, composed.config)
-    changes = _check_changes(folder, manifest, composed, overrides, choices, new)
+        warnings.append(f"{folder}: no checkpoint was ever committed here; starting at frame 0")
+        return Plan(folder, composed, overrides, warnings=warnings, weights=weights)
+    manifest, problems = _find_checkpoint(folder, composed.config)
+    warnings += problems
+    was = history.unpack(manifest.config) or (not made_before and own) or history.read_file(folder)
+    changes = _check_changes(folder, manifest, was, composed, overrides, choices, new, edits, saved)
+    if own and own != was:  # what a session has accepted and not committed is no news
+        changes = compare(own, composed.values, manifest.frames, overrides.keys)
     warnings += [
         f"DAMAGED: {path}: its rows are not what was written; they stay"
         for path in changed_tables(manifest, folder)
@@ -184,7 +214,9 @@ def _validate_resume(folder: Path, new: Overrides, config_dir: str | None) -> Pl
     return Plan(folder, composed, overrides, manifest, changes, warnings)
 
 
-def _check_spec(folder: Path, choices: dict[str, Any], new: Overrides) -> None:
+def _check_spec(
+    folder: Path, choices: dict[str, Any], new: Overrides, saved: Overrides, config_dir: str | None
+) -> None:
     """Refused for another algorithm or environment: the run's overrides would not compose with it."""
     note = "it defines the run: with another it would be another run"
     changes = [
@@ -192,22 +224,41 @@ def _check_spec(folder: Path, choices: dict[str, Any], new: Overrides) -> None:
         for group, was in choices.items()
         if group in ("algo", "env") and (now := new.get(group)) not in (None, was)
     ]
-    if changes:
-        raise Refused(_refusal(folder, None, changes, new))
+    if not changes:
+        return
+    changed = [change.key for change in changes]
+    rest = new.drop(*changed, *(f"{group}." for group in changed))
+    try:
+        _validate_resume(folder, rest, config_dir)
+    except (Refused, ConfigError):  # the rest would be refused in its turn
+        rest = Overrides()
+    except Finished:  # it is accepted, though there is nothing left to do
+        pass
+    groups = [f"{group}={choices[group]}" for group in ("algo", "env") if group not in changed]
+    fitting = saved.drop("experiment", "algo", "env", *(f"{group}." for group in changed))
+    start = Overrides(groups).merge(fitting).merge(new)
+    raise Refused(
+        _refusal(
+            folder, None, changes, Overrides([*rest, *new.where(lambda o: o.key_or_group in changed)]), start
+        )
+    )
 
 
 def _check_changes(
     folder: Path,
     manifest: Manifest,
+    was: dict[str, Any],
     composed: Composed,
     overrides: Overrides,
     choices: dict[str, Any],
     new: Overrides,
+    edits: Overrides,
+    saved: Overrides,
 ) -> list[Change]:
     """What differs from the run's own configuration. Refused if a key's policy forbids its change."""
     try:
         changes = compare(
-            history.read_config(folder),
+            was,
             composed.values,
             manifest.frames,
             overrides.keys,
@@ -217,7 +268,7 @@ def _check_changes(
         raise DamagedError(f"{folder / history.CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
     if refused:
-        raise Refused(_refusal(folder, manifest, refused, new))
+        raise Refused(_refusal(folder, manifest, refused, new, saved.merge(new), edits))
     return changes
 
 
@@ -234,7 +285,7 @@ def _find_checkpoint(folder: Path, config: RunConfig) -> tuple[Manifest, list[st
     lines += [f"  {problem}" for problem in problems] or [f"  {folder / 'ckpt'} holds none"]
     if restore and newest_manifest(folder / "ckpt", tables=folder, replay=False)[0]:
         refill = f"algo.replay.on_resume={REFILL}"
-        lines += [f"to go on with an empty replay memory:\n  python train.py resume={folder} {refill}"]
+        lines += [f"to go on with an empty replay memory:\n  {command('train', f'resume={folder}', refill)}"]
     raise Refused("\n".join([*lines, "to start a new run, leave resume= away"]))
 
 
@@ -279,12 +330,19 @@ def _lr_is_zero(folder: Path, config: RunConfig, frames: int) -> list[str]:
         return []
     return [
         "the learning rate is 0 from here on, so nothing more will be learned;"
-        f" to train on with another: python train.py fork={folder} algo.lr=..."
+        f" to train on with another: {command('train', f'fork={folder}')} algo.lr=..."
     ]
 
 
-def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new: Overrides) -> str:
-    """The table of refused changes, and every command that works instead."""
+def _refusal(
+    folder: Path,
+    manifest: Manifest | None,
+    refused: list[Change],
+    new: Overrides,
+    start: Overrides,
+    edits: Overrides | None = None,
+) -> str:
+    """The table of refused changes, and every command that works instead; `start` makes it a new run."""
 
     def names(override: Override, key: str) -> bool:
         name = override.key_or_group
@@ -292,16 +350,34 @@ def _refusal(folder: Path, manifest: Manifest | None, refused: list[Change], new
 
     typed = new.where(lambda o: any(names(o, change.key) for change in refused))
     others = new.where(lambda o: o not in list(typed)).texts
-    in_conf = [change for change in refused if not any(names(o, change.key) for o in typed)]
+    own = [*typed, *(edits or ())]
+    in_conf = [change for change in refused if not any(names(o, change.key) for o in own)]
     at = f" is at frame {format_count(manifest.frames)} and" if manifest else ""
-    kept = (change.keep for change in refused if change.was is not MISSING)
-    commands = [("go on as it was", [f"resume={folder}", *others, *kept])]
+    kept = [change.keep for change in refused if change.was is not MISSING]
+    resume = f"resume={folder}"
+    commands = [("go on as it was", [resume, *others, *kept])]
+    if manifest is not None:
+        later = [change.from_now_on(manifest.frames) or change.keep for change in refused]
+        if set(later) - set(kept):
+            commands.append(("change it from here on", [resume, *others, *later]))
     if in_conf and not set(typed.keys) & set(GROUPS):
-        commands.append(("go on, past what has changed in conf/", [f"resume={folder}", *others, "base=run"]))
-    commands.append(("start a new run from its weights", [f"fork={folder}", *new.texts]))
+        commands.append(("go on, past what has changed in conf/", [resume, *others, "base=run"]))
+    if any(_of_shape(change.key) for change in refused):
+        commands.append(("start a new run", start.drop("fork").texts))
+    else:
+        which = "" if manifest is None or manifest.best else "@last"
+        commands.append(("start a new run from its weights", [f"fork={folder}{which}", *new.texts]))
     lines = [f"{folder}{at} cannot go on with this:", "", change_table(refused), ""]
-    lines += [f"to {what}:\n  python train.py {shlex.join(command)}" for what, command in commands]
+    edited = [o.key_or_group for o in edits or () if any(names(o, change.key) for change in refused)]
+    lines += [f"edited in {folder / history.CONFIG}: {', '.join(edited)}"] if edited else []
+    lines += [f"to {what}:\n  {command('train', *overrides)}" for what, overrides in commands]
     return "\n".join(lines)
+
+
+def _of_shape(key: str) -> bool:
+    """Whether weights may not fit once this key has changed."""
+    shaping = ("algo", "env", "env.id", "env.game", "algo.quantiles", "algo._target_")
+    return key in shaping or key.startswith(("env.kwargs", "env.wrappers")) or "network" in key
 
 
 def change_table(changes: Sequence[Change]) -> str:

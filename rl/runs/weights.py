@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rl.config.counts import format_count, parse_count
 from rl.config.overrides import Overrides
+from rl.config.text import score_text
 from rl.runs.find import latest_run, outputs_folder
 from rl.runs.manifest import DamagedError, Manifest, list_manifests, newest_manifest, read_verified
 from rl.runs.outcome import Refused
@@ -30,11 +32,28 @@ class Weights:
 
 
 def load_weights(agent: Agent, weights: Weights, device: str) -> None:
-    """Give an agent the weights of a run. Refused if names or shapes differ."""
+    """Give an agent the weights of a run that acting needs. Refused if names or shapes differ."""
+    _load_parts(agent, agent.policy_parts, weights, load(weights.data, device))
+
+
+def load_learned(agent: Agent, weights: Weights, device: str) -> list[str]:
+    """Give an agent all that a run had learned, for a fork; a warning of what the file does not hold.
+
+    Refused if names or shapes differ.
+    """
     state = load(weights.data, device)
+    lost = [n for n in agent.learned_parts if n not in agent.policy_parts and weights.prefix + n not in state]
+    _load_parts(agent, [name for name in agent.learned_parts if name not in lost], weights, state)
+    return [f"the {weights.name} weights of {weights.run} lack {', '.join(lost)}: new here"] if lost else []
+
+
+def _load_parts(agent: Agent, names: Iterable[str], weights: Weights, state: dict[str, Any]) -> None:
     try:
-        for name in agent.policy_parts:
+        for name in names:
             agent.parts[name].load_state_dict(state[weights.prefix + name])
+            begin_episodes = getattr(agent.parts[name], "begin_episodes", None)
+            if begin_episodes is not None:  # what it knows of the old run's episodes, it forgets
+                begin_episodes()
     except (KeyError, RuntimeError, ValueError) as error:
         raise Refused(f"the weights of {weights.run} do not fit: {error}") from error
 
@@ -81,17 +100,11 @@ def _choose_weights(
             last = f"{folder}@last" if key == "fork" else "last"
             why = "has not been evaluated yet, so it has no best weights"
             raise Refused(f"{folder} {why}; type {key}={last}")
-        name = f"best (frame {format_count(best.frames)}, score {best.score:.2f})"
+        name = f"best (frame {format_count(best.frames)}, score {score_text(best.score)})"
         return newest, best.file, name, "", best.frames, best.score
     if which == "last":
-        return (
-            newest,
-            newest.data,
-            f"last (frame {format_count(newest.frames)})",
-            "agent.",
-            newest.frames,
-            None,
-        )
+        name = f"last (frame {format_count(newest.frames)})"
+        return newest, newest.data, name, "agent.", newest.frames, None
     try:
         frames = parse_count(which)
     except ValueError:

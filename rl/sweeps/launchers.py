@@ -1,6 +1,4 @@
-"""How a sweep runs its jobs. Each is a process of its own that trains in its own folder, as if it had been
-typed by hand.
-"""
+"""How a sweep runs its jobs: each a process that trains in its own folder, as if typed by hand."""
 
 from __future__ import annotations
 
@@ -85,7 +83,7 @@ class Process:
 
     def __init__(self, arguments: Sequence[str], *, output: int | None) -> None:
         """`output`: where it goes, as `subprocess` has it; None is our terminal, for errors too."""
-        self._errors = None if output is None else tempfile.TemporaryFile()  # noqa: SIM115  it stays open as long as the job runs
+        self._errors = None if output is None else tempfile.TemporaryFile()  # noqa: SIM115  open while it runs
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rl.train", *arguments],
             stdin=subprocess.DEVNULL,
@@ -139,12 +137,9 @@ class Slurm:
     def _executor(self, folder: Path, threads: int) -> Any:
         from submitit import AutoExecutor
 
-        limits = {"slurm_max_num_timeout": self.requeues, "local_max_num_timeout": self.requeues}
-        executor = AutoExecutor(
-            folder / "submitit",
-            cluster=self.cluster,
-            **{k: v for k, v in limits.items() if k.startswith(self.cluster)},
-        )
+        names = ("slurm_max_num_timeout", "local_max_num_timeout")
+        limits = {name: self.requeues for name in names if name.startswith(self.cluster)}
+        executor = AutoExecutor(folder / "submitit", cluster=self.cluster, **limits)
         executor.update_parameters(name="encore", cpus_per_task=threads, **self.parameters)
         return executor
 
@@ -225,11 +220,8 @@ class Ray:
             raise ConfigError(f"{error}: {install_line('ray')}") from error
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # or it writes a token to the home folder
         try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=False if address is None else None,
-                log_to_driver=False,
-            )
+            dashboard = False if address is None else None
+            ray.init(address=address or "local", include_dashboard=dashboard, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             raise ConfigError(f"launcher.address={address}: {error}") from error
         self.n_jobs = n_jobs
@@ -245,11 +237,8 @@ class Ray:
         import ray
 
         runtime = {"env_vars": {"PYTHONPATH": _environment()["PYTHONPATH"]}}
-        return _Actor(
-            ray.remote(_Watcher)
-            .options(num_cpus=threads, runtime_env=runtime)
-            .remote(list(arguments), os.getcwd())
-        )
+        watcher = ray.remote(_Watcher).options(num_cpus=threads, runtime_env=runtime)
+        return _Actor(watcher.remote(list(arguments), os.getcwd()))
 
 
 class _Watcher:
@@ -302,10 +291,8 @@ def room_for(threads: int) -> int:
 
 def _environment() -> dict[str, str]:
     """Ours, with the package within reach, installed or not."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
-    }
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def _die_with(parent: int) -> Callable[[], None]:

@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
 from rl.config import ConfigError, RunConfig, leaves, same, typed
-from rl.config.compose import Composed, compose, from_yaml
+from rl.config.compose import Composed, compose, options
 from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
 from rl.runs.find import outputs_folder
-from rl.runs.history import CONFIG
 from rl.runs.lock import RunLock
 from rl.runs.manifest import list_manifests, was_committed
 from rl.runs.outcome import Finished, Refused
@@ -28,14 +27,6 @@ from rl.runs.weights import fork_weights
 from rl.sweeps.launchers import Launcher
 from rl.sweeps.record import Job, PersistedRecord, Record, Sweep
 
-_RESERVED = (
-    "hydra.sweep.subdir",
-    "hydra.run.dir",
-    "hydra/launcher",
-    "hydra/sweeper",
-    "hydra.launcher.",
-    "hydra.sweeper.",
-)
 _SINGLE = ("launcher", "hydra", "base")  # sections that take one value for all jobs
 
 
@@ -50,10 +41,8 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     overrides = Overrides(given)
     for override in overrides:
         key, text = override.key_or_group, override.input_line
-        if key.startswith(_RESERVED):
-            raise ConfigError(
-                f"{text}: type launcher=... to say how jobs run; their folders are named by their values"
-            )
+        if key == "hydra.run.dir":
+            raise ConfigError(f"{text}: type hydra.sweep.dir=..., which holds the folders of all jobs")
         if override.is_sweep_override() and key.partition(".")[0] in _SINGLE:
             raise ConfigError(f"{text}: one value for all jobs")
     resumed, given_dir = overrides.get("resume"), overrides.get("hydra.sweep.dir")
@@ -62,7 +51,10 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     new = overrides.drop("resume", "hydra.sweep.dir")
     if resumed is not None:
         return _plan_existing(find_sweep(Record, resumed, new), new, config_dir, check)
-    folder, exists = place_sweep(Record, _expand(new)[0], given_dir, config_dir)
+    first = _expand(new.drop("hydra.sweeper.params."), config_dir)[0]
+    params = compose([*first, *new.where(_is_param)], RunConfig, config_dir=config_dir).sweep_params
+    new = Overrides(params).merge(new.drop("hydra.sweeper.params", "hydra.sweeper.params."))
+    folder, exists = place_sweep(Record, first, given_dir, config_dir)
     if exists:
         return _plan_existing(folder, new, config_dir, check)
     if new.get("base") is not None:
@@ -80,22 +72,15 @@ def _plan_existing(folder: Path, new: Overrides, config_dir: str | None, check: 
 def place_sweep(
     kind: type[PersistedRecord], overrides: Overrides, given: str | None, config_dir: str | None
 ) -> tuple[Path, bool]:
-    """The folder for a command line, and whether its record is there already. Refused if it holds other
-    things.
-    """
-    named = [f"hydra.sweep.dir={quote(given)}"] if given is not None else []
-    folder = Path(compose([*overrides, *named], RunConfig, config_dir=config_dir).sweep_dir)
-    exists = given is not None and (folder / kind.FILE).is_file()
-    if (
-        given is not None
-        and not exists
-        and folder.is_dir()
-        and any(path.name != ".lock" for path in folder.iterdir())
-    ):
-        raise Refused(
-            f"hydra.sweep.dir={folder}: it holds other things than a {Path(kind.FILE).stem}; "
-            "name a new folder"
-        )
+    """The folder for a command line, and whether its record is there. Refused if it holds other things."""
+    if given is None:
+        return Path(compose(overrides, RunConfig, config_dir=config_dir).sweep_dir), False
+    named = [*overrides, f"hydra.sweep.dir={quote(given)}"]
+    folder = Path(compose(named, RunConfig, config_dir=config_dir).sweep_dir)
+    exists = (folder / kind.FILE).is_file()
+    if not exists and folder.is_dir() and any(path.name != ".lock" for path in folder.iterdir()):
+        what = Path(kind.FILE).stem
+        raise Refused(f"hydra.sweep.dir={folder}: it holds other things than a {what}; name a new folder")
     return folder, exists
 
 
@@ -104,10 +89,8 @@ def find_sweep(kind: type[PersistedRecord], resumed: str, overrides: Overrides) 
     what = Path(kind.FILE).stem
     if resumed != "latest":
         if not (Path(resumed) / kind.FILE).is_file():
-            raise Refused(
-                f"resume={resumed}: no {what} is there; type resume=latest or a {what}'s "
-                "folder (a single run's without -m)"
-            )
+            hint = f"type resume=latest or a {what}'s folder (a single run's without -m)"
+            raise Refused(f"resume={resumed}: no {what} is there; {hint}")
         return Path(resumed)
     outputs = outputs_folder(overrides)
     found = [path.parent for path in outputs.glob(f"sweeps/*/{kind.FILE}")]
@@ -118,12 +101,8 @@ def find_sweep(kind: type[PersistedRecord], resumed: str, overrides: Overrides) 
 
 def _active_at(kind: type[PersistedRecord], folder: Path) -> float:
     """When it was started or resumed, or a job of it saved, whichever was last."""
-    saved = [
-        whole[0].saved_at
-        for path in folder.glob("*/ckpt")
-        if (whole := list_manifests(path, replay=False)[0])
-    ]
-    return max([kind.read(folder).saved_at, *saved])
+    manifests = (list_manifests(path, replay=False)[0] for path in folder.glob("*/ckpt"))
+    return max([kind.read(folder).saved_at, *(whole[0].saved_at for whole in manifests if whole)])
 
 
 def _plan_jobs(
@@ -140,7 +119,7 @@ def _plan_jobs(
     if known and not set(new.keys) & set(keys):  # the same jobs
         asked = {name: own.merge(lasting) for name, own in known.items()}
     else:
-        asked = _match(folder, known, _expand(line), keys, config_dir)
+        asked = _match(folder, known, _expand(line, config_dir), keys, config_dir)
     texts = {name: own.texts for name, own in asked.items()}
     record = Record(line.texts, keys, {**old.jobs, **texts}, commands=old.commands)
     jobs = [validate_job(folder, name, own, new, config_dir, check) for name, own in asked.items()]
@@ -154,18 +133,29 @@ def make_launcher(config: Any) -> Launcher:
     return launcher
 
 
-def _expand(line: Overrides) -> list[Overrides]:
+def _is_param(override: Override) -> bool:
+    return override.key_or_group.startswith("hydra.sweeper.params")
+
+
+def _expand(line: Overrides, config_dir: str | None) -> list[Overrides]:
     """The overrides of every job: all combinations of the values of keys that have several."""
     choices: list[list[str | Override]] = []
     for override in line:
         if not override.is_sweep_override():
             choices.append([override])
             continue
+        name, given = override.get_key_element(), override.value()
+        if isinstance(given, Glob):
+            if name not in GROUPS:
+                raise ConfigError(f"{override.input_line}: glob() is for the choices of {', '.join(GROUPS)}")
+            values = given.filter(list(options(name, config_dir)))
+            if not values:
+                raise ConfigError(f"{override.input_line}: nothing matches")
+            choices.append([f"{name}={value}" for value in values])
+            continue
         try:
-            choices.append(
-                [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-            )
-        except HydraException as error:  # interval(), glob()
+            choices.append([f"{name}={value}" for value in override.sweep_string_iterator()])
+        except HydraException as error:  # interval()
             raise ConfigError(
                 f"{override.input_line}: write the values, as in key=1,2,3 or key=range(1,4)"
             ) from error
@@ -204,8 +194,9 @@ def _configuration(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A job's values and choices: what its run has, or what its overrides would give."""
     past = history.read(folder / name)
-    if past and (folder / name / CONFIG).exists():
-        return from_yaml(folder / name / CONFIG), past[0]["choices"]
+    values = history.find_config(folder / name, past)
+    if past and values:
+        return values, past[0]["choices"]
     composed = compose(own, RunConfig, config_dir=config_dir)
     return composed.values, composed.choices
 
@@ -229,12 +220,9 @@ def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
         parts.append(f"{key}={typed(value)}")
     name = re.sub(r"[/\0\n]", "_", ",".join(parts)) or "0"
     if len(name.encode()) > 200:
-        name = (
-            f"{name.encode()[:180].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-        )
-    same_name = sum(
-        other == name or re.fullmatch(re.escape(name) + r"-\d+", other) is not None for other in taken
-    )
+        text = name.encode()
+        name = f"{text[:180].decode(errors='ignore')}-{hashlib.sha256(text).hexdigest()[:12]}"
+    same_name = sum(bool(re.fullmatch(re.escape(name) + r"(-\d+)?", other)) for other in taken)
     return f"{name}-{same_name + 1}" if same_name else name
 
 
@@ -253,7 +241,7 @@ def validate_job(
     except Finished:
         assert folder is not None
         job.state, job.note = "finished", "skipped"
-        job.frames = parse_count(from_yaml(folder / name / CONFIG)["frames"])
+        job.frames = parse_count(history.saved_config(folder / name)["frames"])
         return job
     except Refused as error:
         raise Refused(f"{error}\n\nno job of the sweep was started") from error

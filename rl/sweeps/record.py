@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
+from rl.config.invocation import flags
 from rl.config.overrides import Overrides, quote
 from rl.runs import files
 from rl.runs.find import new_folder
@@ -74,6 +76,7 @@ class Sweep:
     config_dir: str | None
     lock: RunLock | None  # None: the folder is still to be made
     unnamed: bool  # it gets a folder of its own
+    total: int = 0  # jobs in all, where some are still to be made
 
     def take_folder(self, command: str) -> None:
         """Make the folder of a new sweep, lock it, and write the record."""
@@ -91,9 +94,6 @@ class Sweep:
 
     def start(self, job: Job) -> Running:
         """Start a job's process."""
-        config_dir = ["--config-dir", self.config_dir] if self.config_dir else []
-        return self.launcher.start(
-            [*config_dir, *job.passed.texts, f"hydra.run.dir={quote(str(self.folder_of(job)))}"],
-            self.folder,
-            job.threads,
-        )
+        files_of = dataclasses.replace(flags(), dir=self.config_dir).words
+        run_dir = f"hydra.run.dir={quote(str(self.folder_of(job)))}"
+        return self.launcher.start([*files_of, *job.passed.texts, run_dir], self.folder, job.threads)

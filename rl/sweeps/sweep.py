@@ -1,19 +1,17 @@
-"""`train.py -m`: many runs from one command line. Every job is validated before any starts, runs in its own
-process and folder, and continues from its own checkpoint when the sweep is resumed.
+"""`train.py -m`: many runs from one command line.
 
-A sweep's folder holds `sweep.json`: the command line, the keys that ever took several values, and every job
-by its folder's name. A job is found again by the values of those keys, so that the list may be longer or in
-another order.
+Every job is validated before any starts, runs in its own process and folder, and continues from its own
+checkpoint when the sweep is resumed. It is found again by the values of the keys that ever took several.
 """
 
 from __future__ import annotations
 
-import shlex
 import signal
 import time
 from collections.abc import Callable
 
 from rl.config.counts import format_count
+from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, TO_BE_CONTINUED, Stop
 from rl.sweeps.display import Display, table
@@ -23,15 +21,14 @@ from rl.sweeps.record import Job, Sweep
 _POLL_S = 0.1
 
 
-def run_sweep(sweep: Sweep, command: str) -> int:
+def run_sweep(sweep: Sweep, typed: str) -> int:
     """Run all jobs that are not finished; the sweep's exit code."""
     waiting, stop = [job for job in sweep.jobs if job.state == "waiting"], Stop()
     if waiting:
-        sweep.take_folder(command)
+        sweep.take_folder(typed)
         slots = min(sweep.launcher.slots(max(job.threads for job in waiting)), len(waiting))
-        print(
-            f"{sweep.folder}: {len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time", flush=True
-        )
+        jobs = f"{len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time"
+        print(f"{sweep.folder}: {jobs}", flush=True)
         stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, slots)
     if sweep.lock is not None:
         sweep.lock.release()
@@ -39,9 +36,9 @@ def run_sweep(sweep: Sweep, command: str) -> int:
     states, resume = {job.state for job in sweep.jobs}, f"resume={sweep.folder}"
     if states == {"finished"}:
         frames = format_count(2 * max(job.frames for job in sweep.jobs))
-        print("train it on: ", shlex.join(["python", "train.py", "-m", resume, f"frames={frames}"]))
+        print("train it on: ", command("train", "-m", resume, f"frames={frames}"))
     else:
-        print("go on with: ", shlex.join(["python", "train.py", "-m", resume]))
+        print("go on with: ", command("train", "-m", resume))
     return exit_code(stop, states)
 
 
@@ -95,9 +92,7 @@ def _end(sweep: Sweep, job: Job, code: int, errors: str, *, stopped: bool) -> No
     """Set the final state of a job; what it wrote to stderr goes into its own log if it failed."""
     if code == FINISHED:
         job.state = "finished"
-    elif code in (TO_BE_CONTINUED, INTERRUPTED) or (
-        stopped and code < 0
-    ):  # a signal before it could handle any
+    elif code in (TO_BE_CONTINUED, INTERRUPTED) or (stopped and code < 0):  # before it could handle a signal
         job.state = "stopped"
     else:
         job.state = "failed"

@@ -2,9 +2,8 @@
 
 The process reads the two files, so a tracker cannot affect training: not by its time, its errors or the
 random numbers it draws. Every session first makes each tracker agree with the files, which a resume has just
-truncated to the checkpoint. Local data is rewritten from the rows, so no row of a killed session is left. A
-server's data cannot be truncated: the server is asked for its last step and gets the later rows. The earlier
-ones are the same if the resume was exact; otherwise the server keeps what the killed session had sent.
+truncated to the checkpoint. Local data is rewritten from the rows. A server's data cannot be truncated: it
+gets the rows after its last step; the earlier ones are the same if the resume was exact.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class TrackerProcess:
     def __init__(
         self, folder: Path, logger: dict[str, Any], started_at: float, patience_s: Callable[[], float]
     ) -> None:
-        """`patience_s`: seconds to wait for the trackers at the end; after that they finish on their own."""
+        """`patience_s`: seconds to wait for the trackers at the end; then they finish on their own."""
         self.folder, self.logger, self.started_at, self.patience_s = folder, logger, started_at, patience_s
         self.process: subprocess.Popen[str] | None = None
 
@@ -162,9 +161,8 @@ class TrackerFeed:
             self.rows, self._retry_at = None, time.monotonic() + RETRY_S
             if not self._failed:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
-                self.say(
-                    f"{self.name}: {reason}; training goes on, and its rows will be shown once that is over"
-                )
+                goes_on = "training goes on, and its rows will be shown once that is over"
+                self.say(f"{self.name}: {reason}; {goes_on}")
             self._failed = True
 
 

@@ -31,8 +31,7 @@ class MLflow:
         self.run, self._last = run, dict.fromkeys(TABLES, -1)
         if uri.startswith("sqlite:///"):
             database = Path(uri.removeprefix("sqlite:///"))
-            # one job of a sweep creates the store
-            with _lock(database.with_name(f".{database.name}.lock")):
+            with _lock(database.with_name(f".{database.name}.lock")):  # one job of a sweep creates the store
                 self._make_store(database)
                 self._find_or_create(f"sqlite:///{database.absolute()}")
             self._delete_old(database)
@@ -64,9 +63,8 @@ class MLflow:
             self.run_id = found[0].info.run_id
             self.client.update_run(self.run_id, status="RUNNING")
         else:
-            self.run_id = self.client.create_run(
-                number, run_name=run.name, tags={self.TAG: run.id, **run.tags}
-            ).info.run_id
+            tags = {self.TAG: run.id, **run.tags}
+            self.run_id = self.client.create_run(number, run_name=run.name, tags=tags).info.run_id
         return not found
 
     def _delete_old(self, database: Path) -> None:

@@ -37,7 +37,7 @@ class RunInfo:
     folder: Path
     id: str
     started_at: float  # plus `wall_s` of a row: its time, as if this session had trained from the start
-    tags: dict[str, str]  # algo, env, seed, and the sweep's name if the run is a job of one
+    tags: dict[str, str]  # its own; algo, env, seed; the sweep's name if the run is a job of one
     config: dict[str, Any]
 
     @classmethod
@@ -45,11 +45,12 @@ class RunInfo:
         """Read a run's folder."""
         with contextlib.suppress(FileExistsError):
             files.write_new(folder / ID, secrets.token_hex(8).encode())
-        choices = history.read(folder)[0]["choices"]
-        tags = {name: str(choices[name]) for name in ("algo", "env", "seed")}
+        config, choices = from_yaml(folder / CONFIG), history.read(folder)[0]["choices"]
+        tags = {name: str(value) for name, value in config.get("tags", {}).items()}
+        tags |= {name: str(choices[name]) for name in ("algo", "env", "seed")}
         if (folder.parent / "sweep.json").exists():
             tags["sweep"] = folder.parent.name
-        return cls(folder, (folder / ID).read_text(), started_at, tags, from_yaml(folder / CONFIG))
+        return cls(folder, (folder / ID).read_text(), started_at, tags, config)
 
     @property
     def name(self) -> str:

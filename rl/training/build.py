@@ -22,7 +22,7 @@ from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory
 from rl.envs.vector import VectorEnv, make_native, make_vector
 from rl.learning.replay import UniformReplay
 from rl.runs.plan import Plan
-from rl.runs.weights import load_weights
+from rl.runs.weights import load_learned
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 from rl.trackers import follow as trackers
 from rl.training.collector import Collector
@@ -60,9 +60,9 @@ class Parts:
         }
         return {**listed, "global_random": self.global_random}
 
-    def policy_state(self) -> dict[str, Any]:
-        """What acting needs: the weights, and what normalises for them."""
-        return {name: self.agent.parts[name].state_dict() for name in self.agent.policy_parts}
+    def learned_state(self) -> dict[str, Any]:
+        """All that was learned: what a best file holds."""
+        return {name: part.state_dict() for name, part in self.agent.learned_parts.items()}
 
 
 def build(config: RunConfig) -> Parts:
@@ -139,7 +139,8 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
         *spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack
     )
     torch.manual_seed(derive_seed(config.seed, "init"))
-    name = entries(config.algo)["_target_"]
+    target = entries(config.algo)["_target_"]
+    name = target.split(".")[-2] if target.startswith("rl.algos.") else target
     try:
         agent: Agent = make_agent(config.algo, context)
     except (TypeError, ValueError) as error:
@@ -242,4 +243,4 @@ def check_parts_of(plan: Plan) -> None:
     build_callbacks(plan.config)
     trackers.make(plan.config.logger)
     if plan.weights:
-        load_weights(agent, plan.weights, plan.config.device)
+        load_learned(agent, plan.weights, plan.config.device)

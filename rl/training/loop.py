@@ -23,7 +23,7 @@ def train(run: Run, stop: Stop, progress: Progress) -> None:
         if clock.due(cfg.log_every):
             progress.row(metrics.write(clock))
         if clock.due(cfg.eval.every):
-            progress.evaluation(run.evaluate())
+            progress.evaluation(run.evaluate)
         for callback in run.parts.callbacks:
             callback(run)
         if clock.due(cfg.ckpt.every) or run.minutes_passed:

@@ -20,7 +20,8 @@ EVAL_COLUMNS = (
     ["frames", "updates", "wall_s", "episodes", "total_reward", "total_reward_std"]
     + ["total_reward_min", "total_reward_max", "total_reward_ma", "episode_length"]
 )  # fmt: skip
-MOVING_AVERAGE = 100  # episodes in total_reward_ma
+MOVING_AVERAGE = 100  # training episodes in total_reward_ma
+EVAL_AVERAGE = 20  # evaluation episodes in it, or all of one evaluation if that has more
 
 
 class Table:
@@ -48,10 +49,15 @@ class Table:
         """Bytes in the file."""
         return self.path.stat().st_size
 
-    def rows(self) -> list[dict[str, str]]:
-        """All rows, as text."""
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+    def last_rows(self, number: int) -> list[dict[str, str]]:
+        """The last rows, as text; only the file's end is read."""
+        with self.path.open("rb") as file:
+            begin = len(file.readline())
+            # a cell has at most 24 characters and a comma
+            begin = max(begin, self.size - (number + 1) * 25 * len(self.columns))
+            file.seek(begin - 1)
+            lines = file.read().decode().split("\n")[1:-1]  # the first is the end of the line before
+        return list(csv.DictReader(lines[-number:], self.columns))
 
 
 def _cell(value: Any) -> str:
@@ -135,11 +141,14 @@ class Metrics:
 
 
 def moving_average(rows: Sequence[Mapping[str, Any]], total_reward: float, episodes: int) -> float:
-    """Mean return of the last 100 evaluation episodes: this evaluation's and those of earlier rows."""
+    """Mean return of the last max(20, `episodes`) evaluation episodes: this evaluation's, and if they are
+    fewer than 20, those of earlier rows too. A longer average would lag, and choose poor weights as the best.
+    """
+    window = max(EVAL_AVERAGE, episodes)
     total, count = 0.0, 0
     pairs = [(float(row["total_reward"]), int(row["episodes"])) for row in rows]
     for mean, number in reversed([*pairs, (total_reward, episodes)]):
-        taken = min(number, MOVING_AVERAGE - count)
+        taken = min(number, window - count)
         total += mean * taken
         count += taken
     return total / count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rl.clock import Clock
@@ -24,10 +25,11 @@ class Progress:
     """A context in which training reports its progress."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.frames = config.frames
+        self.frames, self.eval_every = config.frames, config.eval.every
+        self.evaluations, self.evaluations_s = 0, 0.0  # of this session, and the seconds they took
         self.line: Any = None
         self._drawn_at = 0.0
-        self._begin: tuple[float, int] | None = None
+        self._begin = time.monotonic(), 0
         if config.progress and sys.stdout.isatty():
             self.line = _Line()
 
@@ -43,22 +45,39 @@ class Progress:
     def update(self, clock: Clock, metrics: Metrics) -> None:
         """Redraw the progress line a few times a second."""
         now = time.monotonic()
-        if self._begin is None:
-            self._begin = now, clock.frames
-            return
         if self.line is None or now - self._drawn_at < _REDRAW_S:
             return
         self._drawn_at = now
-        fps = (clock.frames - self._begin[1]) / max(now - self._begin[0], 1e-9)
-        self.line.draw(clock.frames, self.frames, fps, metrics.total_reward_ma)
+        frames, seconds = clock.frames - self._begin[1], now - self._begin[0]
+        eta_s = self.eta_s(clock.frames)
+        self.line.draw(clock.frames, self.frames, frames / max(seconds, 1e-9), metrics.total_reward_ma, eta_s)
+
+    def start_session(self, frames: int) -> None:
+        """Training begins at this frame."""
+        self._begin = time.monotonic(), frames
+
+    def eta_s(self, frames: int) -> float:
+        """The seconds that are left: of training at its speed so far, and of the evaluations to come."""
+        started_at, first = self._begin
+        training_s = time.monotonic() - started_at - self.evaluations_s
+        left = (self.frames - frames) * training_s / max(frames - first, 1)
+        if not self.evaluations or not self.eval_every:
+            return left
+        to_come = self.frames // self.eval_every - frames // self.eval_every
+        return left + to_come * self.evaluations_s / self.evaluations
 
     def row(self, row: dict[str, Any]) -> None:
         """Report a row of metrics.csv."""
         if self.line is None:
-            log.info(progress_text(row["frames"], self.frames, row["fps"], row["total_reward_ma"]))
+            frames, eta_s = row["frames"], self.eta_s(row["frames"])
+            log.info(progress_text(frames, self.frames, row["fps"], row["total_reward_ma"], eta_s))
 
-    def evaluation(self, row: dict[str, Any]) -> None:
-        """Report a row of eval.csv."""
+    def evaluation(self, evaluate: Callable[[], dict[str, Any]]) -> None:
+        """Evaluate, and report the row of eval.csv."""
+        started_at = time.monotonic()
+        row = evaluate()
+        self.evaluations += 1
+        self.evaluations_s += time.monotonic() - started_at
         frames, mean, average = format_count(row["frames"]), row["total_reward"], row["total_reward_ma"]
         log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", frames, mean, average)
 
@@ -82,11 +101,11 @@ class _Line:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
-        console = Console()
-        columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=24))
-        self.bar = Bar(*columns, console=console, auto_refresh=False, transient=True)
+        self.console = Console()
+        self.columns = (TextColumn("{task.fields[text]}"), BarColumn(bar_width=24))
+        self.bar = Bar(*self.columns, console=self.console, auto_refresh=False, transient=True)
         self.task = self.bar.add_task("train", text="starting")
-        self.handler = _LogAboveLine(console)
+        self.handler = _LogAboveLine(self.console)
         self.replaced: list[logging.Handler] = []
 
     def open(self) -> None:
@@ -104,6 +123,9 @@ class _Line:
         for handler in self.replaced:
             root.addHandler(handler)
 
-    def draw(self, frames: int, of: int, fps: float, average: float | None) -> None:
-        self.bar.update(self.task, completed=frames, total=of, text=progress_text(frames, of, fps, average))
+    def draw(self, frames: int, of: int, fps: float, average: float | None, eta_s: float) -> None:
+        width = self.console.width
+        text = progress_text(frames, of, fps, average, eta_s, width)
+        self.bar.columns = self.columns if len(text) + 25 <= width else self.columns[:1]
+        self.bar.update(self.task, completed=frames, total=of, text=text)
         self.bar.refresh()

@@ -13,6 +13,7 @@ from rl.config.counts import format_count
 from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
+from rl.runs.history import pack
 from rl.runs.manifest import DamagedError, Manifest, read_verified
 from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
@@ -78,6 +79,10 @@ class Run:
         not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
         for problem in not_exact:
             log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+        for change in self.plan.code_changes(self.clock.frames)[1]:
+            log.warning(
+                "NOT EXACT from frame %d: the code changed: %s", change["frames"], ", ".join(change["files"])
+            )
         self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
         (self.folder / RESULT).unlink(missing_ok=True)
 
@@ -117,7 +122,12 @@ class Run:
         state = {name: part.state_dict() for name, part in self.stateful.items()}
         frames, wall_s = self.clock.frames, self.clock.wall_s
         self.checkpoints.save(
-            state, frames=frames, wall_s=wall_s, tables=self.tables, memory=self.agent.replay
+            state,
+            frames=frames,
+            wall_s=wall_s,
+            config=pack(self.plan.composed.values),
+            tables=self.tables,
+            memory=self.agent.replay,
         )
 
     def check_report(self, report: Mapping[str, float]) -> None:
@@ -156,7 +166,7 @@ class Run:
         """Add a row to eval.csv, and keep the weights if they are the best."""
         from rl.state import derive_seed
         from rl.training.evaluate import play
-        from rl.training.metrics import moving_average
+        from rl.training.metrics import EVAL_AVERAGE, moving_average
 
         self.check_weights()
         clock, by = self.clock, self.config.ckpt.best_by
@@ -168,13 +178,12 @@ class Run:
             "wall_s": clock.wall_s,
             **scores.summary(),
         }
-        row["total_reward_ma"] = moving_average(
-            self.evaluations.rows(), row["total_reward"], len(scores.returns)
-        )
+        earlier = self.evaluations.last_rows(EVAL_AVERAGE)
+        row["total_reward_ma"] = moving_average(earlier, row["total_reward"], len(scores.returns))
         self.evaluations.append(row)
         best = self.checkpoints.best
         if not math.isnan(row[by]) and (best is None or row[by] >= best.score):
-            self.checkpoints.save_best(self.parts.policy_state(), clock.frames, row[by])
+            self.checkpoints.save_best(self.parts.learned_state(), clock.frames, row[by])
         return row
 
     @property

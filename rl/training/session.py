@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 from rl.config.compose import options
 from rl.config.counts import format_count
+from rl.config.invocation import command
+from rl.runs import files
 from rl.runs.outcome import FAILED, Stop
 from rl.runs.plan import Plan, change_table
 from rl.trackers import follow as trackers
@@ -23,22 +25,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("encore")
 
 
-def perform(plan: Plan, parts: Parts, command: str) -> float | None:
-    """Train a planned run to its end; its best evaluation score. SystemExit with the exit code if it does not
-    get there.
+def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
+    """Train a planned run to its end; the score of its best weights. SystemExit with the exit code if it does
+    not get there.
     """
     from rl.envs.vector import closing
     from rl.training.evaluate import Interrupted
     from rl.training.progress import Progress
 
-    resume_command = shlex.join(["python", "train.py", f"resume={plan.folder}"])
+    resume_command = command("train", f"resume={plan.folder}")
     try:
         with closing(parts.collector.envs), Stop() as stop, Progress(plan.config) as progress:
             for warning in plan.warnings:
                 log.warning(warning)
             run = Run(plan, parts)
-            run.begin(command)
+            run.begin(typed)
             _announce(run)
+            progress.start_session(run.clock.frames)
             result = None
             started_at = time.time() - run.clock.wall_s
             with trackers.TrackerProcess(
@@ -60,6 +63,9 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
             raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
+        if not files.is_ours(error):
+            log.exception("failed; the last checkpoint stands: %s", resume_command)
+            raise SystemExit(FAILED) from None
         where, why = error.filename or plan.folder, error.strerror or error
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
@@ -69,7 +75,7 @@ def perform(plan: Plan, parts: Parts, command: str) -> float | None:
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
         raise SystemExit(FAILED) from None
-    return run.checkpoints.best.score if run.checkpoints.best else None
+    return float(result["best"]["total_reward"]) if "best" in result else None
 
 
 def _recovery_hint(run: Run) -> str:
@@ -87,15 +93,12 @@ def _recovery_hint(run: Run) -> str:
     if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
         return (
             f"the environment gave a reward or an observation that is not finite; {stands}: "
-            f"python train.py resume={run.folder}"
+            f"{command('train', f'resume={run.folder}')}"
         )
     overrides = [f"fork={run.folder}@last", "algo.lr=..."]
     if isinstance(lr, Schedule) and len(lr.heights) == 1:
         overrides = [f"resume={run.folder}", f"algo.lr=[[{saved},{lr(0)!r}],[{saved + 1},{lr(0) / 10:g}]]"]
-    return (
-        f"{stands}, but would lead here again; with a lower learning rate: "
-        f"{shlex.join(['python', 'train.py', *overrides])}"
-    )
+    return f"{stands}, but would lead here again; with a lower learning rate: {command('train', *overrides)}"
 
 
 def _announce(run: Run) -> None:
@@ -113,6 +116,9 @@ def _announce(run: Run) -> None:
             memory.bytes / 1e6,
             format_count(memory.capacity * memory.num_envs),
         )
+    cores = len(os.sched_getaffinity(0))
+    if config.threads > cores:
+        log.warning("threads=%d: there are %d cores here; more threads are slower", config.threads, cores)
     if run.plan.changes:
         log.info("accepted changes:\n%s", change_table(run.plan.changes))
 
@@ -130,5 +136,5 @@ def _report(run: Run, result: dict[str, Any]) -> None:
     watch = [f"run={folder}", *([] if "best" in result else ["ckpt=last"])]
     more = "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * config.frames)}"
     log.info("the run is in %s", folder)
-    log.info("watch it:     python enjoy.py %s", shlex.join(watch))
-    log.info("train it on:  python train.py %s", shlex.join([f"resume={folder}", more]))
+    log.info("watch it:     %s", command("enjoy", *watch))
+    log.info("train it on:  %s", command("train", f"resume={folder}", more))

@@ -247,12 +247,15 @@ def test_the_target_network_is_copied_by_frames_and_follows_by_tau(tmp_path: Pat
     equal = []
     for _ in range(20):  # 8 frames and 2 updates each
         iterate(run)
-        equal.append(bool(torch.equal(agent.weights, agent.target_weights)) and run.clock.updates > 0)
+        equal.append(
+            bool(torch.equal(agent.target_weights.weights, agent.target_weights.target))
+            and run.clock.updates > 0
+        )
     assert [8 * (n + 1) for n, same in enumerate(equal) if same] == [64, 128]
-    agent.weights.data.fill_(1.0)
-    agent.target_weights.data.fill_(0.0)
-    agent._update_target(0.25)
-    assert set(agent.target_weights.tolist()) == {0.25}
+    agent.target_weights.weights.data.fill_(1.0)
+    agent.target_weights.target.data.fill_(0.0)
+    agent.target_weights.update(0.25)
+    assert set(agent.target_weights.target.tolist()) == {0.25}
 
 
 @pytest.mark.parametrize("per_frame", ["0.05", "0.3", "1", "3"])
@@ -392,7 +395,7 @@ def test_compiled_updates_are_the_same_to_the_last_bits(line: str, tmp_path: Pat
     ]
     for run in runs:
         iterate(run, 4)
-    one, other = (run.agent.weights.detach() for run in runs if isinstance(run.agent, DQN))
+    one, other = (run.agent.step.flats[0].detach() for run in runs if isinstance(run.agent, DQN))
     assert runs[0].clock.updates > 20
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 

@@ -363,7 +363,8 @@ def filled(algo: str, *more: str) -> Parts:
     return parts
 
 
-def batch_of(parts: Parts) -> list[torch.Tensor]:
+def batch_of(parts: Parts) -> Any:
+    """What the losses take: a batch, and noise where the actor draws."""
     assert parts.agent.replay is not None
     return parts.agent._inputs(parts.agent.replay.sample(16, parts.streams.replay, 64))  # type: ignore[attr-defined]
 
@@ -380,7 +381,9 @@ def test_only_their_own_loss_moves_the_critics(
     if not is_frozen:
         monkeypatch.setattr("rl.algos.sac.frozen", lambda module: module)
     agent: Any = parts.agent
-    loss, report = agent._loss(agent.networks, *batch_of(parts))
+    batch = batch_of(parts)
+    inputs = [batch] if algo == "sac_discrete" else batch
+    loss, report = agent._loss(agent.networks, *inputs)
     critic_loss = report["loss"]
     weights = list(agent.networks.critics.parameters())
     of_all, own = (torch.autograd.grad(one, weights, retain_graph=True) for one in (loss, critic_loss))
@@ -412,17 +415,19 @@ def test_the_temperature_rises_where_entropy_is_lacking(algo: str, more_wanted: 
 def test_the_target_of_td3_is_the_lower_critic_at_a_smoothed_action() -> None:
     parts = filled("td3", "algo.num_critics=3", "algo.target_noise=0.4", "algo.target_noise_clip=0.3")
     agent: Any = parts.agent
-    obs, action, reward, discount, next_obs, weight, noise = batch_of(parts)
+    batch, noise = batch_of(parts)
     noise = noise * 10  # so that some actions meet their bounds
-    _, report = agent._critic_loss(agent.critics, obs, action, reward, discount, next_obs, weight, noise)
+    _, report = agent._critic_loss(agent.critics, batch, noise)
     error = report["td_error"]
-    next_action = np.clip(np.tanh(agent.target_actor(next_obs).detach().numpy()) + noise.numpy(), -1, 1)
+    next_action = np.clip(np.tanh(agent.target_actor(batch.next_obs).detach().numpy()) + noise.numpy(), -1, 1)
     assert (np.abs(next_action) == 1).any()
     next_q = (
-        agent.target_critics(torch.cat([next_obs, torch.from_numpy(next_action)], -1)).squeeze(-1).detach()
+        agent.target_critics(torch.cat([batch.next_obs, torch.from_numpy(next_action)], -1))
+        .squeeze(-1)
+        .detach()
     )
-    target = reward + discount * next_q.min(0).values
-    q = agent.critics(torch.cat([obs, action], -1)).squeeze(-1).detach()
+    target = batch.reward + batch.discount * next_q.min(0).values
+    q = agent.critics(torch.cat([batch.obs, batch.action], -1)).squeeze(-1).detach()
     torch.testing.assert_close(error, (q - target).abs().mean(0))
 
 

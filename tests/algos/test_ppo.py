@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from rl.algos.ppo import Batch
 from rl.config import ConfigError, RunConfig, compare
 from rl.config.compose import compose
 from rl.learning.compiled import Constants
@@ -323,9 +324,8 @@ def losses(parts, ratio, advantage, value, old_value, target):
     networks = lambda obs: (params, torch.tensor([value]))  # noqa: E731
     cfg = agent.cfg
     clips = cfg.clip_range(0), cfg.value_clip_range and cfg.value_clip_range(0)
-    _, report = agent._loss(
-        networks, torch.zeros(1, 4), torch.tensor([0]), numbers, torch.tensor([0]), *clips, 0.0
-    )
+    batch = Batch(torch.zeros(1, 4), torch.tensor([0]), numbers)
+    _, report = agent._loss(networks, batch, torch.tensor([0]), *clips, 0.0)
     return float(report["policy_loss"]), float(report["value_loss"])
 
 
@@ -434,10 +434,10 @@ def test_what_a_shared_network_gave_while_acting_is_what_it_gives_for_the_rollou
     collector.start()
     agent.act(collector.rollout.obs[-1], None, parts.streams.action)  # of another time
     rollout = collector.collect(agent)
-    _, _, from_acting, _ = agent._batch(rollout)
+    from_acting, _ = agent._batch(rollout)
     rollout.extras.clear()
-    _, _, afterwards, _ = agent._batch(rollout)
-    torch.testing.assert_close(from_acting, afterwards, rtol=1e-5, atol=1e-5)
+    afterwards, _ = agent._batch(rollout)
+    torch.testing.assert_close(from_acting.steps, afterwards.steps, rtol=1e-5, atol=1e-5)
 
 
 def test_separate_networks_keep_nothing_while_acting():

@@ -21,7 +21,7 @@ from test_state import rewrite
 
 from rl import api
 from rl.algos.agent import Rollout
-from rl.algos.recurrent_ppo import RecurrentPPO
+from rl.algos.recurrent_ppo import Batch, RecurrentPPO
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose
 from rl.envs.wrappers import Keep
@@ -220,7 +220,7 @@ def test_the_loss_of_a_minibatch_is_the_sum_over_its_steps_one_by_one() -> None:
             policy_loss = -min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
             entropy = -float((probabilities * probabilities.log()).sum())
             expected += (policy_loss + 0.5 * (float(value[t]) - target) ** 2 - 0.1 * entropy) / 24
-    loss, _ = agent._loss(agent.networks, obs, action, numbers, begins, starts, index, 0.2, None, 0.1)
+    loss, _ = agent._loss(agent.networks, Batch(obs, action, numbers, begins, starts), index, 0.2, None, 0.1)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 

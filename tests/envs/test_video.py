@@ -13,7 +13,8 @@ from short_runs import TINY, go
 from rl.config import EnjoyConfig
 from rl.config.compose import compose
 from rl.enjoy import enjoy
-from rl.envs.video import Video, captioned, tiled
+from rl.envs.make import make_factory
+from rl.envs.video import Video, captioned, new_path, tiled
 
 pytestmark = pytest.mark.usefixtures("few_scores")
 
@@ -78,3 +79,25 @@ def test_enjoy_side_by_side_does_not_change_scores(tmp_path: Path) -> None:
     assert played("render=video", "video.grid=3", "video.caption=true", "video.format=gif") == alone
     frames = frames_of(tmp_path / "run" / "video" / "last-0.gif")
     assert (len(frames), frames[0].shape) == (max(alone) + 1, (800, 1200, 3))
+
+
+def test_a_video_never_replaces_another(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        path = new_path(tmp_path / "best-0.mp4")
+        path.touch()
+        names.append(path.name)
+    assert names == ["best-0.mp4", "best-0-2.mp4", "best-0-3.mp4"]
+
+
+def test_an_unversioned_id_is_warned_of_once(recwarn: pytest.WarningsRecorder) -> None:
+    make = make_factory("CartPole", {}, [])
+    for _ in range(3):
+        make().close()
+    assert [str(w.message).count("latest versioned") for w in recwarn] == [1]
+
+
+def test_mujoco_writes_neither_warnings_nor_a_log(capfd: pytest.CaptureFixture[str]) -> None:
+    make_factory("HalfCheetah-v5", {}, [])().close()
+    assert capfd.readouterr() == ("", "")
+    assert list(Path.cwd().iterdir()) == []

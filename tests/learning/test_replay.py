@@ -264,7 +264,7 @@ def test_a_memory_comes_back_from_its_chunks(
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
-    for name, value in vars(one).items():
+    for name, value in one._asdict().items():
         np.testing.assert_array_equal(value, getattr(other, name))
 
 

@@ -17,7 +17,8 @@ from test_sweeps import run as run_sweep
 
 import rl.training.run
 from rl.config import ConfigError
-from rl.config.compose import from_yaml, options, to_yaml
+from rl.config.compose import options
+from rl.config.text import score_text
 from rl.report import measures
 from rl.report.__main__ import main, report
 from rl.report.curves import draw, over_seeds
@@ -84,11 +85,13 @@ def cells(text: str, heading: str) -> list[list[str]]:
 
 def edit(run: Path, **changed: object) -> None:
     """Change a run's configuration."""
-    values = from_yaml(run / "config.yaml")
+    *before, last = (run / "history.jsonl").read_text().splitlines()
+    session = json.loads(last)
+    values = session["config"]
     for key, value in changed.items():
         section, _, name = key.rpartition("__")
         (values[section] if section else values)[name] = value
-    (run / "config.yaml").write_text(to_yaml(values))
+    (run / "history.jsonl").write_text("\n".join([*before, json.dumps(session), ""]))
 
 
 def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
@@ -139,7 +142,7 @@ def test_a_results_measures_come_from_its_evaluations(sweep: Path) -> None:
 
     means = [sum(values) / len(values) for values in map(strengths, (1, 2))]
     shown = cells(read(report([str(sweep)])), "Measures")[2]
-    assert shown[1] == f"{sum(means) / 2:.3g}"
+    assert shown[1] == score_text(sum(means) / 2)
     assert shown[5].startswith("from evaluation rows")
 
 
@@ -187,7 +190,7 @@ def test_runs_in_every_state_are_reported(sweep: Path) -> None:
     with (stopped / "metrics.csv").open("a") as file:
         file.write("704,7")  # a line that is being written
     (garbage / "eval.csv").write_text("frames,wall_s\nx,y\n")
-    (damaged / "config.yaml").write_text("a: [1,\n")
+    (damaged / "history.jsonl").write_text("{a\n")
     recorded = json.loads((sweep / "sweep.json").read_text())
     (sweep / "sweep.json").write_text(json.dumps(recorded | {"jobs": recorded["jobs"] | {"seed=3": []}}))
     (sweep / "fresh" / ".hydra").mkdir(parents=True)
@@ -206,7 +209,7 @@ def test_runs_in_every_state_are_reported(sweep: Path) -> None:
     text = read(page)
     runs = cells(text, "Runs")
     assert [row[2] for row in runs[1:]] == ["stopped: ValueError: &lt;it&gt; broke", "running"]
-    assert [row[5] for row in cells(text, "Scores")[1:]] == ["evaluation rows"]
+    assert [row[5] for row in cells(text, "Scores")[1:]] == ["4 fresh episodes and evaluation rows"]
     unread = text[text.index("Runs without a result") :]
     assert f"{garbage.name}: damaged; it cannot be read: eval.csv: " in unread
     assert f"{damaged.name}: damaged; it cannot be read:" in unread
@@ -221,7 +224,7 @@ def test_a_run_without_rows_says_so_once(sweep: Path) -> None:
         (run / name).write_bytes((run / name).read_bytes().partition(b"\n")[0] + b"\n")
     text = read(report([str(run)]))
     assert text.count("There are no rows yet") == 1
-    assert cells(text, "Runs")[1][:4] == [run.name, "1", "stopped", "0 of 640"]
+    assert cells(text, "Runs")[1][:4] == [run.name, "1", "stopped", "640 of 640"]
     assert "<svg role=" not in text
     assert cells(text, "Measures")[1][1:] == ["", "", "", "", "no rows yet"]
 

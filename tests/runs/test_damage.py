@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from faults import fail_at
-from short_runs import contents, differences, frames_of, go, in_child, record
+from short_runs import contents, differences, frames_of, go, in_child, record, typed
 from test_kills import LINE as SHORTER
 
+from rl.config.invocation import command
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
@@ -107,10 +109,6 @@ def test_a_run_whose_checkpoints_were_deleted_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        *(
-            ("config.yaml", content)
-            for content in (b"", None, b"{]\n", b"\xff\n", b"frames: [1]\n", b"seed: ${\n")
-        ),
         *(("history.jsonl", content) for content in (b"{]\n", b"\xff\n", b"{}\n", b"3\n")),
     ],
 )
@@ -197,7 +195,7 @@ def test_a_failing_disk_stops_the_run_with_reason_and_command(tmp_path: Path) ->
         if not folder.exists():
             continue
         assert f"stopped: {folder}" in said, said
-        assert f"go on with: python train.py resume={folder}" in said
+        assert f"go on with: {command('train', f'resume={folder}')}" in said
         left = [str(path) for path in folder.rglob("*.tmp")]
         # the one whose removal failed
         assert (number, left) == (number, []) or code == errno.EIO and len(left) == 1
@@ -217,3 +215,51 @@ def test_an_error_of_an_env_is_reported_verbatim(tmp_path: Path) -> None:
     line = [*SHORT, "env=gym", "env.id=tiny_envs:Broken-v0", "+env.kwargs.at=20"]
     assert in_child(functools.partial(go, tmp_path / "run", *line), tmp_path / "output") == 1
     assert "the simulator is gone" in (tmp_path / "output").read_text()
+
+
+# -------------------------------------------------------------------------------------- errors of users' code
+
+
+def unplugged(*_: Any) -> None:
+    """A callback, and what an environment may do: its own file is not there."""
+    Path("nowhere/robot").read_bytes()
+
+
+class Unplugged(gym.Wrapper):
+    """An environment whose device goes away in its 30th step."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.steps = 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.steps > 30:
+            unplugged()
+        return super().step(action)
+
+
+class NeverThere(gym.Wrapper):
+    """An environment that cannot be made."""
+
+    def __init__(self, env: gym.Env) -> None:
+        unplugged()
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "callbacks=[{_target_: test_damage.unplugged}]",
+        "env.wrappers=[{_target_: test_damage.Unplugged}]",
+        "env.wrappers=[{_target_: test_damage.NeverThere}]",
+    ],
+)
+def test_an_oserror_of_users_code_has_its_traceback(where: str, tmp_path: Path) -> None:
+    done = typed(*LINE, where, "hydra.run.dir=run")
+    assert done.returncode == 1
+    assert done.stdout.count("Traceback") + done.stderr.count("Traceback") >= 1
+    if "NeverThere" not in where:  # that one is raised before there is a folder
+        said = Path("run/train.log").read_text()
+        assert "unplugged" in said
+        assert "nowhere/robot" in said
+        assert "stopped:" not in said

@@ -198,7 +198,7 @@ def test_one_refused_job_stops_all_and_nothing_changes() -> None:
     [
         (["seed=1,1"], "seed=1: the list has it twice"),
         (["algo.lr=1e-3,0.001"], "algo.lr=0.001: the list has it twice"),
-        (["hydra/launcher=basic"], "hydra/launcher=basic: type launcher="),
+        (["hydra.run.dir=x"], "hydra.run.dir=x: type hydra.sweep.dir="),
         (["launcher=basic,processes"], "one value for all jobs"),
         (["launcher=process"], "did you mean processes?"),
         (["launcher=processes", "launcher.n_jobs=0"], "launcher.n_jobs=0: expected a whole number from 1"),

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from short_runs import TINY, begun, go, iterate, record
 
+from rl.config.overrides import Overrides
+from rl.config.text import score_text
+from rl.report.group import Result
+from rl.report.page import final_scores
+from rl.report.runs import read_run
+from rl.runs.__main__ import describe
+from rl.runs.tables import read_rows
+from rl.search import best_score
+from rl.sweeps import display
+from rl.sweeps.record import Job
 from rl.training.evaluate import Interrupted, play
 
 pytestmark = pytest.mark.usefixtures("few_scores")
@@ -87,3 +100,30 @@ def test_the_summary_by_hand_numbers(tmp_path: Path) -> None:
 def test_of_equal_scores_the_later_is_the_best(tmp_path: Path) -> None:
     assert go(tmp_path / "run", *TINY, "env=gym", "env.id=tiny_envs:Counting-v0") == 0
     assert record(tmp_path / "run")["link"] == "ckpt-best-576.pt"
+
+
+def test_best_and_last_are_the_same_numbers_everywhere() -> None:
+    """Of a finished run those of result.json; of one that is not, those by which its best was chosen."""
+    run = Path("sweep/seed=0")
+    line = [*TINY, "frames=320", "eval.episodes=25", "env.num_envs=2"]
+    assert go(run, *line) == 0
+    result = json.loads((run / "result.json").read_text())
+    job = Job("seed=0", Overrides(), Overrides(), state="finished", frames=320)
+    sweep = SimpleNamespace(jobs=[job], folder_of=lambda job: run)
+
+    def shown() -> list[dict[str, Any]]:
+        described, reported = describe(run), read_run(run)
+        in_table = display.table(cast(Any, sweep)).splitlines()[-1].split()
+        _, last, best = final_scores(Result([reported]))
+        assert in_table[-2:] == [score_text(described[name]) for name in ("last", "best")]
+        assert best_score(run) == described["best"]
+        return [{n: described[n] for n in ("last", "best")}, {"last": last[0], "best": best[0]}]
+
+    finished = {name: result[name]["total_reward"] for name in ("last", "best")}
+    assert shown() == [finished, finished]
+    (run / "result.json").unlink()
+    rows = read_rows(run / "eval.csv")
+    assert all(row["total_reward_ma"] == row["total_reward"] for row in rows)
+    scores = [float(row["total_reward"]) for row in rows]
+    assert shown() == [{"last": scores[-1], "best": max(scores)}] * 2
+    assert read_run(run).frames == describe(run)["frames"] == 320

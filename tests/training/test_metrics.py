@@ -38,7 +38,7 @@ def test_an_unknown_column_is_refused_and_nothing_written(tmp_path: Path) -> Non
     table.start()
     with pytest.raises(ValueError, match="no column bad"):
         table.append({"a": 1, "bad": 2})
-    assert table.rows() == []
+    assert table.last_rows(9) == []
 
 
 def test_a_row_is_the_mean_since_the_row_before(tmp_path: Path) -> None:
@@ -96,13 +96,27 @@ def test_a_truncated_table_continues_as_if_nothing_followed(tmp_path: Path) -> N
     assert table.path.read_text() == "a\n1\n4\n"
 
 
-def test_the_evaluations_moving_average_reaches_back_a_hundred_episodes() -> None:
+def test_the_evaluations_average_is_of_these_weights_alone() -> None:
     before = [
         {"total_reward": "1.0", "episodes": "50"},
-        {"total_reward": "2.0", "episodes": "50"},
-        {"total_reward": "4.0", "episodes": "40"},
+        {"total_reward": "2.0", "episodes": "6"},
+        {"total_reward": "4.0", "episodes": "8"},
     ]
     assert moving_average([], 7.0, 50) == 7.0
-    assert moving_average(before[:1], 3.0, 50) == 2.0
-    assert moving_average(before, 8.0, 50) == pytest.approx((8 * 50 + 4 * 40 + 2 * 10) / 100)
-    assert moving_average(before, 9.0, 500) == 9.0
+    assert moving_average(before, 3.0, 50) == 3.0
+    assert moving_average(before, 3.0, 20) == 3.0
+    assert moving_average(before, 8.0, 8) == pytest.approx((8 * 8 + 4 * 8 + 2 * 4) / 20)
+    assert moving_average(before, 8.0, 2) == pytest.approx((8 * 2 + 4 * 8 + 2 * 6 + 1 * 4) / 20)
+    assert moving_average(before[1:], 8.0, 1) == pytest.approx((8 * 1 + 4 * 8 + 2 * 6) / 15)
+
+
+def test_the_last_rows_are_read_from_the_files_end(tmp_path: Path) -> None:
+    table = Table(tmp_path / "t.csv", ["frames", "total_reward"])
+    table.start()
+    assert table.last_rows(3) == []
+    for n in range(1000):
+        table.append({"frames": n, "total_reward": -1 / 3 * 10**-n if n % 2 else n})
+        if n in (0, 1, 2, 3, 999):
+            expected = [str(i) for i in range(max(n - 2, 0), n + 1)]
+            assert [row["frames"] for row in table.last_rows(3)] == expected
+    assert table.last_rows(2000)[0] == {"frames": "0", "total_reward": "0"}

@@ -65,7 +65,8 @@ class CkptConfig:
     best_by: Annotated[
         str,
         Key(
-            "the eval.csv column whose highest value is the best",
+            "the eval.csv column whose highest value is the best; total_reward_ma is the mean of the last 20"
+            " evaluation episodes, or of all of one evaluation if eval.episodes is more",
             choices=("total_reward_ma", "total_reward", "total_reward_min"),
         ),
     ]
@@ -101,6 +102,7 @@ class RunConfig:
         list[Target],
         Key("called with the run at every iteration boundary; each a _target_ with its arguments"),
     ]
+    tags: Annotated[dict[str, Any], Key("notes of your own, such as tags.note=...", FREE)]
     outputs: Annotated[str, Key("root of the run folders", FREE)]
     resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
     fork: Annotated[
@@ -114,7 +116,9 @@ class RunConfig:
     base: Annotated[
         str | None,
         Key(
-            "run: resume from the run's own config.yaml, not from today's conf/", FREE, choices=(None, "run")
+            "run: resume from the run's own configuration, not from today's conf/",
+            FREE,
+            choices=(None, "run"),
         ),
     ]
 

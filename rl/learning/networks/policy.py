@@ -54,9 +54,9 @@ class Policy(nn.Module):
         return self._append_log_std(means), extra
 
     def _append_log_std(self, means: Tensor) -> Tensor:
-        return (
-            means if self.log_std is None else torch.cat([means, self.log_std.expand(means.shape[0], -1)], -1)
-        )
+        if self.log_std is None:
+            return means
+        return torch.cat([means, self.log_std.expand(means.shape[0], -1)], -1)
 
     def by_numpy(self) -> NumpyFunction:
         """`forward` over the memory where the weights are now."""
