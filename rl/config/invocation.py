@@ -45,10 +45,10 @@ def flags() -> Flags:
 def command(script: str, *arguments: str) -> str:
     """A command that works where this one was typed; `script` is train or enjoy."""
     shim, typed = _ROOT / f"{script}.py", Path(sys.argv[0])
-    near = shim.is_file() and (Path.cwd() == _ROOT or typed.resolve().parent == _ROOT)
-    start = (
-        ["python", min(os.path.relpath(shim), str(shim), key=len)]
-        if near
-        else ["python", "-m", f"rl.{script}"]
-    )
+    if sys.argv[0].startswith("encore "):
+        start = ["encore", script]
+    elif shim.is_file() and (Path.cwd() == _ROOT or typed.resolve().parent == _ROOT):
+        start = ["python", min(os.path.relpath(shim), str(shim), key=len)]
+    else:
+        start = ["python", "-m", f"rl.{script}"]
     return shlex.join([*start, *(_flags.words if script == "train" else []), *arguments])
