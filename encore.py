@@ -40,6 +40,7 @@ def main() -> None:
             )
         )
     sys.argv[:2] = [f"encore {name}"]
+    sys.path.append(str(Path.cwd()))  # algorithms and environments of one's own, as with python train.py
     importlib.import_module(COMMANDS[name][0]).main()
 
 

@@ -64,7 +64,11 @@ def test_the_wheel_trains_enjoys_lists_and_exports(encore: Encore) -> None:
 def test_encore_names_its_commands(encore: Encore) -> None:
     assert encore("--help").returncode == 0
     for name in ("train", "enjoy", "report", "search", "export"):
-        assert "keys (counts" in encore(name, "--help").stdout
+        text = encore(name, "--help").stdout
+        assert "keys (counts" in text
+        assert f"encore {name}" in text
+        assert "python " not in text.replace("python_", "")
+        assert "constraints.txt" not in text
     unknown = encore("trian")
     assert (unknown.returncode, "encore trian: no such command" in unknown.stderr) == (2, True)
 

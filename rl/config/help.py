@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterable
 
@@ -23,8 +24,10 @@ from rl.config import (
     RunConfig,
     SearchConfig,
     fields,
+    install_line,
 )
 from rl.config.compose import options
+from rl.config.invocation import as_typed
 from rl.config.overrides import GROUPS
 from rl.config.text import aligned
 
@@ -69,7 +72,8 @@ Needs for format=onnx: pip install -c constraints.txt -e ".[onnx]"
 
 def show_help(script: str, overrides: Iterable[str | Override] = (), config_dir: str | None = None) -> str:
     """The text of `--help`."""
-    lines = [_INTRODUCTION[script]]
+    install = re.compile(r'pip install -c constraints\.txt -e "\.\[(\w+)\]"')
+    lines = [as_typed(install.sub(lambda extra: install_line(extra[1]), _INTRODUCTION[script]))]
     if script == "train.py":
         for group in GROUPS:
             choices = options(group, config_dir)

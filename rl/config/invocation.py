@@ -52,3 +52,12 @@ def command(script: str, *arguments: str) -> str:
     else:
         start = ["python", "-m", f"rl.{script}"]
     return shlex.join([*start, *(_flags.words if script == "train" else []), *arguments])
+
+
+def as_typed(text: str) -> str:
+    """A text that names commands as in a checkout, with those that work where this one was typed."""
+    if not sys.argv[0].startswith("encore "):
+        return text
+    for checkout, ours in (("python train.py", "encore train"), ("python enjoy.py", "encore enjoy")):
+        text = text.replace(checkout, ours)
+    return text.replace("python -m rl.", "encore ")

@@ -12,6 +12,7 @@ from rl.config import (
     TARGETS,
     ConfigError,
     EnjoyConfig,
+    ExportConfig,
     ReportConfig,
     RunConfig,
     SearchConfig,
@@ -65,6 +66,9 @@ def test_every_key_is_in_the_help_with_its_meaning() -> None:
     }
     assert set(keys(ReportConfig)) <= {
         line.split()[0] for line in show_help("rl.report").splitlines() if line.startswith("  ")
+    }
+    assert set(keys(ExportConfig)) <= {
+        line.split()[0] for line in show_help("rl.export").splitlines() if line.startswith("  ")
     }
     for group in ("algo", "env", "logger", "launcher", "experiment"):
         for choice, meaning in options(group).items():
