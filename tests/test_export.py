@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from short_runs import TINY, begun, iterate
+from short_runs import ROOT, TINY, begun, go, iterate
+from test_docs import _FILE
 from test_state import SMALL_CNN, TRAITS, line_for
 
 from rl import api
-from rl.config import ExportConfig
+from rl.algos.dqn import DQN
+from rl.config import ConfigError, ExportConfig
 from rl.config.compose import compose, options
-from rl.export import SUFFIXES, export
+from rl.export import SUFFIXES, export, read
+from rl.runs.manifest import DamagedError
+from rl.runs.outcome import Refused
 from rl.training.evaluate import play
 
 pytestmark = pytest.mark.usefixtures("few_scores", "composed_once")
@@ -120,3 +128,102 @@ def test_an_exported_policy_acts_and_scores_as_the_run(name: str) -> None:
         if games:
             played: Any = play(player, policy.make_env, games, 0)  # type: ignore[arg-type]
             assert played.returns == (returns if discrete else pytest.approx(returns, rel=1e-4))
+
+
+@pytest.mark.parametrize(("how", "script"), [("onnx", "play_onnx.py"), ("torch", "play_torch.py")])
+@pytest.mark.parametrize("name", ["dqn", "recurrent, continuous"])
+def test_the_page_plays_a_file_without_encore(name: str, how: str, script: str, tmp_path: Path) -> None:
+    folder = trained(name)
+    path = exported(folder, "ckpt=last", f"format={how}", f"out=policy{SUFFIXES[how]}")
+    page = (ROOT / "docs" / "export.md").read_text()
+    # an empty folder named rl: what the script does, it does without Encore
+    (tmp_path / "rl").mkdir()
+    (tmp_path / "rl" / "__init__.py").write_text("raise ImportError('Encore is not installed here')\n")
+    (tmp_path / script).write_text(dict(_FILE.findall(page))[script])
+    run = subprocess.run(
+        [sys.executable, script, str(path)], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert run.returncode == 0, run.stderr
+    policy, returns = api.load_policy(folder, "last"), []
+    env = policy.make_env()
+    for episode in range(5):
+        (obs, _), total, done = env.reset(seed=episode), 0.0, False
+        policy.reset()
+        while not done:
+            obs, reward, terminated, truncated, _ = env.step(policy(obs))
+            total, done = total + float(reward), terminated or truncated
+        returns.append(total)
+    printed = [float(line.rpartition(" ")[2]) for line in run.stdout.splitlines()]
+    assert printed == pytest.approx(returns, rel=1e-4, abs=0.02)
+
+
+@pytest.mark.parametrize("how", SUFFIXES)
+def test_a_damaged_or_foreign_file_is_refused(how: str) -> None:
+    path = exported(trained("dqn"), "ckpt=last", f"format={how}")
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    assert read(data).metadata["frames"] == 192
+    for position in rng.integers(len(data), size=100):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        with pytest.raises(Refused, match="damaged, or not of rl.export"):
+            read(bytes(damaged))
+    for foreign in (b"", b"text", data[:-1], data[:1000], data[:-64]):
+        with pytest.raises(Refused, match="damaged, or not of rl.export"):
+            read(foreign)
+
+
+def test_a_file_says_what_it_holds() -> None:
+    path = exported(trained("recurrent, continuous"), "ckpt=last")
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert str(ROOT).encode() not in path.read_bytes()
+    about = read(path.read_bytes()).metadata
+    assert json.loads(model.metadata_props[0].value) == about
+    assert about["env"] == {"id": "Pendulum-v1", "kwargs": {}, "wrappers": []}
+    assert about["action_space"] == {
+        "type": "Box",
+        "shape": [1],
+        "dtype": "float32",
+        "low": -2.0,
+        "high": 2.0,
+    }
+    assert about["observation_space"]["high"] == [1.0, 1.0, 8.0]
+    assert (about["run"], about["frames"], about["score"], about["state_size"]) == ("run", 192, None, 64)
+    assert [node.name for node in model.graph.input] == ["obs", "state"]
+    assert [node.name for node in model.graph.output] == ["action", "next_state"]
+
+
+def test_a_policy_that_differs_from_the_run_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = trained("dqn")
+    greedy = DQN.greedy
+
+    def other(self: DQN) -> torch.nn.Module:
+        module = greedy(self)
+        best = module.best
+        module.best = lambda outputs: best(-outputs)  # type: ignore[assignment]
+        return module
+
+    monkeypatch.setattr(DQN, "greedy", other)
+    with pytest.raises(Refused, match="nothing is written"):
+        exported(folder, "ckpt=last")
+    assert not (folder / "export").exists()
+
+
+def test_what_cannot_be_exported_is_refused_in_one_message() -> None:
+    folder = trained("dqn")
+    with pytest.raises(ConfigError, match=r"ends in \.onnx"):
+        exported(folder, "ckpt=last", "out=policy.pt2")
+    with pytest.raises(Refused, match="not been evaluated yet"):
+        exported(folder)
+    with pytest.raises(Refused, match="no whole checkpoint"):
+        exported(Path("elsewhere"))
+    data = folder / "ckpt" / "ckpt-192.pt"
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    with pytest.raises(DamagedError, match=r"ckpt-192\.pt: its content is not what was written"):
+        exported(folder, "ckpt=192")
+
+
+def test_random_actions_are_no_policy() -> None:
+    assert go(Path("run"), "algo=random", "frames=512", "eval.episodes=1") == 0
+    with pytest.raises(Refused, match="no method `greedy`"):
+        exported(Path("run"), "ckpt=last", "format=torch")

@@ -26,9 +26,11 @@ from rl.config import (
     RunConfig,
     SearchConfig,
     fields,
+    install_line,
     typed,
 )
 from rl.config.compose import Composed, compose, options
+from rl.config.invocation import as_typed
 from rl.config.overrides import GROUPS, Overrides
 from rl.config.schema import schema_of
 from rl.config.text import aligned
@@ -98,7 +100,8 @@ _SECTIONS = {
 
 def show_help(script: str, overrides: Iterable[str | Override] = (), config_dir: str | None = None) -> str:
     """The text of `--help`: with overrides, what belongs to them. ConfigError if they cannot be."""
-    lines = [_INTRODUCTION[script]]
+    install = re.compile(r'pip install -c constraints\.txt -e "\.\[(\w+)\]"')
+    lines = [as_typed(install.sub(lambda extra: install_line(extra[1]), _INTRODUCTION[script]))]
     if script != "train.py":
         schema, name = {
             "enjoy.py": (EnjoyConfig, "enjoy"),

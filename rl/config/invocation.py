@@ -45,9 +45,20 @@ def flags() -> Flags:
 def command(script: str, *arguments: str) -> str:
     """A command that works where this one was typed; `script` is train or enjoy."""
     shim, here, typed = _ROOT / f"{script}.py", Path(f"{script}.py"), Path(sys.argv[0])
-    if shim.is_file() and (here.resolve() == shim or typed.resolve().parent == _ROOT):
+    if sys.argv[0].startswith("encore "):
+        start = ["encore", script]
+    elif shim.is_file() and (here.resolve() == shim or typed.resolve().parent == _ROOT):
         names = [str(shim), os.path.relpath(shim), *([str(here)] if here.resolve() == shim else [])]
         start = ["python", min(names, key=len)]
     else:
         start = ["python", "-m", f"rl.{script}"]
     return shlex.join([*start, *(_flags.words if script == "train" else []), *arguments])
+
+
+def as_typed(text: str) -> str:
+    """A text that names commands as in a checkout, with those that work where this one was typed."""
+    if not sys.argv[0].startswith("encore "):
+        return text
+    for checkout, ours in (("python train.py", "encore train"), ("python enjoy.py", "encore enjoy")):
+        text = text.replace(checkout, ours)
+    return text.replace("python -m rl.", "encore ")

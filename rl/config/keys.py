@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NewType
 
 # What a resumed run may do to a key (design: "The config of a resumed run").
@@ -46,7 +47,9 @@ class ConfigError(ValueError):
 
 
 def install_line(extra: str) -> str:
-    """What to type for an extra of setup.cfg."""
+    """What to type for an extra of setup.cfg, in a checkout or where the wheel is installed."""
+    if not Path(__file__).parents[2].joinpath("setup.cfg").is_file():
+        return f'pip install "encore-rl[{extra}]"'
     return f'pip install -c constraints.txt -e ".[{extra}]"'
 
 
