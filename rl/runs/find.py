@@ -41,7 +41,8 @@ def find_run(resumed: str, overrides: Overrides) -> tuple[Path, list[str]]:
         outputs = outputs_folder(overrides)
         folder = latest_run(outputs, overrides)
         uncommitted = [f for f in run_folders(outputs) if not list_manifests(f / "ckpt", replay=False)[0]]
-        others = [f for f in uncommitted if started_at(f) > started_at(folder)]
+        own = started_at(folder), folder.name  # the time in seconds: the name decides within one
+        others = [f for f in uncommitted if (started_at(f), f.name) > own]
         return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
     folder = Path(resumed)
     if not is_run(folder):
