@@ -89,7 +89,7 @@ def test_the_command_offered_after_divergence_works() -> None:
     ]
     assert in_child(functools.partial(go, RUN, *wild), Path("output")) == 1
     offered = shlex.split(Path("output").read_text().partition("with a lower learning rate: ")[2])
-    assert offered == ["python", "train.py", f"resume={RUN}", "algo.lr=[[0,1e+39],[1,1e+38]]"]
+    assert offered == ["python", "-m", "rl.train", f"resume={RUN}", "algo.lr=[[0,1e+39],[1,1e+38]]"]
     assert in_child(functools.partial(go, RUN, *wild, offered[-1]), Path("again")) == 0
     assert "going on at frame 0" in Path("again").read_text()
 

@@ -52,7 +52,7 @@ TargetTau = Annotated[
 ]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReinforceConfig:
     """`algo=reinforce`."""
 
@@ -72,7 +72,7 @@ class ReinforceConfig:
     optimizer: Annotated[Target, Key("torch optimizer: _target_ and its arguments, but for lr")]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class A2CConfig:
     """`algo=a2c`."""
 
@@ -95,7 +95,7 @@ class A2CConfig:
     optimizer: Optimizer
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ClippedConfig:
     """What PPO takes, with a memory or without."""
 
@@ -127,7 +127,7 @@ class ClippedConfig:
     optimizer: Optimizer
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PPOConfig(ClippedConfig):
     """`algo=ppo`."""
 
@@ -142,7 +142,7 @@ class PPOConfig(ClippedConfig):
     ] = 0.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RecurrentPPOConfig(ClippedConfig):
     """`algo=recurrent_ppo`."""
 
@@ -158,7 +158,7 @@ class RecurrentPPOConfig(ClippedConfig):
     network: Annotated[Target, Key("encoder of observations: _target_ and its arguments")]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SarsaConfig:
     """`algo=sarsa`."""
 
@@ -176,7 +176,7 @@ class SarsaConfig:
     optimizer: Optimizer
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PQNConfig:
     """`algo=pqn`."""
 
@@ -198,7 +198,7 @@ class PQNConfig:
     optimizer: Optimizer
 
 
-@dataclass
+@dataclass(kw_only=True)
 class OffPolicyConfig:
     """What every algorithm with a replay memory takes."""
 
@@ -220,7 +220,7 @@ class OffPolicyConfig:
     replay: Annotated[Target, Key("replay memory: _target_ and its arguments")]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DQNConfig(OffPolicyConfig):
     """`algo=dqn`."""
 
@@ -252,7 +252,7 @@ class DQNConfig(OffPolicyConfig):
     kappa: Annotated[float, Key("huber: squared up to an error of this, linear beyond", above=0)] = 1.0
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SACConfig(OffPolicyConfig):
     """`algo=sac`."""
 
@@ -263,7 +263,7 @@ class SACConfig(OffPolicyConfig):
     target_tau: TargetTau
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TD3Config(OffPolicyConfig):
     """`algo=td3`."""
 
@@ -282,7 +282,7 @@ class TD3Config(OffPolicyConfig):
     ]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DiscreteSACConfig(OffPolicyConfig):
     """`algo=sac_discrete`."""
 
@@ -295,7 +295,7 @@ class DiscreteSACConfig(OffPolicyConfig):
     target_tau: TargetTau
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CrossQConfig(OffPolicyConfig):
     """`algo=crossq`."""
 
@@ -308,7 +308,7 @@ class CrossQConfig(OffPolicyConfig):
     critic_network: Annotated[Target, Key("critics, with batch renormalisation: _target_ and its arguments")]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RandomConfig:
     """`algo=random`."""
 
