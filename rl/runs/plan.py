@@ -65,16 +65,15 @@ class Plan:
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
-    def code_changes(self, frames: int) -> tuple[dict[str, str], list[dict[str, Any]]]:
-        """The code of this session, and where the run's code has changed until `frames`, where it begins."""
-        used = code.fingerprints(self.composed.values)
-        return used, code.changes(history.read(self.folder), frames, used)
-
     def write_history(
         self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
-    ) -> None:
-        """Add this session to the run's history, and make its configuration the run's."""
-        used, changed = self.code_changes(frames)
+    ) -> list[dict[str, Any]]:
+        """Add this session to the run's history, and make its configuration the run's.
+
+        It returns where the run's code has changed until `frames`, where this session begins.
+        """
+        past, used = history.read(self.folder), code.fingerprints(self.composed.values)
+        changed = code.changes(past, frames, used)
         for number, one in enumerate(changed):
             when = f"at frame {one['frames']} again" if number else "the code changed"
             not_exact = [*not_exact, f"{when}: {', '.join(one['files'])}"]
@@ -92,12 +91,13 @@ class Plan:
                 for c in self.changes
             ],
             "world": history.world(self.config),
-            "code": None if used == code.last_recorded(history.read(self.folder)) else used,
+            "code": None if used == code.last_recorded(past) else used,
             "code_changed": changed,
             "exactness": history.exactness(since, not_exact, not_reproducible),
         }
         made_before = self.manifest is not None and self.manifest.config is None
         history.write(self.folder, session, self.composed.values, line_first=made_before)
+        return changed
 
     def take_folder(self) -> None:
         """Make the folder of a new run and lock it; an existing run's lock is held already."""

@@ -79,11 +79,11 @@ class Run:
         not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
         for problem in not_exact:
             log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
-        for change in self.plan.code_changes(self.clock.frames)[1]:
+        changed = self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
+        for change in changed:
             log.warning(
                 "NOT EXACT from frame %d: the code changed: %s", change["frames"], ", ".join(change["files"])
             )
-        self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
         (self.folder / RESULT).unlink(missing_ok=True)
 
     def check_reproducible(self) -> str:
