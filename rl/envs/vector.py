@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -160,12 +161,39 @@ def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: in
     return SyncEnvs(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
+class WorkerDiedError(Exception):
+    """The process of an async env has ended; the message says which and how."""
+
+
 @contextlib.contextmanager
 def closing(env: Any) -> Any:
-    """Close an env on exit; after an error, do not wait for its workers."""
+    """Close an env on exit; after an error, do not wait for its workers. WorkerDiedError if one is gone."""
     try:
         yield env
-    except BaseException:
-        env.close(**({"terminate": True} if isinstance(env, AsyncVectorEnv) else {}))
+    except BaseException as error:
+        if not isinstance(env, AsyncVectorEnv):
+            env.close()
+            raise
+        died = _died(env) if isinstance(error, OSError | EOFError) else ""
+        for process in env.processes:  # they ignore SIGTERM, and would tell of a closed pipe
+            process.kill()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium warns of the step that nobody waits for
+            env.close(terminate=True)
+        if died:
+            raise WorkerDiedError(died) from error
         raise
     env.close()
+
+
+def _died(env: AsyncVectorEnv) -> str:
+    """Which worker's process has ended, and how; '' if none has."""
+    for n, process in enumerate(env.processes):
+        process.join(0.2)  # its pipe closes a moment before the process is gone
+        code = process.exitcode
+        if code is not None and code < 0:
+            why = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"the process of env {n} was killed by {signal.Signals(-code).name}{why}"
+        if code is not None:
+            return f"the process of env {n} ended with exit code {code}"
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from rl.training.build import Parts
 
 log = logging.getLogger("encore")
+_OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # it has no more to give; no fault in code
 
 
 def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
     """Train a planned run to its end; the score of its best weights. SystemExit with the exit code if it does
     not get there.
     """
-    from rl.envs.vector import closing
+    from rl.envs.vector import WorkerDiedError, closing
     from rl.training.evaluate import Interrupted
     from rl.training.progress import Progress
 
@@ -63,19 +65,30 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
-        if not files.is_ours(error):
+        if not files.is_ours(error) and error.errno not in _OF_THE_SYSTEM:
             log.exception("failed; the last checkpoint stands: %s", resume_command)
             raise SystemExit(FAILED) from None
         where, why = error.filename or plan.folder, error.strerror or error
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
         raise SystemExit(FAILED) from error
+    except WorkerDiedError as error:
+        log.error("stopped: %s; the last checkpoint stands, go on with: %s", error, resume_command)
+        raise SystemExit(FAILED) from error
     except DivergedError as error:
         log.error("stopped: %s; %s", error, _recovery_hint(run))
         raise SystemExit(FAILED) from error
-    except Exception:
-        log.exception("failed; the last checkpoint stands: %s", resume_command)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            log.error("stopped: out of memory: %s; the last checkpoint stands: %s", error, resume_command)
+        else:
+            log.exception("failed; the last checkpoint stands: %s", resume_command)
         raise SystemExit(FAILED) from None
     return float(result["best"]["total_reward"]) if "best" in result else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch, which raises RuntimeError, got no memory."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "of memory" in str(error)
 
 
 def _recovery_hint(run: Run) -> str:
