@@ -13,6 +13,7 @@ from pathlib import Path
 from rl.config import ConfigError, ReportConfig, install_line
 from rl.config.compose import compose
 from rl.config.help import show_help
+from rl.config.invocation import command
 from rl.report.page import PAGE, make_page, report_folder
 from rl.report.runs import find_runs, read_run
 from rl.runs.outcome import Refused, with_exit_codes
@@ -25,7 +26,7 @@ def report(arguments: Sequence[str]) -> Path:
     config: ReportConfig = compose(overrides, ReportConfig, "report").config
     if not names:
         raise Refused(
-            "what to report? type latest, or the folders of runs and sweeps; python -m rl.runs lists the runs"
+            f"what to report? type latest, or the folders of runs and sweeps; {command('runs')} lists them"
         )
     try:
         import jinja2  # noqa: F401

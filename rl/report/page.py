@@ -114,6 +114,7 @@ def result_cells(
         "colour": result.colour,
         "dashes": " ".join(f"{1.6 * dash:g}" for dash in result.dashes),
         "random": number(random_score(result.env)) or "unknown",
+        "solved": _solved(result, best),
         "source": source,
         "final": summary(last, center),
         "best": summary(best, center),
@@ -129,6 +130,14 @@ def result_cells(
             for video in run.videos
         ],
     }
+
+
+def _solved(result: Result, best: list[float | None]) -> str:
+    """How many runs reach the return that counts as solved; '' where none is known."""
+    enough = result.env.get("solved")
+    if enough is None:
+        return ""
+    return f"{sum(score is not None and score >= enough for score in best)} of {len(best)} reach {enough:g}"
 
 
 def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
@@ -151,6 +160,7 @@ def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
         "fps": "" if metrics is None else f"{metrics['fps'].median():,.0f}",
         "evaluation": scores.get("evaluation", ""),
         "training": scores.get("training", ""),
+        "tags": ", ".join(f"{name}={typed(value)}" for name, value in run.values.get("tags", {}).items()),
         "resumes": [_resume_cells(event) for event in run.resumes],
         "not_exact": [line["exactness"] for line in run.history if line["exactness"] != "exact"],
     }

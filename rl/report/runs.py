@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.config import leaves
+from rl.config.invocation import command
 from rl.runs import history
 from rl.runs.__main__ import describe
 from rl.runs.find import is_run, latest_run, read_result, run_folders
 from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
+from rl.runs.tables import complete_text
 from rl.sweeps.record import Record
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Run:
 
 def find_runs(name: str, outputs: Path) -> list[Path]:
     """The runs that an argument names: `latest`, a run's or a sweep's folder. Refused if there are none."""
-    hint = "type latest, a run's folder or a sweep's; python -m rl.runs lists the runs"
+    hint = f"type latest, a run's folder or a sweep's; {command('runs')} lists the runs"
     folder = latest_run(outputs) if name == "latest" else Path(name)
     if not folder.is_dir():
         raise Refused(f"{name}: no such folder; {hint}")
@@ -108,8 +110,7 @@ def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of a table that may be growing: its complete lines. DamagedError if it cannot be parsed."""
     import pandas as pd
 
-    text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1] or ",".join(columns)
+    whole = (complete_text(path) if path.exists() else "") or ",".join(columns)
     try:
         table = pd.read_csv(io.StringIO(whole), usecols=columns, dtype=float)
     except ValueError as error:

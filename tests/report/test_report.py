@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -24,6 +25,7 @@ from rl.report.__main__ import main, report
 from rl.report.curves import draw, over_seeds
 from rl.report.group import group
 from rl.report.runs import BASELINES, find_runs, read_run
+from rl.runs.__main__ import main as list_runs
 from rl.runs.lock import RunLock
 from rl.runs.outcome import Refused
 
@@ -117,7 +119,7 @@ def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
     ]
     assert scores[1][2].startswith(f"{sum(finals) / 2:.3g} [")
     assert scores[1][4] == " ".join(f"{score:.3g}" for score in finals)
-    assert scores[1][5:] == ["4 fresh episodes", "22.4"]
+    assert scores[1][5:7] == ["4 fresh episodes", "22.4"]
     assert cells(text, "What differs") == [
         ["key", "reinforce lr=0.001", "reinforce lr=0.01"],
         ["algo.lr", "0.001", "0.01"],
@@ -163,7 +165,7 @@ def test_reporting_a_run_does_not_change_its_resume() -> None:
     resumed = read_run(run)
     assert [
         cell
-        for cell in cells(read(report(["run"])), "Runs")[1][8:]
+        for cell in cells(read(report(["run"])), "Runs")[1][8:9]
         if re.fullmatch(r"at 320 \(20.*\), frames: 320 → 640", cell)
     ]
     section = group([resumed])[0]
@@ -260,6 +262,21 @@ def test_what_does_not_make_another_configuration_is_one_result(sweep: Path) -> 
     assert [[run.seed for run in result.runs] for result in results] == [[1, 2], [1, 2]]
 
 
+@pytest.mark.usefixtures("without_charts")
+def test_tags_and_what_is_solved_are_shown(sweep: Path) -> None:
+    edit(sweep / "algo.lr=0.001,seed=1", tags={"note": "a <first> try", "batch": 7})
+    for lr, solved in (("0.001", 1.0), ("0.01", None)):
+        for seed in (1, 2):
+            edit(sweep / f"algo.lr={lr},seed={seed}", env__solved=solved)
+    text = read(report([str(sweep)]))
+    scores = cells(text, "Scores")
+    column = scores[0].index("solved")
+    assert [row[column] for row in scores[1:]] == ["2 of 2 reach 1", ""]
+    runs = cells(text, "Runs")
+    column = runs[0].index("tags")
+    assert [row[column] for row in runs[1:]] == ["note=a &lt;first&gt; try, batch=7", "", "", ""]
+
+
 def test_names_are_shown_as_they_are(sweep: Path) -> None:
     name = "<b>&\"'$x^2$=1"
     (sweep / "algo.lr=0.01,seed=1").rename(sweep / name)
@@ -346,6 +363,25 @@ def test_the_command_line_refuses_with_2(
         main()
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("sweeep: no such folder")
+
+
+@pytest.mark.parametrize(("command", "says"), [("encore", "encore runs"), ("python", "python -m rl.runs")])
+def test_hints_name_the_command_that_exists(
+    command: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, run, arguments in (
+        ("report", main, []),
+        ("report", main, ["nothing"]),
+        ("runs", list_runs, ["--help"]),
+        ("runs", list_runs, ["nothing"]),
+    ):
+        start = f"encore {name}" if command == "encore" else f"rl/{name}/__main__.py"
+        monkeypatch.setattr(sys, "argv", [start, *arguments])
+        with contextlib.suppress(SystemExit):
+            run()
+        shown = "".join(capsys.readouterr())
+        assert says in shown
+        assert ("python -m" in shown) == (command == "python")
 
 
 def test_every_cheap_environment_has_a_random_baseline() -> None:
