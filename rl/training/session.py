@@ -144,4 +144,5 @@ def _report(run: Run, result: dict[str, Any]) -> None:
     more = "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * config.frames)}"
     log.info("the run is in %s", folder)
     log.info("watch it:     %s", command("enjoy", *watch))
+    log.info("report:       %s", command("report", str(folder)))
     log.info("train it on:  %s", command("train", f"resume={folder}", more))

@@ -83,6 +83,7 @@ def test_progress_and_the_end_say_whether_it_is_solved(
     assert bool(re.search(r"evaluation at 192: .*, solved \(1\)\n", caplog.text)) == (solved == "1")
     found = re.findall(r"solved is a mean return of \d+: (.*)", caplog.text)
     assert found == ([] if says is None else [says])
+    assert re.search(r"report: +python -m rl.report run\n", caplog.text)
 
 
 @pytest.mark.usefixtures("few_scores")

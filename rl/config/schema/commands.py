@@ -67,6 +67,8 @@ class ReportConfig:
         Key("the folder of the report; null: report/ in what is reported, for several under outputs"),
     ]
     center: Annotated[str, Key("over seeds: the interquartile mean, or the mean", choices=("iqm", "mean"))]
+    watch: Annotated[bool, Key("write nothing, but show the page on http://127.0.0.1 while runs train")]
+    port: Annotated[int, Key("of that page; 0: any free one", low=0, high=65535)]
     outputs: Annotated[str, Key("root of the run folders: where latest is looked for")]
 
 
