@@ -24,7 +24,8 @@ def draw_section(
         means = _means(section, name, center)
         for over, axis in (("frames", "frames"), ("wall_s", "training time")) if means else ():
             title = f"{section.env}: {name} return over {axis}"
-            figure, stem = draw(section, name, over, means, title), _stem(f"{index} {title}")
+            figure = draw(section, name, over, means, title)
+            stem = _stem(f"{index} {section.env} {name} over {axis}")
             charts.append(
                 {
                     "png": "" if made is None else _add_png(figure, stem, made),
@@ -41,8 +42,8 @@ def draw_metrics(section: Section, index: int, center: measures.Center) -> list[
     for name in dict.fromkeys(name for run in runs for name in run.metric_names):
         means = _means(section, name, center)
         title = f"{section.env}: {name} over frames"
-        svg = as_svg(draw_metric(section, name, means), _stem(f"{index} {title}"), _described(title, means))
-        charts.append(svg)
+        stem = _stem(f"{index} {section.env} {name} over frames")
+        charts.append(as_svg(draw_metric(section, name, means), stem, _described(title, means)))
     return charts
 
 
@@ -61,7 +62,7 @@ def _add_png(figure: Figure, stem: str, made: dict[str, bytes]) -> str:
 
 
 def _stem(text: str) -> str:
-    return re.sub(r"\W+", "-", text.replace(": ", " "), flags=re.ASCII).lower()
+    return re.sub(r"\W+", "-", text, flags=re.ASCII).lower()
 
 
 def _described(title: str, means: dict[str, Curve]) -> str:

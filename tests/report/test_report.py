@@ -107,6 +107,7 @@ def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
     text = read(page)
     pngs = sorted(path.name for path in page.parent.glob("*.png"))
     assert len(pngs) == 4
+    assert pngs[0] == "1-cartpole-v1-evaluation-over-frames.png"
     assert all(f'href="{name}"' in text for name in pngs)
     assert all((page.parent / name).read_bytes().startswith(b"\x89PNG") for name in pngs)
     charts = re.findall(r'<svg role="img" aria-label="CartPole-v1: (.*?):', text)

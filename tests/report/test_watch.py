@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import pytest
 from short_runs import TINY, contents, environment, go
 
-from rl.report.__main__ import report
+from rl.report.__main__ import run
 from rl.report.runs import find_runs
 from rl.report.watch import LivePage, make_server
 from rl.runs.outcome import Refused
@@ -106,7 +106,7 @@ def test_a_port_in_use_and_a_file_are_refused(live: LivePage) -> None:
         with pytest.raises(Refused, match=f"port={port}: .*; type port={port + 1}"):
             make_server(live, port)
     with pytest.raises(Refused, match="leave out=... away"):
-        report([str(RUN), "watch=true", "out=x"])
+        run([str(RUN), "watch=true", "out=x"])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
