@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import mimetypes
+import multiprocessing
 import os
 import re
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from http import HTTPStatus
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -20,7 +25,7 @@ from urllib.parse import quote, unquote, urlsplit
 from rl.report.page import PAGE, common_folder, make_page
 from rl.report.runs import find_runs, read_run
 from rl.runs.lock import is_locked
-from rl.runs.outcome import Refused, Stop
+from rl.runs.outcome import STOPPING, Refused, Stop
 
 PLACE = "report"  # the page's folder, as if it had been written into that of the runs
 _POLL_S = 0.2  # between two looks at the signals
@@ -29,47 +34,89 @@ _SHARE = 4  # a look takes at most a fifth of one core's time
 _FILES = ("history.jsonl", "metrics.csv", "eval.csv", "result.json", "ckpt", "video")
 
 
+@dataclass(frozen=True)
+class Made:
+    """A page, and the runs that it is of."""
+
+    page: bytes
+    version: str  # the time at which it was made
+    root: Path  # what the page's links are relative to
+    folders: list[Path]  # of the runs
+    state: list[Any]  # of these folders when they were read
+
+
 class LivePage:
     """The page of some runs, as new as they are."""
 
     def __init__(self, names: Sequence[str], outputs: Path, center: str) -> None:
         """Make it. Refused if there are no runs."""
         self.names, self.outputs, self.center = list(names), outputs, center
-        self.folders: list[Path] = []
-        self.page, self.version = b"", ""
-        self._seen: list[Any] = []
+        self.made: Made | None = None
         self.renew()
 
-    def renew(self) -> None:
-        """Make the page again, if a run has changed."""
-        found = {folder.resolve(): folder for name in self.names for folder in find_runs(name, self.outputs)}
-        seen = [_state_of(folder) for folder in found]
-        if seen == self._seen:
-            return
-        runs = [read_run(folder) for folder in found.values()]
-        self.root, self.folders = common_folder(runs).resolve(), list(found)
-        version = time.strftime("%H:%M:%S") + f".{time.time_ns() % 10**9 // 10**6:03d}"
-        files = make_page(runs, self.names, common_folder(runs) / PLACE, self.center, version=version)
-        self._seen, self.page, self.version = seen, files[PAGE], version
+    @property
+    def newest(self) -> Made:
+        """The page as it was made last."""
+        assert self.made is not None
+        return self.made
 
-    def keep_new(self) -> None:
-        """Renew it again and again. What a moment's state of the folders prevents is done at the next."""
-        said = ""
-        while True:
-            started_at = time.monotonic()
-            try:
-                self.renew()
-            except (Refused, OSError) as error:
-                if str(error) != said:
-                    print(f"the page stays as it is: {error}", flush=True)
-                said = str(error)
-            time.sleep(max(_LEAST_S, _SHARE * (time.monotonic() - started_at)))
+    def renew(self) -> bool:
+        """Make the page again if a run has changed; whether one had."""
+        found = {folder.resolve(): folder for name in self.names for folder in find_runs(name, self.outputs)}
+        state = [_state_of(folder) for folder in found]
+        if self.made is not None and self.made.state == state:
+            return False
+        runs = [read_run(folder) for folder in found.values()]
+        version = time.strftime("%H:%M:%S") + f".{time.time_ns() % 10**9 // 10**6:03d}"
+        root = common_folder(runs)
+        files = make_page(runs, self.names, root / PLACE, self.center, version=version)
+        self.made = Made(files[PAGE], version, root.resolve(), list(found), state)
+        return True
 
     def file(self, path: str) -> Path | None:
         """The file or folder of a run at a path of the server; None if it is not in a run."""
-        wanted = Path(self.root, path.lstrip("/")).resolve()
-        inside = any(wanted.is_relative_to(folder) for folder in self.folders)
+        wanted = Path(self.newest.root, path.lstrip("/")).resolve()
+        inside = any(wanted.is_relative_to(folder) for folder in self.newest.folders)
         return wanted if inside and wanted.exists() else None
+
+    @contextlib.contextmanager
+    def kept_new(self) -> Iterator[None]:
+        """Within this context a process renews the page. It has a low priority: training comes first."""
+        ours, its = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=self._keep_new, args=(ours, its))
+        process.start()
+        its.close()
+        threading.Thread(target=self._receive, args=(ours,), daemon=True).start()
+        try:
+            yield
+        finally:
+            process.kill()
+            process.join()
+
+    def _keep_new(self, theirs: Connection, ours: Connection) -> None:
+        """Renew it again and again. What a moment's state of the folders prevents is done at the next."""
+        theirs.close()
+        for number in STOPPING:  # they are for the process that serves, which ends this one
+            signal.signal(number, signal.SIG_IGN)
+        os.nice(10)
+        said = ""
+        with contextlib.suppress(BrokenPipeError):  # the server was killed
+            while True:
+                began = time.process_time()
+                try:
+                    ours.send(self.made if self.renew() else None)
+                except (Refused, OSError) as error:
+                    if isinstance(error, BrokenPipeError):
+                        raise
+                    if str(error) != said:
+                        print(f"the page stays as it is: {error}", flush=True)
+                    said = str(error)
+                time.sleep(max(_LEAST_S, _SHARE * (time.process_time() - began)))
+
+    def _receive(self, pages: Connection) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the process has ended
+            while True:
+                self.made = pages.recv() or self.made
 
 
 def _state_of(folder: Path) -> Any:
@@ -105,7 +152,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._send_file(file)
 
     def _send_page(self) -> None:
-        page, tag = self.live.page, json.dumps(self.live.version)
+        made = self.live.newest
+        page, tag = made.page, json.dumps(made.version)
         if self.headers.get("If-None-Match") == tag:
             self.send_response(HTTPStatus.NOT_MODIFIED)
             self._headers({"ETag": tag})
@@ -184,9 +232,7 @@ def make_server(live: LivePage, port: int) -> Server:
 
 def watch(live: LivePage, port: int) -> None:
     """Serve the page and keep it new, until a signal. SystemExit with its exit code: 130 after Ctrl-C."""
-    with make_server(live, port) as server, Stop() as stop:
-        os.nice(10)  # training comes first
-        threading.Thread(target=live.keep_new, daemon=True).start()
+    with make_server(live, port) as server, Stop() as stop, live.kept_new():
         where = f"http://127.0.0.1:{server.server_address[1]}/"
         print(f"{where} shows {' '.join(live.names)}; Ctrl-C ends it", flush=True)
         server.timeout = _POLL_S

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -67,7 +68,7 @@ def test_the_page_follows_a_run_and_writes_nothing(live: LivePage, get: Get) -> 
     before = contents(RUN)
     status, headers, page = get("/report/")
     assert (status, b"320 of 320" in page, b"<script>" in page) == (200, True, True)
-    assert json.loads(headers["ETag"]) == live.version
+    assert json.loads(headers["ETag"]) == live.newest.version
     live.renew()
     assert get("/report/", **{"If-None-Match": headers["ETag"]})[0] == 304
     assert contents(RUN) == before
@@ -81,7 +82,7 @@ def test_a_video_comes_in_parts(live: LivePage, get: Get) -> None:
     (RUN / "video").mkdir()
     (RUN / "video" / "best-0.mp4").write_bytes(b"0123456789")
     live.renew()
-    source = re.findall(r'<video [^>]*src="([^"]*)"', live.page.decode())
+    source = re.findall(r'<video [^>]*src="([^"]*)"', live.newest.page.decode())
     assert source == ["../video/best-0.mp4"]
     status, headers, body = get("/video/best-0.mp4", Range="bytes=2-4")
     assert (status, headers["Content-Range"], body) == (206, "bytes 2-4/10", b"234")
@@ -109,6 +110,18 @@ def test_a_port_in_use_and_a_file_are_refused(live: LivePage) -> None:
         run([str(RUN), "watch=true", "out=x"])
 
 
+def assert_renewed(url: str) -> None:
+    """The page comes to have another version."""
+    first, deadline = None, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with urlopen(Request(f"{url}report/"), timeout=20) as page:
+            first = first or page.headers["ETag"]
+            if page.headers["ETag"] != first:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the page is the same after a minute")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 @pytest.mark.usefixtures("live")
 def test_a_signal_ends_the_command(number: signal.Signals, code: int) -> None:
@@ -120,6 +133,9 @@ def test_a_signal_ends_the_command(number: signal.Signals, code: int) -> None:
         assert line.endswith(f" shows {RUN}; Ctrl-C ends it\n")
         with urlopen(Request(line.split()[0]), timeout=20) as page:
             assert page.url.endswith("/report/")
+        with (RUN / "metrics.csv").open("a") as file:
+            file.write("384" + "," * 15 + "\n")
+        assert_renewed(line.split()[0])
         process.send_signal(number)
         assert (process.wait(20), process.communicate()) == (code, ("", ""))
 
