@@ -106,6 +106,7 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         player.agent,
         episodes=config.episodes,
         seed=config.seed,
+        max_steps=config.max_steps,
         explore=not config.deterministic,
         on_episode=report,
     )
@@ -114,17 +115,18 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         path = new_path(folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}")
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
-            returns = play_with(
+            scores = play_with(
                 partial(player.make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of
-            ).returns
+            )
         print(f"video: {path}")
     else:
-        returns = play_with(
+        scores = play_with(
             partial(player.make_env, render_mode="human" if render == "human" else None), width=1
-        ).returns
+        )
+    returns, cut = scores.returns, f", {scores.note}" if scores.cut else ""
     print(
         f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
-        f" min {min(returns):.2f}, max {max(returns):.2f} over {counted(len(returns), 'episode')}"
+        f" min {min(returns):.2f}, max {max(returns):.2f} over {counted(len(returns), 'episode')}{cut}"
     )
     return Enjoyed(returns, path)
 

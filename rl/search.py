@@ -191,7 +191,7 @@ class Search:
         """Print the best trial's command line, and write it as an experiment if that was asked."""
         complete = self.made("COMPLETE")
         if self.made("RUNNING") or len(self.made()) < self.config.n_trials:
-            print("go on with: ", shlex.join(["python", "-m", "rl.search", f"resume={self.sweep.folder}"]))
+            print("go on with: ", command("search", f"resume={self.sweep.folder}"))
         if not complete:
             print("no trial has been finished")
             return

@@ -111,7 +111,7 @@ def _show(args: Namespace, overrides: Overrides) -> None:
     if args.cfg == "job":
         shown = _select(values, args.package)
         if exists:
-            print(to_yaml(shown) if isinstance(shown, dict) else shown, end="")
+            print(to_yaml(shown).rstrip("\n") if isinstance(shown, dict) else shown)
             return
     package = [f"--package={args.package}"] if args.package else []
     own = overrides.hydra.drop("hydra.run.dir").for_hydra()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.config.counts import format_count, parse_count
+from rl.config.invocation import as_typed, command
 from rl.config.overrides import Overrides
 from rl.config.text import aligned, score_text
 from rl.runs import history
@@ -97,12 +98,12 @@ _HELP = """List every run: its state, how far it is, its scores, and which one r
 def main() -> None:
     """Print the table, or with --json a list of objects."""
     if {"--help", "-h"} & set(sys.argv[1:]):
-        print(_HELP)
+        print(as_typed(_HELP))
         return
     arguments = [argument for argument in sys.argv[1:] if argument != "--json"]
     unknown = [argument for argument in arguments if not argument.startswith("outputs=")]
     if unknown:
-        print(f"{unknown[0]}: not known; type python -m rl.runs [outputs=DIR] [--json]", file=sys.stderr)
+        print(f"{unknown[0]}: not known; type {command('runs')} [outputs=DIR] [--json]", file=sys.stderr)
         raise SystemExit(REFUSED)
     outputs = outputs_folder(Overrides(arguments))
     runs = [describe(folder) for folder in run_folders(outputs)]

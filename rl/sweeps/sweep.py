@@ -34,6 +34,7 @@ def run_sweep(sweep: Sweep, typed: str) -> int:
         sweep.lock.release()
     print(table(sweep), flush=True)
     states, resume = {job.state for job in sweep.jobs}, f"resume={sweep.folder}"
+    print("report:     ", command("report", str(sweep.folder)))
     if states == {"finished"}:
         frames = format_count(2 * max(job.frames for job in sweep.jobs))
         print("train it on: ", command("train", "-m", resume, f"frames={frames}"))

@@ -145,9 +145,17 @@ def _report(run: Run, result: dict[str, Any]) -> None:
             )
             spread += "max {total_reward_max:.1f} over {episodes} fresh episodes"
             frame = format_count(score["weights_of_frame"])
-            log.info("%s weights (frame %s): %s", name, frame, spread.format(**score))
+            cut = f", {score['cut']} of them cut at {config.eval.max_steps} steps" if score.get("cut") else ""
+            log.info("%s weights (frame %s): %s", name, frame, spread.format(**score) + cut)
+    if config.env.solved is not None:
+        reached = [
+            n for n in ("best", "last") if n in result and result[n]["total_reward"] >= config.env.solved
+        ]
+        by = f"reached by the {' and the '.join(reached)} weights" if reached else "not reached"
+        log.info("solved is a mean return of %g: %s", config.env.solved, by)
     watch = [f"run={folder}", *([] if "best" in result else ["ckpt=last"])]
     more = "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * config.frames)}"
     log.info("the run is in %s", folder)
     log.info("watch it:     %s", command("enjoy", *watch))
+    log.info("report:       %s", command("report", str(folder)))
     log.info("train it on:  %s", command("train", f"resume={folder}", more))

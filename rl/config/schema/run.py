@@ -51,6 +51,14 @@ class EvalConfig:
 
     every: Annotated[Count | None, Key("frames between evaluations; null: never", FREE, low=1)]
     episodes: Annotated[int, Key("episodes of one evaluation", FREE, low=1, high=1_000_000)]
+    max_steps: Annotated[
+        Count | None,
+        Key(
+            "cut an episode of an evaluation or of the final score after so many steps; null: never",
+            FREE,
+            low=1,
+        ),
+    ]
 
 
 @dataclass
