@@ -72,6 +72,7 @@ ALGORITHMS = {
     ),
     "sac": Algorithm("SAC", ACTOR_CRITIC, {"Haarnoja et al. 2018": "https://arxiv.org/abs/1812.05905"}),
     "crossq": Algorithm("CrossQ", ACTOR_CRITIC, {"Bhatt et al. 2024": "https://arxiv.org/abs/1902.05605"}),
+    "tqc": Algorithm("TQC", ACTOR_CRITIC, {"Kuznetsov et al. 2020": "https://arxiv.org/abs/2005.04269"}),
     "td3": Algorithm("TD3", ACTOR_CRITIC, {"Fujimoto et al. 2018": "https://arxiv.org/abs/1802.09477"}),
     "ddpg": Algorithm("DDPG", ACTOR_CRITIC, {"Lillicrap et al. 2016": "https://arxiv.org/abs/1509.02971"}),
 }
