@@ -1,9 +1,9 @@
 """`python -m benchmarks.hours [only=TEXT]`: what trainings without scores would take.
 
-Each trains, compiled, until `SECONDS` of CPU time have passed since its first updates; what frames cost from
-there does not depend on the load of the machine, or on the time to start and compile. The rows, with the hours
-of one core that a seed would take, are written to results/hours.csv, with `only` those alone whose names
-contain it.
+Each trains, compiled, until `SECONDS` of CPU time have passed since its first updates. What frames cost from
+there does not depend on the load of the machine, or on the time to start and compile. The rows, with the
+hours of one core that a seed would take, are written to results/hours.csv, with `only` those alone whose
+names contain it.
 """
 
 from __future__ import annotations
