@@ -20,7 +20,7 @@ from benchmarks.record import RESULTS, ROOT, record
 from rl.config import RunConfig
 from rl.config.compose import compose
 
-SECONDS, WARM_UP = 6.0, 300  # of CPU time; updates before it
+SECONDS, WARM_UP = 4.0, 20  # of CPU time; updates before it
 _SIMBA = (
     "algo=tqc algo.normalize_obs=true frames=100k"
     " algo.network._target_=rl.networks.SimBa algo.network.hidden=[128]"

@@ -398,6 +398,33 @@ def test_only_their_own_loss_moves_the_critics(
     assert any(g.any() for g in moved)
 
 
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_the_actor_follows_critics_of_any_network(algo: str) -> None:
+    """Its gradient with SimBa critics, against that of the loss written out."""
+    parts = filled(algo, "algo.network._target_=rl.networks.SimBa")
+    agent: Any = parts.agent
+    batch, noise = batch_of(parts)
+    critics = agent.networks.critics if algo == "sac" else agent.critics
+
+    def value(action: torch.Tensor) -> torch.Tensor:
+        return critics(torch.cat([batch.obs, action], -1)).squeeze(-1)
+
+    if algo == "sac":
+        actor = agent.networks.actor
+        _, report = agent._loss(agent.networks, batch, noise)
+        found = report["policy_loss"]
+        action, log_prob = agent.distribution.sample_with_log_prob(actor(batch.obs), noise[0])
+        expected = (report["alpha"] * log_prob - value(action).amin(0)).mean()
+    else:
+        actor = agent.actor
+        found, _ = agent._actor_loss(actor, batch.obs)
+        expected = -value(actor(batch.obs).tanh())[0].mean()
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss, list(actor.parameters())) for loss in (found, expected)]
+    for ours, by_hand in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, by_hand)
+
+
 @pytest.mark.parametrize("algo", ["sac", "sac_discrete", "crossq", "tqc"])
 @pytest.mark.parametrize("more_wanted", [True, False])
 def test_the_temperature_rises_where_entropy_is_lacking(algo: str, more_wanted: bool) -> None:

@@ -90,11 +90,14 @@ class SimBa(MLP):
         return SimBaEnsemble(members)
 
 
-class SimBaEnsemble(MLPEnsemble):
+class SimBaEnsemble(nn.Module):
     """SimBas evaluated layer by layer, with one batched product for all of them."""
 
     def __init__(self, members: Sequence[Any]) -> None:
-        super().__init__(members)
+        super().__init__()
+        self.activate, _ = ACTIVATIONS[members[0].activation]
+        layers = MLPEnsemble(members)
+        self.weights, self.biases = layers.weights, layers.biases  # [E, in, out], [E, 1, out]
         columns = list(zip(*(member.norms for member in members), strict=True))
         self.scales, self.shifts = (
             nn.ParameterList(
