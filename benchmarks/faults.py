@@ -74,6 +74,7 @@ LINES = {  # algo -> environment, frames of which a sixteenth is the interval of
     "td3": ("pendulum", 1280, MEMORY),
     "ddpg": ("pendulum", 1280, MEMORY),
     "crossq": ("pendulum", 1280, [*MEMORY, "algo.critic_network.hidden=[16]"]),
+    "tqc": ("pendulum", 1280, [*MEMORY, "algo.critic_network.hidden=[16]"]),
 }
 CALLS = {  # system calls that change a folder, and how many of each a few checkpoints make
     "write": ("write", 60),

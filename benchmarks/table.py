@@ -72,6 +72,7 @@ ALGORITHMS = {
     ),
     "sac": Algorithm("SAC", ACTOR_CRITIC, {"Haarnoja et al. 2018": "https://arxiv.org/abs/1812.05905"}),
     "crossq": Algorithm("CrossQ", ACTOR_CRITIC, {"Bhatt et al. 2024": "https://arxiv.org/abs/1902.05605"}),
+    "tqc": Algorithm("TQC", ACTOR_CRITIC, {"Kuznetsov et al. 2020": "https://arxiv.org/abs/2005.04269"}),
     "td3": Algorithm("TD3", ACTOR_CRITIC, {"Fujimoto et al. 2018": "https://arxiv.org/abs/1802.09477"}),
     "ddpg": Algorithm("DDPG", ACTOR_CRITIC, {"Lillicrap et al. 2016": "https://arxiv.org/abs/1509.02971"}),
 }
@@ -107,23 +108,47 @@ def kills() -> list[list[str]]:
 
 
 def scores() -> list[list[str]]:
-    """Each experiment's score: the mean over seeds, and the worst seed."""
-    table = [["experiment", "frames", "seeds", "mean", "each seed", "best weights", "minutes a seed"]]
+    """Each experiment's score, the mean over seeds, beside what others publish."""
+    head = [
+        "experiment",
+        "frames",
+        "seeds",
+        "mean",
+        "each seed",
+        "best weights",
+        "published",
+        "minutes a seed",
+    ]
+    table, published = [head], {row["experiment"]: row for row in read(RESULTS / "published.csv")}
     for path in sorted(RESULTS.glob("scores_*.csv")):
         rows = read(path)
         last = [float(row["last_mean"]) for row in rows]
         best = [float(row["best_mean"]) for row in rows if row.get("best_mean")]
+        name = path.stem.removeprefix("scores_")
+        other = published.get(name)
         table.append(
             [
-                f"`{path.stem.removeprefix('scores_')}`",
+                f"`{name}`",
                 f"{max(int(row['frames']) for row in rows):,}",
                 str(len(rows)),
                 f"{statistics.fmean(last):.1f}",
                 " ".join(f"{value:.0f}" for value in last),
                 f"{statistics.fmean(best):.1f}" if best else "",
+                f"{other['published']} ({other['source']})" if other else "",
                 f"{statistics.median(float(row['minutes']) for row in rows):.1f}",
             ]
         )
+    return table
+
+
+def hours() -> list[list[str]]:
+    """Trainings that have no scores, and the hours of one core that a seed would take."""
+    table = [["training", "frames", "updates a frame", "updates per second", "hours a seed"]]
+    for row in read(RESULTS / "hours.csv"):
+        if (RESULTS / f"scores_{row['training']}.csv").exists():
+            continue
+        names = ("updates_per_frame", "updates_per_cpu_second", "hours_a_seed")
+        table.append([f"`{row['overrides']}`", f"{int(row['frames']):,}", *(row[name] for name in names)])
     return table
 
 
@@ -241,6 +266,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "parity": parity,
     "sweep_kills": sweep_kills,
     "scores": scores,
+    "hours": hours,
     "speed": speed,
     "costs": costs,
 }

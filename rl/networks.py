@@ -5,6 +5,7 @@ from rl.learning.networks.mlp import MLP, DuelingMLP, MLPEnsemble
 from rl.learning.networks.noisy import NoisyDuelingMLP, NoisyMLP
 from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP
 from rl.learning.networks.policy import ActorCritic, Policy
+from rl.learning.networks.simba import SimBa
 
 __all__ = [
     "ActorCritic",
@@ -17,4 +18,5 @@ __all__ = [
     "NoisyDuelingMLP",
     "NoisyMLP",
     "Policy",
+    "SimBa",
 ]

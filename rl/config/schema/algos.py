@@ -309,6 +309,26 @@ class CrossQConfig(OffPolicyConfig):
 
 
 @dataclass(kw_only=True)
+class TQCConfig(OffPolicyConfig):
+    """`algo=tqc`."""
+
+    actor_lr: ActorLearningRate
+    alpha_lr: AlphaLearningRate
+    alpha: Alpha
+    target_entropy: TargetEntropy
+    target_tau: TargetTau
+    num_critics: Annotated[int, Key("critics, whose quantiles make up one distribution", low=1, high=100)]
+    quantiles: Annotated[
+        int, Key("values of equal probability that each critic gives to the return", low=1, high=100_000)
+    ]
+    dropped_quantiles: Annotated[
+        int, Key("for each critic, so many of the highest of all are left out of the target", low=0)
+    ]
+    network: Annotated[Target, Key("actor: _target_ and its arguments")]
+    critic_network: Annotated[Target, Key("critics: _target_ and its arguments")]
+
+
+@dataclass(kw_only=True)
 class RandomConfig:
     """`algo=random`."""
 

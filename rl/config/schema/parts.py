@@ -22,6 +22,16 @@ class MlpConfig:
 
 
 @dataclass
+class SimBaConfig(MlpConfig):
+    """The keyword arguments of rl.networks.SimBa."""
+
+    hidden: Annotated[
+        list[int],
+        Key("width of every residual block: [512, 512] are two", low=1, high=1_000_000),
+    ]
+
+
+@dataclass
 class ConvolutionsConfig:
     """The keyword arguments of the networks in rl.pixels."""
 
