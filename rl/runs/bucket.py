@@ -64,6 +64,12 @@ class Bucket:
             if path.startswith(start)
         }
 
+    def check(self) -> None:
+        """FileNotFoundError if what holds the files is not there: the bucket, or the folder on a disk."""
+        holder = self.path if self._local else self.path.partition("/")[0]
+        if holder and not self.fs.exists(holder):
+            raise FileNotFoundError(f"the bucket {holder} does not exist")
+
     def read(self, name: str) -> bytes:
         """A file's bytes. FileNotFoundError if there is none."""
         return bytes(self.fs.cat_file(self._full(name)))

@@ -43,12 +43,12 @@ def fetch_named(config: RunConfig, folder: Path, *, takeover: bool) -> list[str]
     return fetch(url, Path(config.outputs), takeover=takeover, into=folder)[1] if there else []
 
 
-def _name_at(url: str, beat: Beat | None) -> str:
+def name_at(url: str, beat: Beat | None) -> str:
     """Where the run at a URL lies below outputs."""
     return beat.name if beat else "/".join(url.split("/")[-2:])
 
 
-def _root_of(url: str, name: str) -> str:
+def root_of(url: str, name: str) -> str:
     """The value of `mirror` that has a run at this URL."""
     return url.removesuffix(f"/{name}") if url.endswith(f"/{name}") else url.rpartition("/")[0]
 
@@ -69,8 +69,8 @@ def fetch(
         raise Refused(f"{key}={url}: no run is there; python -m rl.runs <the mirror's URL> lists what is")
     if beat and beat.alive and not takeover:
         raise Refused(at_work(url, beat))
-    name = _name_at(url, beat)
-    root, target = _root_of(url, name), into or outputs / name
+    name = name_at(url, beat)
+    root, target = root_of(url, name), into or outputs / name
     manifests = _manifests(bucket, sizes)
     here = Claim.read(target) if is_run(target) else None
     if here is not None and beat is not None and here.run_id == beat.run_id:
