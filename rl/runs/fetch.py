@@ -66,6 +66,8 @@ def fetch(
     with refusing(url):
         beat, sizes = read_beat(bucket), bucket.sizes()
     if not sizes.keys() & {HISTORY, BEAT} and not any(map(MANIFEST.fullmatch, sizes)):
+        with refusing(url):
+            bucket.check()
         raise Refused(f"{key}={url}: no run is there; python -m rl.runs <the mirror's URL> lists what is")
     if beat and beat.alive and not takeover:
         raise Refused(at_work(url, beat))
