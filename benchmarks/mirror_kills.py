@@ -1,9 +1,9 @@
 """`python -m benchmarks.mirror_kills [kills=20] [seeds=4] [overrides ...]`: runs that lose their machine.
 
 For each seed one run is left alone, without a mirror. Another is mirrored to an S3 API: at random moments it
-is killed (-9) and its folder deleted, and it goes on from the bucket in a new folder. In every third session its
-uploader is killed (-9) before. At last it runs to its end and is compared with the first: every checkpoint,
-every row, the result. What a kill costs is what was trained since the last upload.
+is killed (-9) and its folder deleted, and it goes on from the bucket in a new folder. In every third session
+its uploader is killed (-9) before. At last it runs to its end and is compared with the first: checkpoints,
+rows, the result. What a kill costs is what was trained since the last upload.
 """
 
 from __future__ import annotations
