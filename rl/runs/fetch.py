@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,19 @@ def root_of(url: str, name: str) -> str:
 
 
 def fetch(
-    url: str, outputs: Path, *, takeover: bool = False, into: Path | None = None, key: str = "resume"
+    url: str,
+    outputs: Path,
+    *,
+    takeover: bool = False,
+    into: Path | None = None,
+    reading: bool = False,
+    key: str = "resume",
 ) -> tuple[Path, list[str], str]:
     """The folder under `outputs`, or `into`, with the run at a URL: fetched and verified, or there already.
 
     It comes with warnings about what was damaged, and with the value of `mirror` that has the run there.
-    Refused if no whole checkpoint is there, or if another machine is at work on it.
+    Refused if no whole checkpoint is there, or if another machine is at work on it; not if it is only for
+    `reading`.
     """
     url = url.rstrip("/")
     bucket = Bucket(url)
@@ -69,7 +77,7 @@ def fetch(
         with refusing(url):
             bucket.check()
         raise Refused(f"{key}={url}: no run is there; python -m rl.runs <the mirror's URL> lists what is")
-    if beat and beat.alive and not takeover:
+    if beat and beat.alive and not (takeover or reading):
         raise Refused(at_work(url, beat))
     name = name_at(url, beat)
     root, target = root_of(url, name), into or outputs / name
@@ -79,11 +87,13 @@ def fetch(
         whole, _ = list_manifests(target / "ckpt")
         newest = next((m for m in manifests.values() if isinstance(m, Manifest)), None)
         if whole and (newest is None or whole[0].saved_at >= newest.saved_at):
+            if not reading and beat.session not in here.sessions:
+                replace(here, sessions=[*here.sessions, beat.session]).write(target)
             return target, [f"{target} has all that {url} has: going on with it"], root
         if into is not None:
             raise Refused(f"{into}: {url} is ahead of it; type resume={url}, which gets a folder of its own")
     run_id = beat.run_id if beat else uuid.uuid4().hex
-    own = Claim(root, url, name, run_id, [beat.session] if beat else [])
+    own = Claim(root, url, name, run_id, [beat.session] if beat and not reading else [])
     with _scratch(outputs) as place:
         warnings = _download(bucket, manifests, sizes, place, key)
         own.write(place)

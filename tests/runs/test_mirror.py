@@ -215,6 +215,20 @@ def test_second_machine_is_refused_while_the_first_lives(tmp_path: Path) -> None
     fetched(place)
 
 
+def test_copy_for_reading_is_not_the_run(tmp_path: Path) -> None:
+    """A run that trains elsewhere can be looked at and forked, not resumed from the copy."""
+    assert go(Path("run"), *RUN) == 0
+    place = upload(Path("run"), tmp_path / "bucket")
+    age(place, 0)
+    folder, _ = fetched(place, reading=True)
+    with pytest.raises(Refused, match="is at work on it"):
+        claim(config_with(tmp_path / "bucket"), folder, existing=True, named=True, takeover=False)
+    assert go(Path("child"), f"fork=file://{place}@last", "frames=128") == 0
+    age(place, ALIVE_S + 1)
+    assert fetched(place)[0] == folder
+    assert claim(config_with(tmp_path / "bucket"), folder, existing=True, named=True, takeover=False)
+
+
 def test_run_that_was_taken_over_stops_uploading(tmp_path: Path) -> None:
     assert go(Path("run"), *RUN, "frames=256") == 0
     place = upload(Path("run"), tmp_path / "bucket")
