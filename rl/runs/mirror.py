@@ -20,7 +20,7 @@ from pathlib import Path
 from rl.config import RunConfig
 from rl.config.invocation import command
 from rl.runs import files
-from rl.runs.bucket import Bucket, refusing
+from rl.runs.bucket import Bucket, is_url, refusing
 from rl.runs.find import RESULT
 from rl.runs.history import CONFIG, HISTORY
 from rl.runs.manifest import (
@@ -125,6 +125,8 @@ def claim(config: RunConfig, folder: Path, *, existing: bool, named: bool, takeo
     root, outputs = config.mirror, Path(config.outputs)
     if root is None:
         return None
+    if not is_url(root):
+        raise Refused(f"mirror={root}: not a URL; type s3://bucket/folder, or file://{Path(root).absolute()}")
     known = Claim.read(folder) if existing else None
     if known is None or known.root != root:
         return _claim_new(root, *place_of(root, folder, outputs), folder, existing=existing, named=named)

@@ -276,8 +276,10 @@ class Session:
 
     def _watch_lag(self) -> None:
         """Say once that uploads lag, and once that they have caught up."""
-        lagging, since, newest = False, time.monotonic(), -1
+        lagging, since, newest, parent = False, time.monotonic(), -1, os.getppid()
         while True:
+            if os.getppid() != parent:  # killed, while a child of its own keeps our stdin open
+                os._exit(0)
             behind, newest_up = self.uploader.behind, max(list(self.uploader.up), default=-1)
             if behind is None:
                 if lagging:

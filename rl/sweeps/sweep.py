@@ -32,7 +32,7 @@ def run_sweep(sweep: Sweep, typed: str) -> int:
         slots = min(sweep.launcher.slots(max(job.threads for job in waiting)), len(waiting))
         jobs = f"{len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time"
         print(f"{sweep.folder}: {jobs}", flush=True)
-        with MirrorProcess(sweep.folder, mine, patience_s=lambda: 25):
+        with MirrorProcess(sweep.folder, mine, patience_s=lambda: 30):
             stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, slots)
     if sweep.lock is not None:
         sweep.lock.release()

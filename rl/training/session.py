@@ -47,7 +47,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             result = None
             started_at = time.time() - run.clock.wall_s
             with (
-                MirrorProcess(run.folder, plan.mirror, patience_s=lambda: 25 if stop else 300),
+                MirrorProcess(run.folder, plan.mirror, patience_s=lambda: 30 if stop else 300),
                 trackers.TrackerProcess(
                     run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
                 ),

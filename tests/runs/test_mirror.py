@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from rl.runs.bucket import Bucket
 from rl.runs.fetch import fetch
 from rl.runs.manifest import Manifest
 from rl.runs.mirror import ALIVE_S, BEAT, Beat, Claim, claim, read_beat
+from rl.runs.mirror_process import MirrorProcess
 from rl.runs.outcome import Refused
 from rl.runs.upload import TakenOver, Uploader
 
@@ -261,13 +263,36 @@ def test_two_new_runs_of_one_name_get_two_places(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("xyz://a/b", "Protocol not known"), ("gs://a/b", "gcsfs"), ("file:///proc/x", "No such file")],
+    [
+        ("xyz://a/b", "Protocol not known"),
+        ("gs://a/b", "gcsfs"),
+        ("file:///proc/x", "No such file"),
+        ("/tmp/x", "not a URL"),
+    ],
 )
 def test_place_that_cannot_be_is_one_message(url: str, said: str) -> None:
     config: RunConfig = compose([], RunConfig).config
     config.mirror = url
     with pytest.raises(Refused, match=said):
         claim(config, Path("a"), existing=False, named=False, takeover=False)
+
+
+def test_server_that_is_gone_costs_the_upload_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run's end waits as long as is said, and says what is not up."""
+    assert go(Path("run"), *RUN) == 0
+    for name, value in s3_server.environment(s3_server.free_port()).items():
+        monkeypatch.setenv(name, value)
+    mine = Claim("s3://gone", "s3://gone/run", "run", "id", ["session"])
+    began = time.monotonic()
+    with caplog.at_level(logging.INFO, "encore"), MirrorProcess(Path("run"), mine, lambda: 3.0):
+        pass
+    assert time.monotonic() - began < 10
+    said = caplog.messages[-1]
+    assert "NOT in s3://gone/run after 3 s" in said
+    assert "ckpt-640.json" in said
+    assert "result.json" in said
 
 
 # ------------------------------------------------------------------------------------------- the command line
