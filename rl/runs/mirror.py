@@ -7,13 +7,13 @@ and two more: `heartbeat.json`, which the machine that works on the run rewrites
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,7 +129,8 @@ def claim(config: RunConfig, folder: Path, *, existing: bool, named: bool, takeo
         raise Refused(f"mirror={root}: not a URL; type s3://bucket/folder, or file://{Path(root).absolute()}")
     known = Claim.read(folder) if existing else None
     if known is None or known.root != root:
-        return _claim_new(root, *place_of(root, folder, outputs), folder, existing=existing, named=named)
+        url, name = place_of(root, folder, outputs)
+        return _claim_new(root, url, name, folder, existing=existing, named=named, takeover=takeover)
     bucket = Bucket(known.url)
     mine = replace(known, sessions=[*known.sessions[-1:], uuid.uuid4().hex])
     with refusing(known.url):
@@ -165,7 +166,9 @@ def at_work(url: str, beat: Beat) -> str:
     )
 
 
-def _claim_new(root: str, url: str, name: str, folder: Path, *, existing: bool, named: bool) -> Claim:
+def _claim_new(
+    root: str, url: str, name: str, folder: Path, *, existing: bool, named: bool, takeover: bool
+) -> Claim:
     """A place where nothing is: one that nobody named may get another name."""
     for number in range(1, 10_000):
         end = "" if number == 1 else f"-{number}"
@@ -176,23 +179,37 @@ def _claim_new(root: str, url: str, name: str, folder: Path, *, existing: bool, 
             except FileExistsError:
                 if not named:
                     continue
+                if _is_free(Bucket(mine.url), takeover=takeover):
+                    Bucket(mine.url).write(BEAT, mine.beat().to_bytes())
+                    break
                 go_on = command("train", f"resume={mine.url}")
                 raise Refused(
                     f"{mine.url}: another run is there; to go on with that:\n  {go_on}\n"
                     "or type another hydra.run.dir=... or mirror=..."
                 ) from None
-        if existing:
-            mine.write(folder)
-        return mine
-    raise Refused(f"no free name for a run at {url}")
+        break
+    else:
+        raise Refused(f"no free name for a run at {url}")
+    if existing:
+        mine.write(folder)
+    return mine
 
 
-@contextmanager
+def _is_free(bucket: Bucket, *, takeover: bool) -> bool:
+    """Whether a session that claimed a place is gone, and never uploaded a checkpoint."""
+    beat = read_beat(bucket)
+    if beat is not None and beat.alive and not takeover:
+        return False
+    return not any(map(MANIFEST.fullmatch, bucket.sizes()))
+
+
+@contextlib.contextmanager
 def released_on_error(mine: Claim | None) -> Iterator[None]:
     """Give a claim up again if the session does not come to begin."""
     try:
         yield
     except BaseException:
         if mine is not None:
-            Bucket(mine.url).write(BEAT, mine.beat(ended=True).to_bytes())
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                Bucket(mine.url).write(BEAT, mine.beat(ended=True).to_bytes())
         raise

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from rl.config.counts import format_count
 from rl.runs.bucket import Bucket, explain
 from rl.runs.find import RESULT
 from rl.runs.history import CONFIG, HISTORY
-from rl.runs.manifest import _OURS, DamagedError, Manifest, describe, listdir
+from rl.runs.manifest import DamagedError, Manifest, describe, listdir
 from rl.runs.mirror import BEAT, BEAT_S, EXTRAS, MANIFEST, SUMS, Beat, Claim, read_beat
 from rl.runs.outcome import STOPPING
 
@@ -30,6 +31,7 @@ log = logging.getLogger("encore")
 POLL_S = 1.0  # between two looks at the folder
 LAG_S = 60.0  # after which a checkpoint that is not up yet is worth a warning
 LONGEST_RETRY_S = 60.0
+_PRUNED = re.compile(r"ckpt/ckpt-(best-)?\d+\.(pt|json)|replay/chunk-\d+\.bin")
 TAKEN = 3  # the exit code of an uploader whose run was taken over
 
 
@@ -204,7 +206,7 @@ class Uploader:
         needed = {f"ckpt/ckpt-{frames}.json" for frames in kept}
         for frames in kept:
             needed |= {path.as_posix() for path in self.up[frames].needs(Path("ckpt"))}
-        old = {name for name in self.there if _OURS.fullmatch(Path(name).name) and name not in needed}
+        old = {name for name in self.there if _PRUNED.fullmatch(name) and name not in needed}
         for name in sorted(old, key=lambda name: (not name.endswith(".json"), name)):  # manifests first
             self.bucket.remove(name)
             self.there.discard(name)

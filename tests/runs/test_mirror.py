@@ -25,7 +25,7 @@ from rl.config.compose import compose
 from rl.runs.bucket import Bucket
 from rl.runs.fetch import fetch
 from rl.runs.manifest import Manifest
-from rl.runs.mirror import ALIVE_S, BEAT, Beat, Claim, claim, read_beat
+from rl.runs.mirror import ALIVE_S, BEAT, Beat, Claim, claim, read_beat, released_on_error
 from rl.runs.mirror_process import MirrorProcess
 from rl.runs.outcome import Refused
 from rl.runs.upload import TakenOver, Uploader
@@ -259,6 +259,24 @@ def test_two_new_runs_of_one_name_get_two_places(tmp_path: Path) -> None:
     assert [place and Path(place.url).name for place in places] == ["a", "a-2"]
     with pytest.raises(Refused, match="another run is there"):
         claim(config, Path("outputs/a"), existing=False, named=True, takeover=False)
+
+
+def test_place_of_a_run_that_never_uploaded_is_free(tmp_path: Path) -> None:
+    """Its session failed while it was built, or was killed before the first checkpoint."""
+    config = config_with(tmp_path / "bucket")
+    mine = claim(config, Path("a"), existing=False, named=True, takeover=False)
+    with pytest.raises(ZeroDivisionError), released_on_error(mine):
+        1 / 0  # noqa: B018
+    assert claim(config, Path("a"), existing=False, named=True, takeover=False)
+
+
+def test_run_below_another_is_not_pruned(tmp_path: Path) -> None:
+    assert go(Path("run"), *RUN) == 0
+    place = upload(Path("run"), tmp_path / "bucket")
+    shutil.copytree(place, place / "inner")
+    before = of_run(place / "inner")
+    upload(Path("run"), tmp_path / "bucket")
+    assert of_run(place / "inner") == before
 
 
 @pytest.mark.parametrize(
