@@ -203,6 +203,28 @@ def sweep_kills() -> list[list[str]]:
     return table
 
 
+def mirror_kills() -> list[list[str]]:
+    """Each campaign that takes machines away from mirrored runs."""
+    names = ["machines_lost", "uploaders_killed", "frames_trained_again"]
+    table = [["campaign", "runs", *(name.replace("_", " ") for name in names), "runs that differ in a bit"]]
+    for path in sorted(RESULTS.glob("mirror_kills*.csv")):
+        rows = read(path)
+        total = [f"{sum(int(row[name]) for row in rows):,}" for name in names]
+        differ = sum(row["differences"] != "0" for row in rows)
+        table.append([f"`{rows[0]['command']}`", str(len(rows)), *total, str(differ)])
+    return table
+
+
+def mirror_speed() -> list[list[str]]:
+    """What a mirror in a slow bucket costs training."""
+    table = [["case", "frames per CPU second", "ratio, median of rounds"]]
+    for path in sorted(RESULTS.glob("mirror_speed*.csv")):
+        for row in read(path):
+            ratio = f"{float(row['median_ratio_of_rounds']):.3f}"
+            table.append([row["case"], f"{int(row['frames_per_cpu_s']):,}", ratio])
+    return table
+
+
 def faults() -> list[list[str]]:
     """The campaign of faults, algorithm by algorithm."""
     counted = ("times", "went_on", "went_back", "refused", "exact", "wrong", "lost")
@@ -262,6 +284,8 @@ def parity() -> list[list[str]]:
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "algorithms": algorithms,
     "kills": kills,
+    "mirror_kills": mirror_kills,
+    "mirror_speed": mirror_speed,
     "faults": faults,
     "parity": parity,
     "sweep_kills": sweep_kills,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import Override
 
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
+from rl.config.compare import change_table
 from rl.config.compose import CONF, compose, to_yaml
 from rl.config.help import show_help
 from rl.config.hydra_words import read_words
@@ -31,7 +32,6 @@ from rl.runs.find import read_scores
 from rl.runs.lock import RunLock
 from rl.runs.manifest import newest_manifest
 from rl.runs.outcome import Refused, with_exit_codes
-from rl.runs.plan import change_table
 from rl.runs.tables import read_rows
 from rl.sweeps.launchers import Running
 from rl.sweeps.plan import find_sweep, make_launcher, place_sweep, validate_job

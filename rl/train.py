@@ -19,6 +19,7 @@ from rl.config.help import show_help
 from rl.config.hydra_words import read_flags, read_words
 from rl.config.invocation import flags, set_flags
 from rl.config.overrides import Overrides, quote
+from rl.runs import mirror
 from rl.runs.completion import completed
 from rl.runs.history import saved_config
 from rl.runs.outcome import Finished, with_exit_codes
@@ -68,13 +69,21 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
     if plan.unnamed and plan.composed.multirun:
         _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
+    plan.mirror = mirror.claim(
+        plan.config,
+        plan.folder,
+        existing=plan.lock is not None,
+        named=not plan.unnamed,
+        takeover=plan.takeover,
+    )
 
     from rl.training.build import build  # imports torch: not before the command line is validated
 
-    parts = build(plan.config)
-    if plan.weights:
-        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
-    plan.take_folder()
+    with mirror.released_on_error(plan.mirror):
+        parts = build(plan.config)
+        if plan.weights:
+            plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
+        plan.take_folder()
     _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
 
 

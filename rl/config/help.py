@@ -90,8 +90,8 @@ POLICIES = {
 # what one looks for -> the keys, a section's with a dot at the end
 _SECTIONS = {
     "the run": ("frames", "stop_at", "seed", "tags", "outputs"),
-    "go on with a run, or start from one": ("resume", "base", "fork"),
-    "scores, checkpoints and logs": ("eval.", "ckpt.", "log_every", "progress", "logger"),
+    "go on with a run, or start from one": ("resume", "base", "fork", "mirror_takeover"),
+    "scores, checkpoints and logs": ("eval.", "ckpt.", "mirror", "log_every", "progress", "logger"),
     "the machine": ("device", "threads", "compile", "deterministic"),
     "the environment": ("env.",),
     "the algorithm": ("algo.",),

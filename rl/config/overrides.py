@@ -15,7 +15,7 @@ from rl.config.keys import ConfigError
 GROUPS = ("algo", "env", "logger", "launcher", "experiment", "debug", "local")
 # keys whose values are folders: a folder of a sweep's job has characters that mean something to Hydra
 _FOLDER = re.compile(
-    r"(resume|fork|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)"
+    r"(resume|fork|mirror|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)"
 )
 # a name needs no + to be new there: YAML may name a few of a part's keys, and its class knows them all
 _OPEN_SECTIONS = (

@@ -56,14 +56,22 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """DamagedError if it is not whole."""
         try:
-            content = json.loads(path.read_bytes())
+            return cls.parse(path.read_bytes(), path.name)
+        except OSError as error:
+            raise DamagedError(f"{path.name}: {error}") from error
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Manifest:
+        """What `to_bytes` gave. DamagedError, which says the name, if it is not whole."""
+        try:
+            content = json.loads(data)
             claimed = content.pop("sha256")
             if claimed != _hash_json(content):
                 raise ValueError("its hash does not match")
             best, replay = content.pop("best"), dict(content.pop("replay"))
             return cls(**content, best=best and Best(**best), replay=replay)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{path.name}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{name}: {error}") from error
 
     def needs(self, folder: Path, *, replay: bool = True) -> dict[Path, dict[str, Any]]:
         """Every file that it names, with its description; `folder` is the ckpt/ that it lies in."""

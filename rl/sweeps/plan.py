@@ -18,14 +18,18 @@ from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
+from rl.runs.bucket import is_url
+from rl.runs.fetch import read_takeover
 from rl.runs.find import outputs_folder
 from rl.runs.lock import RunLock
 from rl.runs.manifest import list_manifests, was_committed
+from rl.runs.mirror import place_of
 from rl.runs.outcome import Finished, Refused
 from rl.runs.plan import Plan, make_plan
 from rl.runs.weights import fork_weights
 from rl.sweeps.launchers import Launcher
 from rl.sweeps.record import Job, PersistedRecord, Record, Sweep
+from rl.sweeps.remote import fetch_sweep, holds_sweep
 
 _SINGLE = ("launcher", "hydra", "base")  # sections that take one value for all jobs
 
@@ -38,7 +42,13 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
 
     Refused, ConfigError, DamagedError or LockedError if there is none: then nothing on disk has changed.
     """
-    overrides = Overrides(given)
+    overrides, takeover = read_takeover(Overrides(given))
+    sweep = _plan_sweep(overrides, config_dir, check, takeover=takeover)
+    sweep.takeover = takeover
+    return sweep
+
+
+def _plan_sweep(overrides: Overrides, config_dir: str | None, check: Check, *, takeover: bool) -> Sweep:
     for override in overrides:
         key, text = override.key_or_group, override.input_line
         if key == "hydra.run.dir":
@@ -49,6 +59,11 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     if resumed is not None and given_dir is not None:
         raise ConfigError("resume= goes on with a sweep in its own folder: type it without hydra.sweep.dir=")
     new = overrides.drop("resume", "hydra.sweep.dir")
+    if resumed is not None and is_url(resumed):
+        folder, root, warnings = fetch_sweep(resumed, outputs_folder(new), takeover=takeover)
+        new = Overrides([f"mirror={quote(root)}"]).merge(new)
+        print("\n".join(warnings), flush=True)
+        return _plan_existing(folder, new, config_dir, check)
     if resumed is not None:
         return _plan_existing(find_sweep(Record, resumed, new), new, config_dir, check)
     first = _expand(new.drop("hydra.sweeper.params."), config_dir)[0]
@@ -59,14 +74,19 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
         return _plan_existing(folder, new, config_dir, check)
     if new.get("base") is not None:
         raise ConfigError("base=run goes with resume=")
-    record, jobs, launcher = _plan_jobs(None, Record(), new, config_dir, check)
-    return Sweep(folder, record, jobs, launcher, config_dir, None, given_dir is None)
+    record, jobs, launcher, config = _plan_jobs(None, Record(), new, config_dir, check)
+    if given_dir is not None and config.mirror is not None:  # the same line, on a machine without the sweep
+        url, _ = place_of(config.mirror, folder, Path(config.outputs))
+        if holds_sweep(url):
+            fetch_sweep(url, Path(config.outputs), takeover=takeover, into=folder)
+            return _plan_existing(folder, new, config_dir, check)
+    return Sweep(folder, record, jobs, launcher, config_dir, None, given_dir is None, config=config)
 
 
 def _plan_existing(folder: Path, new: Overrides, config_dir: str | None, check: Check) -> Sweep:
     with RunLock(folder) as lock:
-        record, jobs, launcher = _plan_jobs(folder, Record.read(folder), new, config_dir, check)
-    return Sweep(folder, record, jobs, launcher, config_dir, lock, False)
+        record, jobs, launcher, config = _plan_jobs(folder, Record.read(folder), new, config_dir, check)
+    return Sweep(folder, record, jobs, launcher, config_dir, lock, False, config=config)
 
 
 def place_sweep(
@@ -107,7 +127,7 @@ def _active_at(kind: type[PersistedRecord], folder: Path) -> float:
 
 def _plan_jobs(
     folder: Path | None, old: Record, new: Overrides, config_dir: str | None, check: Check
-) -> tuple[Record, list[Job], Launcher]:
+) -> tuple[Record, list[Job], Launcher, RunConfig]:
     """Every job that is asked for, each one validated."""
     fork = new.get("fork")
     if fork is not None:  # the latest run would soon be a job of this sweep
@@ -124,7 +144,7 @@ def _plan_jobs(
     record = Record(line.texts, keys, {**old.jobs, **texts}, commands=old.commands)
     jobs = [validate_job(folder, name, own, new, config_dir, check) for name, own in asked.items()]
     composed = compose(next(iter(asked.values())), RunConfig, config_dir=config_dir)
-    return record, jobs, make_launcher(composed.config.launcher)
+    return record, jobs, make_launcher(composed.config.launcher), composed.config
 
 
 def make_launcher(config: Any) -> Launcher:

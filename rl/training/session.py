@@ -10,12 +10,14 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from rl.config.compare import change_table
 from rl.config.compose import options
 from rl.config.counts import format_count
 from rl.config.invocation import command
 from rl.runs import files
+from rl.runs.mirror_process import MirrorProcess
 from rl.runs.outcome import FAILED, Stop
-from rl.runs.plan import Plan, change_table
+from rl.runs.plan import Plan
 from rl.trackers import follow as trackers
 from rl.training.loop import train
 from rl.training.run import DivergedError, Run
@@ -46,8 +48,11 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             progress.start_session(run.clock.frames)
             result = None
             started_at = time.time() - run.clock.wall_s
-            with trackers.TrackerProcess(
-                run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
+            with (
+                MirrorProcess(run.folder, plan.mirror, patience_s=lambda: 30 if stop else 300),
+                trackers.TrackerProcess(
+                    run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
+                ),
             ):
                 try:
                     train(run, stop, progress)
