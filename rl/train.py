@@ -92,9 +92,9 @@ def _sweep(overrides: Overrides, config_dir: str | None) -> NoReturn:
     """Validate every job of a sweep before anything is made; then let its launcher run them."""
     from rl.sweeps.plan import plan_sweep
     from rl.sweeps.sweep import run_sweep
-    from rl.training.build import check_parts_of
+    from rl.training.build import check_once
 
-    sweep = plan_sweep(overrides, config_dir, check=check_parts_of)
+    sweep = plan_sweep(overrides, config_dir, check=check_once())
     raise SystemExit(run_sweep(sweep, shlex.join(sys.argv)))
 
 

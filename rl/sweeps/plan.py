@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from rl.config import ConfigError, RunConfig, leaves, same, typed
-from rl.config.compose import Composed, compose, options
+from rl.config import ConfigError, RunConfig, bucket, leaves, same, typed
+from rl.config.compose import Composed, compose, options, shared_compositions
 from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
@@ -38,7 +39,11 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
 
     Refused, ConfigError, DamagedError or LockedError if there is none: then nothing on disk has changed.
     """
-    overrides = Overrides(given)
+    with shared_compositions():
+        return _plan_sweep(Overrides(given), config_dir, check)
+
+
+def _plan_sweep(overrides: Overrides, config_dir: str | None, check: Check) -> Sweep:
     for override in overrides:
         key, text = override.key_or_group, override.input_line
         if key == "hydra.run.dir":
@@ -175,14 +180,21 @@ def _match(
         for name, own in jobs.items()
         if folder
     }
+    similar: dict[frozenset[Any], list[str]] = {}  # those with the same values are in one of its lists
+    for name, values in known.items():
+        similar.setdefault(bucket(values), []).append(name)
+    taken = Counter(form for name in known for form in _forms(name))
     asked: dict[str, Overrides] = {}
     for own in lines:
         composed = compose(own, RunConfig, config_dir=config_dir)
         mine = _values(keys, composed.values, composed.choices)
-        name = next((name for name, values in known.items() if same(values, mine)), None)
-        if name is None:
-            name = _new_name(keys, composed, known.keys())
+        candidates = similar.setdefault(bucket(mine), [])
+        name = next((name for name in candidates if same(known[name], mine)), "")
+        if not name:
+            name = _new_name(keys, composed, taken)
             known[name] = mine
+            candidates.append(name)
+            taken.update(_forms(name))
         if name in asked:
             raise ConfigError(f"{name}: the list has it twice")
         asked[name] = own
@@ -210,7 +222,13 @@ def _values(keys: list[str], values: dict[str, Any], choices: dict[str, Any]) ->
     }
 
 
-def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
+def _forms(name: str) -> list[str]:
+    """The names that a name takes away: its own, and what it numbers."""
+    numbered = re.fullmatch(r"(.+)-\d+", name)
+    return [name, numbered[1]] if numbered else [name]
+
+
+def _new_name(keys: list[str], composed: Composed, taken: Counter[str]) -> str:
     """A name for a job's folder that tells its values, and is a file name."""
     parts = []
     for key in keys:
@@ -222,8 +240,7 @@ def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
     if len(name.encode()) > 200:
         text = name.encode()
         name = f"{text[:180].decode(errors='ignore')}-{hashlib.sha256(text).hexdigest()[:12]}"
-    same_name = sum(bool(re.fullmatch(re.escape(name) + r"(-\d+)?", other)) for other in taken)
-    return f"{name}-{same_name + 1}" if same_name else name
+    return f"{name}-{taken[name] + 1}" if taken[name] else name
 
 
 def validate_job(
