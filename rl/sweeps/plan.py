@@ -19,9 +19,9 @@ from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
-from rl.runs.find import outputs_folder
+from rl.runs.find import last_of, outputs_folder
 from rl.runs.lock import RunLock
-from rl.runs.manifest import list_manifests, was_committed
+from rl.runs.manifest import newest_whole, saved_by, was_committed
 from rl.runs.outcome import Finished, Refused
 from rl.runs.plan import Plan, make_plan
 from rl.runs.weights import fork_weights
@@ -99,15 +99,23 @@ def find_sweep(kind: type[PersistedRecord], resumed: str, overrides: Overrides) 
         return Path(resumed)
     outputs = outputs_folder(overrides)
     found = [path.parent for path in outputs.glob(f"sweeps/*/{kind.FILE}")]
-    if not found:
+    bounds = {folder: _active_at(kind, folder, saved_by) for folder in found}
+
+    def active_at(folder: Path) -> float:
+        return _active_at(
+            kind, folder, lambda ckpt: newest.saved_at if (newest := newest_whole(ckpt)) else None
+        )
+
+    latest = last_of(bounds, active_at)
+    if latest is None:
         raise Refused(f"no {what} is under {outputs.absolute()}; name its folder, or start one: type --help")
-    return max(found, key=lambda folder: (_active_at(kind, folder), str(folder)))
+    return latest
 
 
-def _active_at(kind: type[PersistedRecord], folder: Path) -> float:
+def _active_at(kind: type[PersistedRecord], folder: Path, saved_at: Callable[[Path], float | None]) -> float:
     """When it was started or resumed, or a job of it saved, whichever was last."""
-    manifests = (list_manifests(path, replay=False)[0] for path in folder.glob("*/ckpt"))
-    return max([kind.read(folder).saved_at, *(whole[0].saved_at for whole in manifests if whole)])
+    times = [time for path in folder.glob("*/ckpt") if (time := saved_at(path)) is not None]
+    return max([kind.read(folder).saved_at, *times])
 
 
 def _plan_jobs(
