@@ -1,6 +1,6 @@
 """`python -m benchmarks.starts [rounds=5] [CASE...]`: starts of runs, sweeps and listings, in seconds.
 
-The sides of a case take turns, and a ratio is the median of those of the rounds: a machine's speed drifts. CPU
+The sides of a case take turns, and a ratio is the median of those of the rounds: a machine drifts. CPU
 seconds stand beside the others. Each case is written to benchmarks/results/starts_<case>.csv.
 """
 

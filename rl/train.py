@@ -73,7 +73,7 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
         _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
 
-    with uncollected():
+    with _uncollected():
         from rl.training.build import build  # imports torch: not before the command line is validated
 
         parts = build(plan.config)
@@ -84,7 +84,7 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
+def _uncollected() -> Iterator[None]:
     """A context of imports: what they make stays, so that the garbage collector need not look at it, then or
     later. It would take a tenth of torch's import.
     """
