@@ -157,10 +157,9 @@ def main() -> None:
         _import()
         threads = len(os.listdir("/proc/self/task"))
         if threads > 1:  # of them a fork would have only one, and what the others hold would stay locked
-            why = f"imports have started {threads - 1} threads"
-            channel.send(json.dumps({"unusable": why}).encode())
+            _tell(channel, {"unusable": f"imports have started {threads - 1} threads"})
             return
-        channel.send(b'{"ready": true}')
+        _tell(channel, {"ready": True})
         arguments = _serve(channel, _code())
     if arguments is not None:
         sys.argv[1:] = arguments
@@ -181,6 +180,11 @@ def _import() -> None:
     gc.enable()
 
 
+def _tell(channel: socket.socket, packet: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the sweep is gone: we see that next
+        channel.send(json.dumps(packet).encode())
+
+
 def _code() -> dict[str, tuple[int, int]]:
     """The files of our own code that are loaded, and what tells that one was edited."""
     ours = (module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "rl")
@@ -197,26 +201,27 @@ def _serve(channel: socket.socket, code: dict[str, tuple[int, int]]) -> list[str
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 running.remove(pid)
-                ended = {"ended": pid, "status": os.waitstatus_to_exitcode(status)}
-                channel.send(json.dumps(ended).encode())
+                _tell(channel, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
         if not select.select([channel], [], [], _POLL_S if running else None)[0]:
             continue
-        data, descriptors, _, _ = socket.recv_fds(channel, _PACKET, 1)
+        data, descriptors = b"", list[int]()
+        with contextlib.suppress(ConnectionResetError):
+            data, descriptors, _, _ = socket.recv_fds(channel, _PACKET, 1)
         if not data:
             return None
         request = json.loads(data)
         if "start" in request and _code() != code:
-            channel.send(b'{"changed": true}')
+            _tell(channel, {"changed": True})
         elif "start" in request:
             pid = _fork(descriptors)
             if not pid:
                 return list(request["start"])
             running.add(pid)
-            channel.send(json.dumps({"pid": pid}).encode())
-            for descriptor in descriptors:
-                os.close(descriptor)
+            _tell(channel, {"pid": pid})
         elif request["pid"] in running:
             os.kill(request["pid"], request["signal"])
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def _fork(descriptors: Sequence[int]) -> int:
