@@ -175,6 +175,24 @@ def costs() -> list[list[str]]:
     return table
 
 
+def starts() -> list[list[str]]:
+    """How long starts, jobs of sweeps, judging them and listing runs take."""
+    table = [["case", "side", "seconds", "ratio to the first", "CPU seconds", "ratio of these"]]
+    for case in ("start", "job", "sweep", "runs"):
+        for row in read(RESULTS / f"starts_{case}.csv"):
+            numbers = (row[name] for name in ("seconds", "ratio_to_first", "cpu_s", "cpu_ratio_to_first"))
+            table.append([row["case"], row["side"], *(f"{float(number):.3g}" for number in numbers)])
+    return table
+
+
+def imports() -> list[list[str]]:
+    """What a start imports, and what that costs."""
+    table = [["package", "modules", "milliseconds", "share"]]
+    for row in read(RESULTS / "starts_imports.csv"):
+        table.append([row["package"], row["modules"], row["ms"], f"{float(row['share']):.1%}"])
+    return table
+
+
 def sweep_kills() -> list[list[str]]:
     """Each campaign of kills of a sweep."""
     table = [
@@ -293,6 +311,8 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "hours": hours,
     "speed": speed,
     "costs": costs,
+    "starts": starts,
+    "imports": imports,
 }
 
 

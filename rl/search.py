@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Override
 
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
 from rl.config.compare import change_table
-from rl.config.compose import CONF, compose, to_yaml
+from rl.config.compose import CONF, compose, shared_compositions, to_yaml
 from rl.config.help import show_help
 from rl.config.hydra_words import read_words
 from rl.config.instantiate import instantiate
@@ -138,14 +138,15 @@ class Search:
 
     def run(self, typed: str) -> int:
         """Make all trials that are missing; the exit code."""
-        from rl.training.build import check_parts_of
+        from rl.training.build import check_once
 
         if self.sweep.lock is not None:  # what an earlier session left is validated before anything changes
             self.open()
-            for trial in self.unfinished:
-                job, sweep = self.job_of(trial), self.sweep
-                own = job.name, job.passed, job.passed
-                validate_job(sweep.folder, *own, sweep.config_dir, check_parts_of)
+            check = check_once()
+            with shared_compositions():
+                for trial in self.unfinished:
+                    job, sweep = self.job_of(trial), self.sweep
+                    validate_job(sweep.folder, job.name, job.passed, job.passed, sweep.config_dir, check)
         self.sweep.take_folder(typed)
         self.sweep.total = self.config.n_trials
         if self.study is None:

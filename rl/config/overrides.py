@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -113,6 +114,7 @@ class Overrides:
         return [text for override in self for text in _for_hydra(override)]
 
 
+@functools.lru_cache(maxsize=10_000)  # a sweep has most texts in all its jobs
 def _parse(text: str) -> Override:
     folder = _FOLDER.fullmatch(text)
     quoted = f"{folder[1]}={quote(folder[2])}" if folder else text

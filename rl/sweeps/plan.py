@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,17 @@ from typing import Any
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from rl.config import ConfigError, RunConfig, leaves, same, typed
-from rl.config.compose import Composed, compose, options
+from rl.config import ConfigError, RunConfig, bucket, leaves, same, typed
+from rl.config.compose import Composed, compose, options, shared_compositions
 from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
 from rl.runs.bucket import is_url
 from rl.runs.fetch import read_takeover
-from rl.runs.find import outputs_folder
+from rl.runs.find import last_of, outputs_folder
 from rl.runs.lock import RunLock
-from rl.runs.manifest import list_manifests, was_committed
+from rl.runs.manifest import newest_whole, saved_by, was_committed
 from rl.runs.mirror import place_of
 from rl.runs.outcome import Finished, Refused
 from rl.runs.plan import Plan, make_plan
@@ -43,7 +44,8 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     Refused, ConfigError, DamagedError or LockedError if there is none: then nothing on disk has changed.
     """
     overrides, takeover = read_takeover(Overrides(given))
-    sweep = _plan_sweep(overrides, config_dir, check, takeover=takeover)
+    with shared_compositions():
+        sweep = _plan_sweep(overrides, config_dir, check, takeover=takeover)
     sweep.takeover = takeover
     return sweep
 
@@ -114,15 +116,23 @@ def find_sweep(kind: type[PersistedRecord], resumed: str, overrides: Overrides) 
         return Path(resumed)
     outputs = outputs_folder(overrides)
     found = [path.parent for path in outputs.glob(f"sweeps/*/{kind.FILE}")]
-    if not found:
+    bounds = {folder: _active_at(kind, folder, saved_by) for folder in found}
+
+    def active_at(folder: Path) -> float:
+        return _active_at(
+            kind, folder, lambda ckpt: newest.saved_at if (newest := newest_whole(ckpt)) else None
+        )
+
+    latest = last_of(bounds, active_at)
+    if latest is None:
         raise Refused(f"no {what} is under {outputs.absolute()}; name its folder, or start one: type --help")
-    return max(found, key=lambda folder: (_active_at(kind, folder), str(folder)))
+    return latest
 
 
-def _active_at(kind: type[PersistedRecord], folder: Path) -> float:
+def _active_at(kind: type[PersistedRecord], folder: Path, saved_at: Callable[[Path], float | None]) -> float:
     """When it was started or resumed, or a job of it saved, whichever was last."""
-    manifests = (list_manifests(path, replay=False)[0] for path in folder.glob("*/ckpt"))
-    return max([kind.read(folder).saved_at, *(whole[0].saved_at for whole in manifests if whole)])
+    times = [time for path in folder.glob("*/ckpt") if (time := saved_at(path)) is not None]
+    return max([kind.read(folder).saved_at, *times])
 
 
 def _plan_jobs(
@@ -195,14 +205,21 @@ def _match(
         for name, own in jobs.items()
         if folder
     }
+    similar: dict[frozenset[Any], list[str]] = {}  # those with the same values are in one of its lists
+    for name, values in known.items():
+        similar.setdefault(bucket(values), []).append(name)
+    taken = Counter(form for name in known for form in _forms(name))
     asked: dict[str, Overrides] = {}
     for own in lines:
         composed = compose(own, RunConfig, config_dir=config_dir)
         mine = _values(keys, composed.values, composed.choices)
-        name = next((name for name, values in known.items() if same(values, mine)), None)
-        if name is None:
-            name = _new_name(keys, composed, known.keys())
+        candidates = similar.setdefault(bucket(mine), [])
+        name = next((name for name in candidates if same(known[name], mine)), "")
+        if not name:
+            name = _new_name(keys, composed, taken)
             known[name] = mine
+            candidates.append(name)
+            taken.update(_forms(name))
         if name in asked:
             raise ConfigError(f"{name}: the list has it twice")
         asked[name] = own
@@ -230,7 +247,13 @@ def _values(keys: list[str], values: dict[str, Any], choices: dict[str, Any]) ->
     }
 
 
-def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
+def _forms(name: str) -> list[str]:
+    """The names that a name takes away: its own, and what it numbers."""
+    numbered = re.fullmatch(r"(.+)-\d+", name)
+    return [name, numbered[1]] if numbered else [name]
+
+
+def _new_name(keys: list[str], composed: Composed, taken: Counter[str]) -> str:
     """A name for a job's folder that tells its values, and is a file name."""
     parts = []
     for key in keys:
@@ -242,8 +265,7 @@ def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
     if len(name.encode()) > 200:
         text = name.encode()
         name = f"{text[:180].decode(errors='ignore')}-{hashlib.sha256(text).hexdigest()[:12]}"
-    same_name = sum(bool(re.fullmatch(re.escape(name) + r"(-\d+)?", other)) for other in taken)
-    return f"{name}-{same_name + 1}" if same_name else name
+    return f"{name}-{taken[name] + 1}" if taken[name] else name
 
 
 def validate_job(

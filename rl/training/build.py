@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,20 @@ def _missing_extra(error: BaseException) -> str:
             return f"it needs the extra {extra}, which is not installed; type: {install_line(extra)}"
         cause = cause.__cause__
     return ""
+
+
+def check_once() -> Callable[[Plan], None]:
+    """`check_parts_of` for the jobs of a sweep: those that differ in their seeds alone are built once."""
+    seen: set[str] = set()
+
+    def check(plan: Plan) -> None:
+        values = {name: value for name, value in plan.composed.values.items() if name != "seed"}
+        key = repr((values, plan.weights and (plan.weights.run, plan.weights.name)))
+        if key not in seen:
+            check_parts_of(plan)
+            seen.add(key)
+
+    return check
 
 
 def check_parts_of(plan: Plan) -> None:
