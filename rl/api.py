@@ -240,21 +240,17 @@ class Policy:
         self.state = None
 
     def __call__(self, obs: Any) -> NDArray[Any]:
-        """The action for one observation, or [B, ...] for [B, ...]. ValueError for another shape."""
+        """The action for one observation, or [B, ...] for [B, ...]. ValueError for another shape.
+
+        An observation is what the environment gives: an array, an integer, or a dict or tuple of them. In a
+        batch of dicts or tuples every leaf is [B, ...].
+        """
         import gymnasium as gym
         import numpy as np
 
-        from rl.envs.make import float32_or_uint8
+        from rl.spaces import as_rows
 
-        rows = np.asarray(obs).astype(float32_or_uint8(self.obs_space), copy=False)
-        shape = self.obs_space.shape or ()
-        if rows.shape not in (shape, (len(rows) if rows.ndim else 0, *shape)):
-            batch_shape = ", ".join(map(str, ("B", *shape)))
-            raise ValueError(
-                f"observations of shape {rows.shape}; expected one {shape}, or a batch ({batch_shape})"
-            )
-        single = rows.shape == shape
-        batch = rows[None] if single else rows
+        batch, single = as_rows(self.obs_space, obs)
         state = self.agent.initial_state(len(batch)) if self.state is None else self.state
         if state is not None and len(state) != len(batch):
             so_far = f"after {len(state)} at a time so far"

@@ -35,6 +35,37 @@ class Identity(gym.Env):
         return self._observe(), reward, self.steps >= 10, False, {}
 
 
+class Anything(gym.Env):
+    """Draws observations from a space: nested dicts and lists (for tuples) whose leaves are [class, *its
+    arguments]. Episodes of 5 steps are cut or end; the reward is drawn too.
+    """
+
+    def __init__(self, space: Any, continuous: bool = False, render_mode: str | None = None) -> None:
+        self.observation_space = self.space_of(space)
+        self.action_space = gym.spaces.Box(-1, 2, (2,), np.float32) if continuous else gym.spaces.Discrete(3)
+
+    @classmethod
+    def space_of(cls, words: Any) -> gym.Space:
+        if isinstance(words, dict):
+            return gym.spaces.Dict({name: cls.space_of(part) for name, part in words.items()})
+        if not isinstance(words[0], str):
+            return gym.spaces.Tuple([cls.space_of(part) for part in words])
+        kind, *arguments = words
+        return getattr(gym.spaces, kind)(*arguments)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        cut = bool(self.steps == 5 and self.np_random.integers(2))
+        reward = float(self.np_random.normal() + np.sum(action))
+        return self.observation_space.sample(), reward, self.steps == 5 and not cut, cut, {}
+
+
 class HalfFixed(Identity):
     """The continuous identity with a second action of which only 3 is valid."""
 
@@ -297,7 +328,7 @@ class ManyDice(gym.vector.VectorEnv):
 
 
 for _class in (
-    *(Identity, HalfFixed, Recall, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
+    *(Identity, HalfFixed, Recall, Anything, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
     *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NaNReward),
 ):
     gym.register(f"{_class.__name__}-v0", _class)

@@ -21,7 +21,6 @@ from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -51,14 +50,14 @@ class DiscreteSAC(Agent):
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
         self.target_entropy = cfg.target_entropy_ratio * math.log(self.num_actions)
 
-        obs_shape = context.obs_space.shape
+        obs_shape = context.obs_shape
         networks, targets = (Networks(cfg, obs_shape, self.num_actions).to(self.device) for _ in range(2))
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
         self.step = context.gradient_step(networks, self._loss, cfg.optimizer, groups=groups)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_critics)
         self.params = numpy_forward(networks.actor)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.serialize import load, serialize
+from rl.spaces import Packed, packer
 from rl.state import Stateful, derive_seed
 
 
@@ -19,6 +20,7 @@ class Episodes(gym.Wrapper):
     """The outermost wrapper: seeds the n-th episode from (seed, env index, n), whatever happened before it.
 
     So repeating an episode's actions restores it. Box actions are clipped here: unclipped ones are recorded.
+    Observations of a Dict or Tuple leave it packed (`rl.spaces`).
     """
 
     def __init__(self, env: gym.Env, seed: int, index: int) -> None:
@@ -28,7 +30,10 @@ class Episodes(gym.Wrapper):
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
         self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
         self.carried: bytes | None = None  # their state at the start of the episode
-        if self._bounds is None and multiprocessing.parent_process() is None:
+        self._pack = packer(env.observation_space)
+        if self._pack is not None:
+            self.observation_space = Packed(env.observation_space)
+        elif self._bounds is None and multiprocessing.parent_process() is None:
             self.step = env.step  # type: ignore[method-assign]  # one call fewer per step; SyncEnvs copies
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -38,7 +43,11 @@ class Episodes(gym.Wrapper):
         """
         action = np.clip(action, *self._bounds) if self._bounds else action
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
+        if self._pack is not None:
+            obs = self._pack(obs)
+        elif terminated or truncated:
+            obs = np.array(obs)
+        return obs, reward, terminated, truncated, info
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -51,7 +60,8 @@ class Episodes(gym.Wrapper):
             np.random.seed(episode_seed)
         if self._stateful:
             self.carried = serialize([layer.state_dict() for layer in self._stateful])
-        return self.env.reset(seed=episode_seed, options=options)
+        obs, info = self.env.reset(seed=episode_seed, options=options)
+        return obs if self._pack is None else self._pack(obs), info
 
     def load_carried(self, carried: bytes | None) -> None:
         """Restore the state that the wrappers had at the start of an episode."""

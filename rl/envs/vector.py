@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory
+from rl.spaces import packer
 from rl.state import derive_seed
 
 
 class SyncEnvs(SyncVectorEnv):
     """SyncVectorEnv with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
 
-    Observations must be in a Box. The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
+    The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
     `life_lost`, if an env reported it.
     """
 
@@ -42,7 +43,7 @@ class SyncEnvs(SyncVectorEnv):
                 if "final_obs" not in infos:
                     infos["final_obs"] = np.full(self.num_envs, None, object)
                     infos["_final_obs"] = np.zeros(self.num_envs, np.bool_)
-                infos["final_obs"][n] = np.array(obs)  # a copy: some envs overwrite it on reset
+                infos["final_obs"][n] = np.array(obs)[()]  # a copy: some envs overwrite it on reset
                 infos["_final_obs"][n] = True
                 obs, _ = env.reset()
             batch[n] = obs
@@ -67,6 +68,11 @@ class NativeEnvs(VectorWrapper):
             elif mode is AutoresetMode.SAME_STEP:
                 reason = "resets its envs with seeds of its own: no episode could be played again on a resume"
             raise ValueError(f"its vector env {reason}; type env.vectorization=sync")
+        if packer(self.single_observation_space) is not None:
+            raise ValueError(
+                f"its vector env gives {self.single_observation_space}, and a Dict or Tuple must come from"
+                " single envs; type env.vectorization=sync"
+            )
         self.seed, self.episode = seed, np.full(self.num_envs, -1)
         space = self.single_action_space
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
