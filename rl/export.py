@@ -41,7 +41,7 @@ OBSERVATIONS, TOLERANCE = 1000, 1e-5  # what a file is compared by
 
 @dataclass(frozen=True)
 class Exported:
-    """A policy that was read from a file: obs [B, *obs_shape], and where it is recurrent the state [B, H],
+    """A policy that was read from a file: obs [B, *obs_shape], and where it is recurrent the state [B, S],
     -> [actions], or [actions, state after them].
     """
 

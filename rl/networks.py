@@ -5,8 +5,11 @@ from rl.learning.networks.mlp import MLP, DuelingMLP, MLPEnsemble
 from rl.learning.networks.noisy import NoisyDuelingMLP, NoisyMLP
 from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP
 from rl.learning.networks.policy import ActorCritic, Policy
+from rl.learning.networks.recurrent import GRU, LSTM
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "ActorCritic",
     "BatchRenormMLP",
     "DuelingMLP",

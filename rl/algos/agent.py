@@ -70,11 +70,11 @@ class Agent(ABC):
     def greedy(self) -> nn.Module:
         """What `act` does without `explore`, as a module that torch can export.
 
-        Its inputs are obs [B, *obs_shape] as `act` takes them, and where it is recurrent the state [B, H]; it
+        Its inputs are obs [B, *obs_shape] as `act` takes them, and where it is recurrent the state [B, S]; it
         gives the actions, and the state after them. NotImplementedError: this algorithm has none.
         """
         raise NotImplementedError
 
     def initial_state(self, num_envs: int) -> Recurrent:
-        """The recurrent state [N, H] where episodes begin."""
+        """The recurrent state [N, S] where episodes begin."""
         return None

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     action: Tensor  # [L, C, *action_shape]
     steps: Tensor  # [L, C, 4]: advantage, value target, value, log-probability
     begins: Tensor  # [L, C]: where episodes begin
-    state: Tensor  # [C, H]: before the first steps, as the policy acted, for all epochs
+    state: Tensor  # [C, S]: before the first steps, as the policy acted, for all epochs
 
 
 class RecurrentPPO(Agent):
@@ -42,12 +42,12 @@ class RecurrentPPO(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape, size = context.obs_space.shape, cfg.state_size
-        networks = RecurrentActorCritic(cfg.network, obs_shape, self.distribution, size=size)
+        obs_shape, memory = context.obs_space.shape, {"size": cfg.state_size, "memory": cfg.memory}
+        networks = RecurrentActorCritic(cfg.network, obs_shape, self.distribution, **memory)
         self.networks = networks.to(self.device)
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm)
-        self.remember, heads = numpy_forward(self.networks.memory), self.networks.heads
-        self.policy_params, self.value = heads.numpy_policy(), heads.numpy_value()
+        self.remember = numpy_forward(self.networks.memory)
+        self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
 
@@ -56,8 +56,8 @@ class RecurrentPPO(Agent):
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
     def initial_state(self, num_envs: int) -> Recurrent:
-        """Zeros [N, H]."""
-        return np.zeros((num_envs, self.cfg.state_size), np.float32)
+        """Zeros [N, S]; the policy sees the first H numbers of each."""
+        return np.zeros((num_envs, self.networks.memory.state_size), np.float32)
 
     def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""

@@ -41,6 +41,8 @@ TARGETS: dict[str, type] = {
     "rl.networks.NoisyMLP": parts.MlpConfig,
     "rl.networks.NoisyDuelingMLP": parts.MlpConfig,
     "rl.networks.BatchRenormMLP": parts.BatchRenormMlpConfig,
+    "rl.networks.GRU": parts.MemoryConfig,
+    "rl.networks.LSTM": parts.MemoryConfig,
     "rl.pixels.NatureCNN": parts.ConvolutionsConfig,
     "rl.pixels.DuelingNatureCNN": parts.ConvolutionsConfig,
     "rl.pixels.NoisyDuelingNatureCNN": parts.ConvolutionsConfig,

@@ -46,6 +46,13 @@ class BatchRenormMlpConfig:
 
 
 @dataclass
+class MemoryConfig:
+    """rl.networks.GRU and rl.networks.LSTM, which take no arguments."""
+
+    _target_: Annotated[str, Key("the memory's class")]
+
+
+@dataclass
 class AdamConfig:
     """The keyword arguments of rl.optimizers.Adam."""
 

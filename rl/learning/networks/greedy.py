@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +27,10 @@ class Greedy(nn.Module):
 
 
 class RecurrentGreedy(nn.Module):
-    """Observations and states [B, H] -> actions, and the states after them; `memory` makes these."""
+    """Observations and states [B, S] -> actions, and the states after them; `memory` makes these."""
 
     def __init__(
-        self, normalize: TensorFunction, memory: nn.Module, network: nn.Module, best: TensorFunction
+        self, normalize: TensorFunction, memory: Any, network: nn.Module, best: TensorFunction
     ) -> None:
         super().__init__()
         self.normalize, self.memory, self.network, self.best = normalize, memory, network, best
@@ -37,7 +38,7 @@ class RecurrentGreedy(nn.Module):
     def forward(self, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """As Greedy's; a state is zero where an episode begins."""
         state = self.memory(self.normalize(obs), state)
-        return self.best(self.network(state)), state
+        return self.best(self.network(state[:, : self.memory.size])), state
 
 
 class Clipped(nn.Module):
