@@ -18,7 +18,7 @@ from torch.nn.functional import huber_loss, mse_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DQNConfig
-from rl.learning.distributions import Exploration
+from rl.learning.exploration import Exploration
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.noisy import noise_for

@@ -42,9 +42,9 @@ class RecurrentPPO(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape, memory = context.obs_space.shape, {"size": cfg.state_size, "memory": cfg.memory}
-        networks = RecurrentActorCritic(cfg.network, obs_shape, self.distribution, **memory)
-        self.networks = networks.to(self.device)
+        obs_shape, head = context.obs_space.shape, self.distribution
+        options: dict[str, Any] = {"size": cfg.state_size, "memory": cfg.memory}
+        self.networks = RecurrentActorCritic(cfg.network, obs_shape, head, **options).to(self.device)
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.remember = numpy_forward(self.networks.memory)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SarsaConfig
-from rl.learning.distributions import Exploration
+from rl.learning.exploration import Exploration
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer

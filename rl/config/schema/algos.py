@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from rl.config.keys import SCHEDULE, Count, Key, Target
 from rl.config.schedule import Schedule
@@ -51,6 +51,10 @@ TargetTau = Annotated[
     float,
     Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1),
 ]
+
+
+def _gru() -> Any:
+    return MemoryConfig("rl.networks.GRU")
 
 
 @dataclass(kw_only=True)
@@ -157,9 +161,7 @@ class RecurrentPPOConfig(ClippedConfig):
     ]
     state_size: Annotated[int, Key("units of the memory", low=1, high=1_000_000)]
     network: Annotated[Target, Key("encoder of observations: _target_ and its arguments")]
-    memory: Annotated[Target, Key("rl.networks.GRU or rl.networks.LSTM")] = field(
-        default_factory=lambda: MemoryConfig("rl.networks.GRU")  # type: ignore[arg-type, return-value]
-    )
+    memory: Annotated[Target, Key("rl.networks.GRU or rl.networks.LSTM")] = field(default_factory=_gru)
 
 
 @dataclass(kw_only=True)
