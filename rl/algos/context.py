@@ -11,7 +11,9 @@ from torch import nn
 
 from rl.clock import Clock
 from rl.envs.make import float32_or_uint8
+from rl.learning.distributions import BY_POLICY
 from rl.learning.gradient_step import GradientStep, Loss
+from rl.learning.masks import mask_size
 from rl.learning.replay import Transitions, UniformReplay
 from rl.state import Streams
 
@@ -68,11 +70,17 @@ class AgentContext:
                 " algo.value_lr=null"
             )
 
-    def discrete_actions(self, otherwise: str = "algo=ppo can act in it") -> gym.spaces.Discrete:
+    @property
+    def mask_size(self) -> int:
+        """How many actions the observations' mask is of; 0 if they have none."""
+        return mask_size(self.obs_space, self.action_space)
+
+    def discrete_actions(self, otherwise: str = BY_POLICY) -> gym.spaces.Discrete:
         """The action space. ValueError, with what to do `otherwise`, if it is not Discrete."""
         if not isinstance(self.action_space, gym.spaces.Discrete):
+            others = otherwise if isinstance(self.action_space, gym.spaces.Box) else BY_POLICY
             raise ValueError(
-                f"it needs a Discrete action space, and this one is {self.action_space}; {otherwise}"
+                f"it needs a Discrete action space, and this one is {self.action_space}; {others}"
             )
         return self.action_space
 

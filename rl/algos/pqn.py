@@ -18,6 +18,7 @@ from rl.config.schema.algos import PQNConfig
 from rl.learning.exploration import Exploration
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.masked import per_action
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.normalize import obs_normalizer
 from rl.learning.returns import gae
@@ -32,7 +33,7 @@ class PQN(Agent):
     stands for the last.
     """
 
-    Config = PQNConfig
+    Config, masks = PQNConfig, True
     columns = ("q_mean",)
 
     def __init__(self, context: AgentContext, cfg: PQNConfig) -> None:
@@ -45,7 +46,7 @@ class PQN(Agent):
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
 
         obs_shape = context.obs_space.shape
-        self.q_network = cfg.network(obs_shape, int(space.n)).to(self.device)
+        self.q_network = per_action(cfg.network, obs_shape, int(space.n)).to(self.device)
         self.step = context.gradient_step(self.q_network, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.values = numpy_forward(self.q_network)
         self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)

@@ -14,7 +14,7 @@ from rl.config.schema.algos import RandomConfig
 class Random(Agent):
     """Draws actions uniformly from a Discrete space, or between the bounds of a Box, and never learns."""
 
-    Config = RandomConfig
+    Config, masks = RandomConfig, True
 
     def __init__(self, context: AgentContext, cfg: RandomConfig) -> None:
         self.rollout_length = cfg.rollout_length

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 class RecurrentPPO(Agent):
     """PPO on sequences of `sequence_length` steps, through which gradients go back, within an episode."""
 
-    Config = RecurrentPPOConfig
+    Config, masks = RecurrentPPOConfig, True
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: RecurrentPPOConfig) -> None:
@@ -61,14 +61,14 @@ class RecurrentPPO(Agent):
 
     def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
-        state = self.remember(self.obs_normalizer(obs), state)
-        params = self.policy_params(state)
+        obs = self.obs_normalizer(obs)
+        state = self.remember(obs, state)
+        params = self.policy_params(state, obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def greedy(self) -> nn.Module:
         """What `act` does without `explore`, in torch."""
-        policy, mode = self.networks.heads.policy, self.distribution.mode_in_torch
-        return RecurrentGreedy(self.obs_normalizer.in_torch, self.networks.memory, policy, mode)
+        return RecurrentGreedy(self.obs_normalizer.in_torch, self.networks, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over shuffled minibatches of sequences; no more once KL exceeds `target_kl`."""

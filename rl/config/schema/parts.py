@@ -103,8 +103,8 @@ class PrioritizedReplayConfig(UniformReplayConfig):
 
 
 @dataclass
-class FreshWorldConfig:
-    """rl.wrappers.FreshWorld, which takes no arguments."""
+class WithoutArguments:
+    """A wrapper that takes no arguments."""
 
     _target_: Annotated[str, Key("the wrapper's class")]
 

@@ -80,11 +80,8 @@ def per_action(
 
 
 def hide(outputs: Tensor, mask: Tensor) -> Tensor:
-    """Outputs [B, A, ...] with MASKED where the mask [B, A] is 0; [B, A + K, ...] with K more that stay."""
+    """Outputs [B, A, ...] with MASKED where the mask [B, A] is 0: no gradient passes there."""
     allowed = mask != 0
-    more = outputs.shape[1] - mask.shape[1]
-    if more:
-        allowed = nn.functional.pad(allowed, (0, more), value=True)
     return torch.where(allowed.view(*allowed.shape, *[1] * (outputs.ndim - 2)), outputs, MASKED)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
+from rl.learning.networks.masked import hide, hide_in_numpy
 from rl.learning.networks.mlp import MLP
 from rl.learning.networks.numpy_forward import (
     Array,
@@ -155,21 +156,32 @@ class RecurrentActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.memory = memory(network, obs_shape, size)
+        self.mask_size = getattr(network, "mask_size", 0)  # the last columns of its inputs
         linear = functools.partial(MLP, hidden=[], activation="tanh", init="orthogonal")
         self.heads = ActorCritic(linear, (size,), distribution, shared=True)
 
     def forward(self, obs: Tensor, state: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As Memory.sequence's -> params [T * B, num_params], values [T * B], states after [T, B, S]."""
         states = self.memory.sequence(obs, state, begins)
-        return *self.heads(self._seen(states.flatten(0, 1))), states
+        params, value = self.heads(self._seen(states.flatten(0, 1)))
+        return self.hide(params, obs.flatten(0, 1)), value, states
+
+    def hide(self, params: Tensor, obs: Tensor) -> Tensor:
+        """The params [B, num_params] without what the inputs [B, ...] mask."""
+        return hide(params, obs[:, -self.mask_size :]) if self.mask_size else params
 
     def _seen(self, state: Any) -> Any:
         return state[:, : self.memory.size]
 
-    def numpy_policy(self) -> Callable[[Array], Array]:
-        """The policy's params [N, num_params] of states [N, S], from and to NumPy."""
-        policy = self.heads.numpy_policy()
-        return lambda state: policy(self._seen(state))
+    def numpy_policy(self) -> Callable[[Array, Array], Array]:
+        """The policy's params [N, num_params] of states [N, S] and the inputs before, from and to NumPy."""
+        policy, size = self.heads.numpy_policy(), self.mask_size
+
+        def params(state: Array, obs: Array) -> Array:
+            outputs = policy(self._seen(state))
+            return hide_in_numpy(outputs, obs[:, -size:]) if size else outputs
+
+        return params
 
     def numpy_value(self) -> Callable[[Array], Array]:
         """The values [N] of states [N, S], from and to NumPy."""
