@@ -2,6 +2,7 @@
 
 from rl.learning.networks.ensemble import Ensemble
 from rl.learning.networks.mlp import MLP, DuelingMLP, MLPEnsemble
+from rl.learning.networks.multi_input import MultiInput
 from rl.learning.networks.noisy import NoisyDuelingMLP, NoisyMLP
 from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP
 from rl.learning.networks.policy import ActorCritic, Policy
@@ -17,6 +18,7 @@ __all__ = [
     "LayerNormMLP",
     "MLP",
     "MLPEnsemble",
+    "MultiInput",
     "NoisyDuelingMLP",
     "NoisyMLP",
     "Policy",

@@ -34,9 +34,8 @@ class Agent(ABC):
     # the dataclass of its keys; `network`, `optimizer` ... are functions that make them
     Config: type | None = None
 
-    masks: bool = (
-        False  # whether it takes action masks: then `network` is an IgnoringMask where there are some
-    )
+    # whether it respects action masks; where there are some, `cfg.network` is an IgnoringMask
+    masks: bool = False
     rollout_length: int  # T, steps of every env in one iteration
     columns: Sequence[str] = ()  # what `learn` reports
     parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds

@@ -14,7 +14,7 @@ from rl.learning.distributions import distribution_for
 from rl.learning.networks.greedy import RecurrentGreedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.networks.recurrent import RecurrentActorCritic
-from rl.learning.normalize import obs_normalizer, reward_normalizer
+from rl.learning.normalize import reward_normalizer
 from rl.learning.returns import explained_variance, gae
 
 
@@ -42,13 +42,13 @@ class RecurrentPPO(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape, head = context.obs_space.shape, self.distribution
+        obs_shape, head = context.obs_shape, self.distribution
         options: dict[str, Any] = {"size": cfg.state_size, "memory": cfg.memory}
         self.networks = RecurrentActorCritic(cfg.network, obs_shape, head, **options).to(self.device)
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.remember = numpy_forward(self.networks.memory)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
 
         normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}

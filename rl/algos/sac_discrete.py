@@ -24,7 +24,6 @@ from rl.learning.networks.ensemble import ensemble
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.masked import per_action
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -55,14 +54,14 @@ class DiscreteSAC(Agent):
         self.target_entropy = cfg.target_entropy_ratio * math.log(self.num_actions)
         self.mask_size = context.mask_size
 
-        obs_shape = context.obs_space.shape
+        obs_shape = context.obs_shape
         networks, targets = (Networks(cfg, obs_shape, self.num_actions).to(self.device) for _ in range(2))
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
         self.step = context.gradient_step(networks, self._loss, cfg.optimizer, groups=groups)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_critics)
         self.params = numpy_forward(networks.actor)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory
+from rl.spaces import packer
 from rl.state import derive_seed
 
 
 class SyncEnvs(SyncVectorEnv):
     """SyncVectorEnv with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
 
-    Observations must be in a Box. The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
+    The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
     `life_lost`, if an env reported it.
     """
 
@@ -41,7 +42,7 @@ class SyncEnvs(SyncVectorEnv):
                 if "final_obs" not in infos:
                     infos["final_obs"] = np.full(self.num_envs, None, object)
                     infos["_final_obs"] = np.zeros(self.num_envs, np.bool_)
-                infos["final_obs"][n] = np.array(obs)  # a copy: some envs overwrite it on reset
+                infos["final_obs"][n] = np.array(obs)[()]  # a copy: some envs overwrite it on reset
                 infos["_final_obs"][n] = True
                 obs, _ = env.reset()
             batch[n] = obs
@@ -66,8 +67,15 @@ class NativeEnvs(VectorWrapper):
             elif mode is AutoresetMode.SAME_STEP:
                 reason = "resets its envs with seeds of its own: no episode could be played again on a resume"
             raise ValueError(f"its vector env {reason}; type env.vectorization=sync")
+        if packer(self.single_observation_space) is not None:
+            raise ValueError(
+                f"its vector env gives {self.single_observation_space}, and a Dict or Tuple must come from"
+                " single envs; type env.vectorization=sync"
+            )
         self.seed, self.episode = seed, np.full(self.num_envs, -1)
         space = self.single_action_space
+        if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+            raise ValueError(f"its vector env takes {space}; type env.vectorization=sync")
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
 
     def _begin(self, mask: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Any:
@@ -156,7 +164,10 @@ def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: in
 
     makers = [maker(index) for index in range(num_envs)]
     if vectorization == "async":
-        return AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        envs = AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        if isinstance(envs.single_action_space, gym.spaces.Dict | gym.spaces.Tuple):
+            envs.action_space = gym.spaces.Box(-np.inf, np.inf, (num_envs, 1))  # rows are sent as they are
+        return envs
     return SyncEnvs(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

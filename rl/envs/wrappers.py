@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.envs.make import frame_stack
-from rl.learning.masks import MASK
+from rl.spaces import MASK
 
 _NAME = "rl.wrappers.ActionMask"
 

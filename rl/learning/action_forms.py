@@ -5,25 +5,17 @@ environments take them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from numpy.typing import NDArray
+
+from rl.spaces import leaf_paths
 
 Array = NDArray[Any]
 LARGEST = 2**24  # up to here float32 holds every integer
-
-
-def action_leaves(space: gym.Space) -> Iterator[gym.Space]:
-    """The spaces in a Dict or Tuple that are neither, in its order; another space itself."""
-    if not isinstance(space, Dict | Tuple):
-        yield space
-        return
-    for part in space.spaces.values() if isinstance(space, Dict) else space.spaces:
-        yield from action_leaves(part)
 
 
 class ActionForm:
@@ -36,23 +28,23 @@ class ActionForm:
     def __init__(self, space: gym.Space) -> None:
         """ValueError if a leaf of a Dict or Tuple has integers that float32 cannot hold."""
         self.space = space
-        self.vector = isinstance(space, Dict | Tuple)  # whether agents give vectors
-        for leaf in action_leaves(space) if self.vector else ():
-            if isinstance(leaf, Discrete) and max(abs(int(leaf.start)), int(leaf.start + leaf.n)) > LARGEST:
-                raise ValueError(
-                    f"the action space's {leaf} has values above 2^24; renumber them by a wrapper"
-                )
+        self.bounds: tuple[Array, Array] | None = None  # of what an agent gives
+        if isinstance(space, Box):
+            self.bounds = space.low, space.high
+        elif isinstance(space, Dict | Tuple):
+            low, high = zip(*(_bounds(leaf) for _, leaf in leaf_paths(space)), strict=True)
+            self.bounds = np.concatenate(low), np.concatenate(high)
+        self.trivial = self.bounds is None  # actions stay as they are
 
-    @property
-    def trivial(self) -> bool:
-        """Whether actions stay as they are."""
-        return not (self.vector or isinstance(self.space, Box))
+    def clip(self, action: Any) -> Any:
+        """An agent's action, or [..., *shape], within the bounds."""
+        return action if self.bounds is None else np.clip(action, *self.bounds)
 
     def __call__(self, action: Any) -> Any:
-        """One action or [..., D]; what has a Dict's or Tuple's own form stays as it is."""
-        if isinstance(self.space, Box):
-            return np.clip(action, self.space.low, self.space.high)
-        return self._build(self.space, action, 0)[0] if isinstance(action, np.ndarray) else action
+        """An agent's action, or [..., D]; what has a Dict's or Tuple's own form already stays as it is."""
+        if not isinstance(self.space, Dict | Tuple):
+            return self.clip(action)
+        return self._build(self.space, self.clip(action), 0)[0] if isinstance(action, np.ndarray) else action
 
     def _build(self, space: Any, vector: Array, column: int) -> tuple[Any, int]:
         """The action of a part of the space, from the numbers at `column` on; and where the next begin."""
@@ -64,18 +56,32 @@ class ActionForm:
             return (dict(zip(space.spaces, parts, strict=True)) if keyed else tuple(parts)), column
         stop = column + math.prod(space.shape or ())
         numbers = vector[..., column:stop].reshape((*vector.shape[:-1], *(space.shape or ())))
-        if isinstance(space, Box):
-            numbers = np.clip(numbers, space.low, space.high)
         numbers = np.asarray(numbers, space.dtype)
         return (numbers[()] if isinstance(space, Discrete) else numbers), stop
 
 
+def _bounds(leaf: Any) -> tuple[Array, Array]:
+    """Least and greatest numbers of a leaf, flat [D]. ValueError if float32 cannot hold its integers."""
+    if isinstance(leaf, Box):
+        low, high = leaf.low, leaf.high
+    elif isinstance(leaf, Discrete | MultiDiscrete):
+        count = leaf.n if isinstance(leaf, Discrete) else leaf.nvec
+        low, high = leaf.start, leaf.start + count - 1
+    elif isinstance(leaf, gym.spaces.MultiBinary):
+        low, high = np.zeros(leaf.shape), np.ones(leaf.shape)
+    else:
+        raise ValueError(f"actions of {leaf} are not supported")
+    if not isinstance(leaf, Box) and max(np.abs(low).max(), np.abs(high).max()) > LARGEST:
+        raise ValueError(f"the action space's {leaf} has values above 2^24; renumber them by a wrapper")
+    return np.asarray(low, np.float32).reshape(-1), np.asarray(high, np.float32).reshape(-1)
+
+
 def to_vector(space: gym.Space, action: Any) -> NDArray[np.float32]:
     """One action of a Dict or Tuple space as a vector [D]."""
-    if isinstance(space, Dict | Tuple):
-        pairs = [
-            (part, action[key])
-            for key, part in (space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces))
-        ]
-        return np.concatenate([to_vector(part, own) for part, own in pairs])
-    return np.asarray(action, np.float32).reshape(-1)
+    parts = []
+    for path, _ in leaf_paths(space):
+        value = action
+        for key in path:
+            value = value[key]
+        parts.append(np.asarray(value, np.float32).reshape(-1))
+    return np.concatenate(parts)

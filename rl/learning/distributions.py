@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rl.learning.action_forms import action_leaves
+from rl.spaces import leaf_paths
 
 Array = NDArray[Any]
 BY_POLICY = "algo=reinforce, a2c, ppo and recurrent_ppo can act in it"
@@ -383,7 +383,7 @@ def distribution_for(space: gym.Space) -> Distribution:
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space.shape)
     if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        return IndependentHeads([distribution_for(leaf) for leaf in action_leaves(space)])
+        return IndependentHeads([distribution_for(leaf) for _, leaf in leaf_paths(space)])
     raise ValueError(
         f"no policy for the action space {space}: Discrete, MultiDiscrete, MultiBinary and floating-point Box"
         " spaces have one, and Dict and Tuple of them"

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl.spaces import MASK
+
 Array = NDArray[Any]
-MASK = "action_mask"
 # of masked actions: far below all else, and finite, so that 0 times it is 0
 MASKED = -1e30
 LOWEST = MASKED / 2  # what is below is MASKED, or a mean of such numbers

@@ -12,7 +12,8 @@ import numpy as np
 
 from rl.algos.agent import Agent
 from rl.envs.episodes import Episodes
-from rl.envs.make import EnvFactory, float32_or_uint8
+from rl.envs.make import EnvFactory
+from rl.spaces import obs_dtype
 from rl.state import GlobalRandom
 
 WIDTH = 10  # envs played side by side
@@ -88,7 +89,7 @@ def _play(
     on_step: OnStep,
     on_episode: Callable[[float, int], None],
 ) -> None:
-    dtype = float32_or_uint8(envs[0].observation_space)
+    dtype = obs_dtype(envs[0].observation_space)
     number = list(range(len(envs)))  # of each env's current episode
     obs: list[Any] = [env.begin_episode(0, n) for n, env in enumerate(envs)]
     total, length = [0.0] * len(envs), [0] * len(envs)

@@ -83,6 +83,7 @@ def _recovery_hint(run: Run) -> str:
     import numpy as np
 
     from rl.config.schedule import Schedule
+    from rl.spaces import all_finite
 
     saved, rollout, lr = (
         run.checkpoints.saved_frames or 0,
@@ -90,7 +91,7 @@ def _recovery_hint(run: Run) -> str:
         getattr(run.config.algo, "lr", None),
     )
     stands = f"the checkpoint at frame {format_count(saved)} stands"
-    if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
+    if not (np.isfinite(rollout.reward).all() and all_finite(rollout.obs)):
         return (
             f"the environment gave a reward or an observation that is not finite; {stands}: "
             f"{command('train', f'resume={run.folder}')}"

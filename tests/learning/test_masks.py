@@ -15,7 +15,6 @@ from rl.learning.distributions import Categorical, MultiCategorical
 from rl.learning.exploration import boltzmann, epsilon_greedy
 from rl.learning.gradient_step import flatten_parameters
 from rl.learning.masks import (
-    MASK,
     MASKED,
     WithMask,
     mask_size,
@@ -28,6 +27,7 @@ from rl.learning.networks.mlp import MLP, DuelingMLP
 from rl.learning.networks.noisy import NoisyMLP, noise_for
 from rl.learning.networks.policy import ActorCritic, Policy
 from rl.learning.normalize import ObsNormalizer
+from rl.spaces import MASK
 
 LOGITS = [[math.log(1.0), math.log(2.0), math.log(3.0), 7.0], [0.5, 1.5, 2.5, 3.5]]
 ALLOWED = [[1, 1, 1, 0], [0, 0, 1, 0]]
