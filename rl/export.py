@@ -228,11 +228,9 @@ def _read_onnx(data: bytes) -> Exported:
 
 def _by_name(obs: NDArray[Any], convert: Callable[[NDArray[Any]], Any]) -> Any:
     """What a policy is given: an array; of packed observations by field."""
-    import numpy as np
-
     if obs.dtype.names is None:
         return convert(obs)
-    return {name: convert(np.ascontiguousarray(obs[name])) for name in obs.dtype.names}
+    return {name: convert(obs[name].copy()) for name in obs.dtype.names}
 
 
 def _dtype_names(dtype: np.dtype[Any]) -> str | dict[str, str]:
@@ -281,20 +279,16 @@ def observations(policy: Policy, count: int) -> NDArray[Any]:
     """Observations [count, *obs_shape] of episodes in which every second action is random, if masks allow."""
     import numpy as np
 
-    from rl.spaces import MASK, as_rows
+    from rl.learning.masks import sample_allowed
+    from rl.spaces import as_rows
 
     env, rows = policy.make_env(), []
     env.action_space.seed(0)
     obs, _ = env.reset(seed=0)
     for step in range(count):
-        row, _ = as_rows(policy.obs_space, obs)
-        rows.append(row)
-        action = policy(obs)
-        if step % 2 and MASK in (row.dtype.names or ()):
-            state = policy.agent.initial_state(1)
-            action = policy.form(policy.agent.act(row, state, policy.rng)[0][0])
-        elif step % 2:
-            action = env.action_space.sample()
+        rows.append(as_rows(policy.obs_space, obs)[0])
+        best = policy(obs)
+        action = sample_allowed(env.action_space, obs) if step % 2 else best
         obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             policy.reset()

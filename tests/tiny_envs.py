@@ -93,8 +93,8 @@ class Recall(Identity):
 class Masking(gym.Env):
     """Allows some actions at each step, `one` or more, and fails where another is taken; 10 steps.
 
-    An allowed action is worth 1, and an even one among them 0.5 more. `give` says how the mask is given: by the
-    `info`, by the `method` action_masks or as a `key` of the observations. With `multi` there are two choices.
+    An allowed action is worth 1, and an even one among them 0.5 more. `give` says how the mask is given: by
+    the `info`, the `method` action_masks or as a `key` of the observations. `multi`: there are two choices.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Masking(gym.Env):
 
 
 class Hybrid(gym.Env):
-    """A Dict of actions of every kind, nested; reward 1 where all match the observed bit, less for each miss."""
+    """A Dict of actions of every kind, nested; the reward is the share that matches the observed bit."""
 
     def __init__(self, render_mode: str | None = None, flat: bool = False) -> None:
         self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)

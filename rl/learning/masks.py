@@ -89,6 +89,22 @@ def random_allowed(allowed: NDArray[np.bool_], rng: np.random.Generator) -> Arra
     return (allowed.cumsum(-1) > number[:, None]).argmax(-1)
 
 
+def sample_allowed(space: Any, obs: Any) -> Any:
+    """`space.sample()`, but of what the mask of an observation allows, if it has one."""
+    if isinstance(obs, np.ndarray | np.void):
+        known = MASK in (obs.dtype.names or ())
+    else:
+        known = isinstance(obs, Mapping) and MASK in obs
+    if not known:
+        return space.sample()
+    allowed = np.asarray(obs[MASK]).reshape(1, -1) != 0
+    if isinstance(space, gym.spaces.Discrete):
+        return space.start + random_allowed(allowed, space.np_random)[0]
+    parts = np.split(allowed, np.cumsum(space.nvec.ravel())[:-1], -1)
+    chosen = np.concatenate([random_allowed(part, space.np_random) for part in parts])
+    return (space.start + chosen.reshape(space.shape)).astype(space.dtype)
+
+
 def mean_allowed(value: Tensor) -> Tensor:
     """The mean [] of values that are not MASKED."""
     allowed = value > LOWEST
