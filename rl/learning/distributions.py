@@ -223,7 +223,7 @@ class IndependentHeads:
     def __init__(self, heads: Sequence[Distribution]) -> None:
         self.heads = heads
         self.num_means, self.num_params = (sum(getattr(head, name) for head in heads) for name in _NUMBERS)
-        self.action_shape = (sum(math.prod(head.action_shape) for head in heads),)
+        self.action_shape: tuple[int, ...] = (sum(math.prod(head.action_shape) for head in heads),)
         self._slices: list[tuple[slice, slice, slice]] = []  # means, log stds and numbers of the action
         mean, log_std, column = 0, self.num_means, 0
         for head in heads:
