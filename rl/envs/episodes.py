@@ -28,7 +28,9 @@ class Episodes(gym.Wrapper):
     def __init__(self, env: gym.Env, seed: int, index: int) -> None:
         super().__init__(env)
         self.seed, self.index, self.episode = seed, index, -1
-        self._form = ActionForm(env.action_space)
+        form = ActionForm(env.action_space)
+        boxed = isinstance(env.action_space, gym.spaces.Box)
+        self._form: Any = None if form.trivial else form.clip if boxed else form
         spaces = env.observation_space
         self._masked = isinstance(spaces, gym.spaces.Dict) and MASK in spaces.spaces
         self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
@@ -36,7 +38,7 @@ class Episodes(gym.Wrapper):
         self._pack = packer(env.observation_space)
         if self._pack is not None:
             self.observation_space = Packed(env.observation_space)
-        elif self._form.trivial and multiprocessing.parent_process() is None:
+        elif self._form is None and multiprocessing.parent_process() is None:
             self.step = env.step  # type: ignore[method-assign]  # one call fewer per step; SyncEnvs copies
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -45,7 +47,7 @@ class Episodes(gym.Wrapper):
         In a worker, an episode's last observation is copied, since some envs overwrite it on reset.
         ValueError if an action mask allows nothing before the end.
         """
-        action = action if self._form.trivial else self._form(action)
+        action = action if self._form is None else self._form(action)
         obs, reward, terminated, truncated, info = self.env.step(action)
         if self._masked and not terminated:
             self._check_mask(obs)
