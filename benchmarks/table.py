@@ -43,7 +43,7 @@ ALGORITHMS = {
     "a2c": Algorithm("A2C", POLICY_GRADIENT, {"Mnih et al. 2016": "https://arxiv.org/abs/1602.01783"}),
     "ppo": Algorithm("PPO", POLICY_GRADIENT, {"Schulman et al. 2017": "https://arxiv.org/abs/1707.06347"}),
     "recurrent_ppo": Algorithm(
-        "PPO with a GRU",
+        "Recurrent PPO",
         POLICY_GRADIENT,
         {
             "Schulman et al. 2017": "https://arxiv.org/abs/1707.06347",

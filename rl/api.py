@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from rl.algos.agent import Agent, Recurrent
     from rl.envs.make import EnvFactory
+    from rl.learning.action_forms import ActionForm
 
 
 __all__ = [
@@ -230,24 +230,26 @@ class Policy:
     agent: Agent
     make_env: EnvFactory  # one env of the run, with its wrappers; takes render_mode=
     obs_space: gym.Space
-    action_space: gym.Space
+    form: ActionForm  # makes the agent's actions those of the environment
     explore: bool
     rng: np.random.Generator
     state: Recurrent = None
+
+    @property
+    def action_space(self) -> gym.Space:
+        """The environment's."""
+        return self.form.space
 
     def reset(self) -> None:
         """Forget what was observed: episodes begin."""
         self.state = None
 
-    def __call__(self, obs: Any) -> NDArray[Any]:
+    def __call__(self, obs: Any) -> Any:
         """The action for one observation, or [B, ...] for [B, ...]. ValueError for another shape.
 
         An observation is what the environment gives: an array, an integer, or a dict or tuple of them. In a
-        batch of dicts or tuples every leaf is [B, ...].
+        batch of dicts or tuples every leaf is [B, ...]. An action is what the environment takes, likewise.
         """
-        import gymnasium as gym
-        import numpy as np
-
         from rl.spaces import as_rows
 
         batch, single = as_rows(self.obs_space, obs)
@@ -256,9 +258,7 @@ class Policy:
             so_far = f"after {len(state)} at a time so far"
             raise ValueError(f"{len(batch)} observations, {so_far}; call reset() where episodes begin")
         actions, self.state, *_ = self.agent.act(batch, state, self.rng, self.explore)
-        if isinstance(self.action_space, gym.spaces.Box):
-            actions = np.clip(actions, self.action_space.low, self.action_space.high)
-        return actions[0] if single else actions
+        return self.form(actions[0] if single else actions)
 
 
 def load_policy(
@@ -276,9 +276,11 @@ def make_policy(player: Player, *, explore: bool = False, seed: int = 0) -> Poli
     """The policy of a player."""
     import numpy as np
 
+    from rl.learning.action_forms import ActionForm
+
     env = player.make_env()
     env.close()
-    spaces, rng = (env.observation_space, env.action_space), np.random.default_rng(seed)
+    spaces, rng = (env.observation_space, ActionForm(env.action_space)), np.random.default_rng(seed)
     return Policy(player.agent, player.make_env, *spaces, explore, rng)
 
 

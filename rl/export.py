@@ -42,7 +42,7 @@ OBSERVATIONS, TOLERANCE = 1000, 1e-5  # what a file is compared by
 
 @dataclass(frozen=True)
 class Exported:
-    """A policy that was read from a file: obs [B, *obs_shape], and where it is recurrent the state [B, H],
+    """A policy that was read from a file: obs [B, *obs_shape], and where it is recurrent the state [B, S],
     -> [actions], or [actions, state after them].
     """
 
@@ -124,14 +124,13 @@ def describe(space: gym.Space) -> dict[str, Any]:
 
 def trace(policy: Policy) -> torch.export.ExportedProgram:
     """The policy as a program of torch's operations, for any number of observations."""
-    import gymnasium as gym
     import torch
 
     from rl.learning.networks.greedy import Clipped
 
-    module, space = policy.agent.greedy(), policy.action_space
-    if isinstance(space, gym.spaces.Box):
-        module = Clipped(module, space.low, space.high)
+    module, bounds = policy.agent.greedy(), policy.form.bounds
+    if bounds is not None:
+        module = Clipped(module, *bounds)
     inputs: list[Any] = [_by_name(_zeros(policy.obs_space), torch.from_numpy)]
     if (state := policy.agent.initial_state(2)) is not None:
         inputs.append(torch.from_numpy(state))
@@ -228,23 +227,17 @@ def _read_onnx(data: bytes) -> Exported:
 
 
 def _by_name(obs: NDArray[Any], convert: Callable[[NDArray[Any]], Any]) -> Any:
-    """What a policy is given: an array; of packed observations by field, but for the mask."""
-    import numpy as np
-
-    from rl.spaces import MASK
-
+    """What a policy is given: an array; of packed observations by field."""
     if obs.dtype.names is None:
         return convert(obs)
-    return {name: convert(np.ascontiguousarray(obs[name])) for name in obs.dtype.names if name != MASK}
+    return {name: convert(obs[name].copy()) for name in obs.dtype.names}
 
 
 def _dtype_names(dtype: np.dtype[Any]) -> str | dict[str, str]:
-    """The name of a dtype; of a structured one the names of its fields' dtypes, but for the mask."""
-    from rl.spaces import MASK
-
+    """The name of a dtype; of a structured one the names of its fields' dtypes."""
     if dtype.names is None:
         return dtype.name
-    return {name: dtype[name].base.name for name in dtype.names if name != MASK}
+    return {name: dtype[name].base.name for name in dtype.names}
 
 
 def _zeros(space: gym.Space) -> NDArray[Any]:
@@ -266,11 +259,11 @@ def compare(policy: Policy, exported: Exported) -> float:
 
     obs, worst = observations(policy, OBSERVATIONS), 0.0
     for count in (1, 10):
-        policy.reset()
         state = policy.agent.initial_state(count)
         carried = [] if state is None else [state]
         for rows in obs[: 100 * count].reshape(-1, count, *obs.shape[1:]):
-            expected = policy(rows)
+            actions, state, *_ = policy.agent.act(rows, state, policy.rng, False)
+            expected = policy.form.clip(actions)
             action, *carried = exported.call(rows, *carried)
             worst = float(np.maximum(worst, np.abs(action - expected).max()))  # NaN stays
             allowed = 0.0 if np.issubdtype(expected.dtype, np.integer) else TOLERANCE
@@ -283,9 +276,10 @@ def compare(policy: Policy, exported: Exported) -> float:
 
 
 def observations(policy: Policy, count: int) -> NDArray[Any]:
-    """Observations [count, *obs_shape] of episodes in which every second action is random."""
+    """Observations [count, *obs_shape] of episodes in which every second action is random, if masks allow."""
     import numpy as np
 
+    from rl.learning.masks import sample_allowed
     from rl.spaces import as_rows
 
     env, rows = policy.make_env(), []
@@ -294,7 +288,8 @@ def observations(policy: Policy, count: int) -> NDArray[Any]:
     for step in range(count):
         rows.append(as_rows(policy.obs_space, obs)[0])
         best = policy(obs)
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample() if step % 2 else best)
+        action = sample_allowed(env.action_space, obs) if step % 2 else best
+        obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             policy.reset()
             obs, _ = env.reset()

@@ -6,9 +6,12 @@ from rl.learning.networks.multi_input import MultiInput
 from rl.learning.networks.noisy import NoisyDuelingMLP, NoisyMLP
 from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP
 from rl.learning.networks.policy import ActorCritic, Policy
+from rl.learning.networks.recurrent import GRU, LSTM
 from rl.learning.networks.simba import SimBa
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "ActorCritic",
     "BatchRenormMLP",
     "DuelingMLP",

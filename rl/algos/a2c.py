@@ -24,7 +24,7 @@ class A2C(Agent):
     the value of what follows. Below 1 they are the lambda-returns of generalised advantage estimation.
     """
 
-    Config = A2CConfig
+    Config, masks = A2CConfig, True
     columns = ("value_loss", "policy_loss", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: A2CConfig) -> None:

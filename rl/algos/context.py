@@ -10,8 +10,10 @@ import gymnasium as gym
 from torch import nn
 
 from rl.clock import Clock
+from rl.learning.distributions import BY_POLICY
 from rl.learning.features import Features, OneBox
 from rl.learning.gradient_step import GradientStep, Loss
+from rl.learning.masks import WithMask, mask_size
 from rl.learning.normalize import NullNormalizer, ObsNormalizer, obs_normalizer
 from rl.learning.replay import Transitions, UniformReplay
 from rl.spaces import obs_dtype, observed
@@ -42,17 +44,21 @@ class AgentContext:
             return only.shape
         return Features(leaves, normalize=False).shape
 
-    def obs_normalizer(self, enabled: bool) -> ObsNormalizer | NullNormalizer | OneBox | Features:
+    def obs_normalizer(self, enabled: bool) -> ObsNormalizer | NullNormalizer | OneBox | Features | WithMask:
         """What makes observations, as rollouts and replay memories hold them, the inputs of networks.
 
         It normalises them if that is `enabled`: a Box, and of other spaces each leaf that is a float Box.
-        Networks are not given the leaf `action_mask`: `obs["action_mask"]` is it, in every such array.
+        An action mask is added as the last columns (`rl.learning.masks`).
         """
+        inputs = self._inputs(enabled)
+        return WithMask(inputs, self.mask_size) if self.mask_size else inputs
+
+    def _inputs(self, normalize: bool) -> ObsNormalizer | NullNormalizer | OneBox | Features:
         leaves = observed(self.obs_space)
         (name, only), *_ = leaves.items()
         if len(leaves) > 1 or not isinstance(only, gym.spaces.Box):
-            return Features(leaves, normalize=enabled)
-        plain = obs_normalizer(only.shape, enabled)
+            return Features(leaves, normalize=normalize)
+        plain = obs_normalizer(only.shape, normalize)
         return OneBox(name, plain) if name else plain
 
     def batch_size(self, cfg: Any, sequence_length: int = 1) -> int:
@@ -93,11 +99,17 @@ class AgentContext:
                 " algo.value_lr=null"
             )
 
-    def discrete_actions(self, otherwise: str = "algo=ppo can act in it") -> gym.spaces.Discrete:
+    @property
+    def mask_size(self) -> int:
+        """How many actions the observations' mask is of; 0 if they have none."""
+        return mask_size(self.obs_space, self.action_space)
+
+    def discrete_actions(self, otherwise: str = BY_POLICY) -> gym.spaces.Discrete:
         """The action space. ValueError, with what to do `otherwise`, if it is not Discrete."""
         if not isinstance(self.action_space, gym.spaces.Discrete):
+            others = otherwise if isinstance(self.action_space, gym.spaces.Box) else BY_POLICY
             raise ValueError(
-                f"it needs a Discrete action space, and this one is {self.action_space}; {otherwise}"
+                f"it needs a Discrete action space, and this one is {self.action_space}; {others}"
             )
         return self.action_space
 

@@ -18,9 +18,10 @@ from torch.nn.functional import huber_loss, mse_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DQNConfig
-from rl.learning.distributions import Exploration
+from rl.learning.exploration import Exploration
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.masked import per_action
 from rl.learning.networks.noisy import noise_for
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.replay import Batch, UniformReplay
@@ -32,7 +33,7 @@ class DQN(Agent):
     With `quantiles`: so many equally likely values of each action's return, whose mean is Q(s, a).
     """
 
-    Config = DQNConfig
+    Config, masks = DQNConfig, True
     columns = ("q_mean",)
 
     def __init__(self, context: AgentContext, cfg: DQNConfig) -> None:
@@ -47,7 +48,7 @@ class DQN(Agent):
         obs_shape, loss = context.obs_shape, self._quantile_loss if cfg.quantiles else self._loss
         options = {"quantiles": cfg.quantiles} if cfg.quantiles else {}
         self.q_network, self.target_network = (
-            cfg.network(obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
+            per_action(cfg.network, obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
         )
         self.step = context.gradient_step(self.q_network, loss, cfg.optimizer, cfg.max_grad_norm)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_network)

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 class PPO(Agent):
     """Clipped surrogate objective (eq. 7), generalised advantages, value loss, entropy bonus (eq. 9)."""
 
-    Config = PPOConfig
+    Config, masks = PPOConfig, True
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: PPOConfig) -> None:

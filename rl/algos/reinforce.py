@@ -27,7 +27,7 @@ class Reinforce(Agent):
     except that without a baseline the return up to the limit is taken as it is.
     """
 
-    Config = ReinforceConfig
+    Config, masks = ReinforceConfig, True
     columns = ("policy_loss", "value_loss")
     policy_parts = ("policy",)
 

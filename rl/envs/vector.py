@@ -75,6 +75,8 @@ class NativeEnvs(VectorWrapper):
             )
         self.seed, self.episode = seed, np.full(self.num_envs, -1)
         space = self.single_action_space
+        if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+            raise ValueError(f"its vector env takes {space}; type env.vectorization=sync")
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
 
     def _begin(self, mask: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Any:
@@ -163,7 +165,10 @@ def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: in
 
     makers = [maker(index) for index in range(num_envs)]
     if vectorization == "async":
-        return AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        envs = AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        if isinstance(envs.single_action_space, gym.spaces.Dict | gym.spaces.Tuple):
+            envs.action_space = gym.spaces.Box(-np.inf, np.inf, (num_envs, 1))  # rows are sent as they are
+        return envs
     return SyncEnvs(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

@@ -21,6 +21,7 @@ from rl.envs.checks import interface_warnings
 from rl.envs.episodes import layers
 from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory, stacked_keys
 from rl.envs.vector import VectorEnv, make_native, make_vector
+from rl.learning.networks.masked import IgnoringMask
 from rl.learning.networks.multi_input import multi_input
 from rl.learning.replay import UniformReplay
 from rl.runs.plan import Plan
@@ -164,16 +165,23 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
 
 def make_agent(algo: Any, context: AgentContext) -> Agent:
     """An agent from its keys: typed ones are given as `cfg`, its parts as factories; others as keywords."""
+    keys = entries(algo)
+    if context.mask_size and not getattr(locate(keys["_target_"]), "masks", False):
+        raise ValueError(
+            "the environment masks actions, and this algorithm could take masked ones; algo=reinforce, a2c,"
+            " ppo, recurrent_ppo, sarsa, dqn, ddqn_per, qr_dqn, rainbow, pqn and sac_discrete take none"
+        )
     if not dataclasses.is_dataclass(algo) or isinstance(algo, type):
         untyped: Agent = instantiate(algo)(context)
         return untyped
-    keys = entries(algo)
     factories: dict[str, Any] = {
         name: instantiate(value) for name, value in keys.items() if "_target_" in entries(value)
     }
     if getattr(context.obs_shape, "images", ()):
         networks = ("network", "critic_network")
         factories |= {name: multi_input(factories[name]) for name in networks if name in factories}
+    if context.mask_size and "network" in factories:
+        factories["network"] = IgnoringMask(factories["network"], context.mask_size)
     agent: Agent = locate(keys["_target_"])(context, dataclasses.replace(algo, **factories))
     return agent
 

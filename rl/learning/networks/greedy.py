@@ -30,18 +30,20 @@ class Greedy(nn.Module):
 
 
 class RecurrentGreedy(nn.Module):
-    """Observations and states [B, H] -> actions, and the states after them; `memory` makes these."""
+    """Observations and states [B, S] -> actions, and the states after them."""
 
-    def __init__(
-        self, normalize: TensorFunction, memory: nn.Module, network: nn.Module, best: TensorFunction
-    ) -> None:
+    def __init__(self, normalize: TensorFunction, networks: Any, best: TensorFunction) -> None:
+        """`networks` are a RecurrentActorCritic."""
         super().__init__()
-        self.normalize, self.memory, self.network, self.best = normalize, memory, network, best
+        self.normalize, self.memory, self.network = normalize, networks.memory, networks.heads.policy
+        self.hide, self.best = networks.hide, best
 
     def forward(self, obs: Any, state: Tensor) -> tuple[Tensor, Tensor]:
         """As Greedy's; a state is zero where an episode begins."""
-        state = self.memory(self.normalize(obs), state)
-        return self.best(self.network(state)), state
+        inputs = self.normalize(obs)
+        state = self.memory(inputs, state)
+        params = self.network(state[:, : self.memory.size])
+        return self.best(self.hide(params, inputs)), state
 
 
 class Clipped(nn.Module):
