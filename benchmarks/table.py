@@ -271,6 +271,14 @@ def faults() -> list[list[str]]:
     return table
 
 
+def commit_protocol() -> list[list[str]]:
+    """The steps of the state machine, and how many broke an invariant."""
+    rows = [row for path in RESULTS.glob("commit_protocol.csv") for row in read(path)]
+    total = [sum(int(row[name]) for row in rows) for name in ("times", "broken")]
+    steps = [[row["step"], f"{int(row['times']):,}", row["broken"]] for row in rows]
+    return [["step", "times", "broken invariants"], *steps, ["all", f"{total[0]:,}", str(total[1])]]
+
+
 def parity() -> list[list[str]]:
     """How far each framework's resumed run is from an uninterrupted one."""
     columns = {
@@ -305,6 +313,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "mirror_kills": mirror_kills,
     "mirror_speed": mirror_speed,
     "faults": faults,
+    "commit_protocol": commit_protocol,
     "parity": parity,
     "sweep_kills": sweep_kills,
     "scores": scores,

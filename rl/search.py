@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import Override
 
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
-from rl.config.compare import change_table
+from rl.config.change_table import change_table
 from rl.config.compose import CONF, compose, shared_compositions, to_yaml
 from rl.config.help import show_help
 from rl.config.hydra_words import read_words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from rl.config.keys import FREE, FROZEN, HORIZON, NUMERICS, ONE_WAY, SCHEDULE, C
 from rl.config.read import typed
 from rl.config.schedule import Schedule
 from rl.config.schema import RunConfig, schema_of
-from rl.config.text import aligned
 
 
 @dataclass(frozen=True)
@@ -197,14 +196,3 @@ def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default
             before, today = was.meaning(where), now.meaning(where)
             note = f"the past would differ: at frame {format_count(where)} it was {before:g}, now {today:g}"
     return Change(key, was.value if was else MISSING, now.value if now else MISSING, policy, note, refused)
-
-
-def change_table(changes: Sequence[Change]) -> str:
-    """Changes as aligned text."""
-    head = ("key", "was", "now", "policy", "why")
-    rows = [head, *((c.key, _short(c.was), _short(c.now), c.policy, c.note) for c in changes)]
-    return "\n".join(f"  {line}" for line in aligned(rows))
-
-
-def _short(value: Any) -> str:
-    return "null" if value is None else MISSING if value is MISSING else str(value)

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
-from rl.config.compare import change_table
+from rl.config.change_table import change_table
 from rl.config.compose import Composed, compose
 from rl.config.counts import format_count
 from rl.config.invocation import command

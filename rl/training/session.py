@@ -10,7 +10,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from rl.config.compare import change_table
+from rl.config.change_table import change_table
 from rl.config.compose import options
 from rl.config.counts import format_count
 from rl.config.invocation import command
