@@ -229,13 +229,11 @@ def _read_onnx(data: bytes) -> Exported:
 
 def _by_name(obs: NDArray[Any], convert: Callable[[NDArray[Any]], Any]) -> Any:
     """What a policy is given: an array; of packed observations by field, but for the mask."""
-    import numpy as np
-
     from rl.spaces import MASK
 
     if obs.dtype.names is None:
         return convert(obs)
-    return {name: convert(np.ascontiguousarray(obs[name])) for name in obs.dtype.names if name != MASK}
+    return {name: convert(obs[name].copy()) for name in obs.dtype.names if name != MASK}
 
 
 def _dtype_names(dtype: np.dtype[Any]) -> str | dict[str, str]:
