@@ -15,11 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from short_runs import begun, differences, iterate, leaves
+from tiny_envs import Anything
 
 import rl.export
 from rl.api import load_policy
-from rl.config import ConfigError, ExportConfig
-from rl.config.compose import options
+from rl.clock import Clock
+from rl.config import ConfigError, ExportConfig, RunConfig
+from rl.config.compose import compose, options
 from rl.envs.make import make_factory
 from rl.envs.vector import make_vector
 from rl.envs.wrappers import MiniGrid
@@ -27,6 +29,8 @@ from rl.export import export
 from rl.learning.features import Features
 from rl.serialize import load, serialize
 from rl.spaces import as_rows, check_obs_space, observed, packer
+from rl.state import Streams
+from rl.training.build import build_agent
 from rl.training.evaluate import play
 from rl.training.run import Run
 
@@ -337,3 +341,55 @@ def test_minigrids_missions_are_numbers() -> None:
     assert said == env.unwrapped.mission  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="does not fit"):
         env.observation({**obs, "mission": "fly"})
+
+
+# --- the table of the page
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "spaces.md"
+BEGIN, END = "<!-- table -->\n", "<!-- end of table -->"
+OBSERVED = {
+    "Box": ["Box", -1, 1, [3], "float32"],
+    "Discrete": ["Discrete", 4],
+    "MultiDiscrete": ["MultiDiscrete", [2, 3]],
+    "MultiBinary": ["MultiBinary", 3],
+    "Dict, Tuple": {"a": [["Discrete", 4]], "b": ["Box", 0, 255, [36, 36, 3], "uint8"]},
+}
+
+
+def accepted(algo: str, space: Any, actions: str) -> bool:
+    """Whether an algorithm can be built for a space of observations and one of actions."""
+    config = compose(line(algo, space), RunConfig).config
+    env = Anything(space)
+    env.action_space = {
+        "Discrete": Discrete(3),
+        "MultiDiscrete": gym.spaces.MultiDiscrete([2, 3]),
+        "Box": Box(-1, 1, (2,)),
+    }[actions]
+    try:
+        build_agent(config, env, Clock(), Streams(0))
+    except ConfigError:
+        return False
+    return True
+
+
+def table() -> str:
+    """Every algorithm, what it observes, and how it acts."""
+    actions = ["Discrete", "MultiDiscrete", "Box"]
+    rows = [["algo", *(f"observes {name}" for name in OBSERVED), *(f"acts in {name}" for name in actions)]]
+    rows.append(["---"] * len(rows[0]))
+    for algo in options("algo"):
+        act = [name for name in actions if accepted(algo, OBSERVED["Discrete"], name)]
+        seen = [accepted(algo, space, act[0]) for space in OBSERVED.values()]
+        yes = [*seen, *(name in act for name in actions)]
+        rows.append([f"`{algo}`", *("yes" if one else "-" for one in yes)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def test_the_pages_table_is_what_algorithms_accept() -> None:
+    page = PAGE.read_text()
+    assert page[page.index(BEGIN) + len(BEGIN) : page.index(END)] == table()
+
+
+if __name__ == "__main__":
+    page = PAGE.read_text()
+    PAGE.write_text(page[: page.index(BEGIN) + len(BEGIN)] + table() + page[page.index(END) :])
