@@ -77,10 +77,12 @@ class MiniGrid(gym.ObservationWrapper):
             max_words = max_words or max(map(len, missions))
         self.words = {word: number for number, word in enumerate(words, 1)}
         self.max_words = max_words
-        cells = np.broadcast_to(self.CELL, space["image"].shape)
+        image: Any = space["image"]
+        height, width, _ = image.shape
+        cells = np.tile(np.array(self.CELL), (height, width, 1))
         self.observation_space = gym.spaces.Dict(
             {
-                "image": gym.spaces.MultiDiscrete(cells, dtype=np.uint8) if symbols else space["image"],
+                "image": gym.spaces.MultiDiscrete(cells, dtype=np.uint8) if symbols else image,
                 "direction": space["direction"],
                 "mission": gym.spaces.MultiDiscrete([len(self.words) + 1] * max_words),
             }
