@@ -43,7 +43,7 @@ ALGORITHMS = {
     "a2c": Algorithm("A2C", POLICY_GRADIENT, {"Mnih et al. 2016": "https://arxiv.org/abs/1602.01783"}),
     "ppo": Algorithm("PPO", POLICY_GRADIENT, {"Schulman et al. 2017": "https://arxiv.org/abs/1707.06347"}),
     "recurrent_ppo": Algorithm(
-        "PPO with a GRU",
+        "Recurrent PPO",
         POLICY_GRADIENT,
         {
             "Schulman et al. 2017": "https://arxiv.org/abs/1707.06347",
@@ -176,6 +176,24 @@ def costs() -> list[list[str]]:
     return table
 
 
+def starts() -> list[list[str]]:
+    """How long starts, jobs of sweeps, judging them and listing runs take."""
+    table = [["case", "side", "seconds", "ratio to the first", "CPU seconds", "ratio of these"]]
+    for case in ("start", "job", "sweep", "runs"):
+        for row in read(RESULTS / f"starts_{case}.csv"):
+            numbers = (row[name] for name in ("seconds", "ratio_to_first", "cpu_s", "cpu_ratio_to_first"))
+            table.append([row["case"], row["side"], *(f"{float(number):.3g}" for number in numbers)])
+    return table
+
+
+def imports() -> list[list[str]]:
+    """What a start imports, and what that costs."""
+    table = [["package", "modules", "milliseconds", "share"]]
+    for row in read(RESULTS / "starts_imports.csv"):
+        table.append([row["package"], row["modules"], row["ms"], f"{float(row['share']):.1%}"])
+    return table
+
+
 def sweep_kills() -> list[list[str]]:
     """Each campaign of kills of a sweep."""
     table = [
@@ -201,6 +219,28 @@ def sweep_kills() -> list[list[str]]:
                 *(row["differences"] for row in last),
             ]
         )
+    return table
+
+
+def mirror_kills() -> list[list[str]]:
+    """Each campaign that takes machines away from mirrored runs."""
+    names = ["machines_lost", "uploaders_killed", "frames_trained_again"]
+    table = [["campaign", "runs", *(name.replace("_", " ") for name in names), "runs that differ in a bit"]]
+    for path in sorted(RESULTS.glob("mirror_kills*.csv")):
+        rows = read(path)
+        total = [f"{sum(int(row[name]) for row in rows):,}" for name in names]
+        differ = sum(row["differences"] != "0" for row in rows)
+        table.append([f"`{rows[0]['command']}`", str(len(rows)), *total, str(differ)])
+    return table
+
+
+def mirror_speed() -> list[list[str]]:
+    """What a mirror in a slow bucket costs training."""
+    table = [["case", "frames per CPU second", "ratio, median of rounds"]]
+    for path in sorted(RESULTS.glob("mirror_speed*.csv")):
+        for row in read(path):
+            ratio = f"{float(row['median_ratio_of_rounds']):.3f}"
+            table.append([row["case"], f"{int(row['frames_per_cpu_s']):,}", ratio])
     return table
 
 
@@ -230,6 +270,14 @@ def faults() -> list[list[str]]:
         kinds = len({row["fault"] for row in those})
         table.append([algo, str(kinds), *(str(sum(int(row[name]) for row in those)) for name in counted)])
     return table
+
+
+def commit_protocol() -> list[list[str]]:
+    """The steps of the state machine, and how many broke an invariant."""
+    rows = [row for path in RESULTS.glob("commit_protocol.csv") for row in read(path)]
+    total = [sum(int(row[name]) for row in rows) for name in ("times", "broken")]
+    steps = [[row["step"], f"{int(row['times']):,}", row["broken"]] for row in rows]
+    return [["step", "times", "broken invariants"], *steps, ["all", f"{total[0]:,}", str(total[1])]]
 
 
 def parity() -> list[list[str]]:
@@ -263,13 +311,18 @@ def parity() -> list[list[str]]:
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "algorithms": algorithms,
     "kills": kills,
+    "mirror_kills": mirror_kills,
+    "mirror_speed": mirror_speed,
     "faults": faults,
+    "commit_protocol": commit_protocol,
     "parity": parity,
     "sweep_kills": sweep_kills,
     "scores": scores,
     "hours": hours,
     "speed": speed,
     "costs": costs,
+    "starts": starts,
+    "imports": imports,
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rl.learning.compiled import Constants, compile_graph
-from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights
+from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights, skip_compiler_import
 
 # (networks, *inputs) -> the loss [] and what to report by name: scalars [], and others such as TD errors [B]
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -56,6 +56,7 @@ class GradientStep:
         ]
         assert not names, f"in no group: {sorted(names.values())}"
         self.flats = [flatten_parameters(group) for group in groups]
+        skip_compiler_import()
         made = [optimizer([flat], lr=0.0) for flat in self.flats]
         self.optimizers = [
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one

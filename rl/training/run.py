@@ -171,7 +171,10 @@ class Run:
         self.check_weights()
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
-        scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed)
+        cfg = self.config.eval
+        scores = play(self.agent, self.parts.make_env, cfg.episodes, seed, max_steps=cfg.max_steps)
+        if scores.cut:
+            log.info("evaluation at %s: %s", format_count(clock.frames), scores.note)
         row: dict[str, Any] = {
             "frames": clock.frames,
             "updates": clock.updates,
@@ -220,7 +223,12 @@ class Run:
             "stopped_at": self.stopped_at,
         }
         for name, (agent, frames) in agents.items():
-            scores = play(agent, self.parts.make_env, SCORE_EPISODES, seed, stop=lambda: bool(stop))
+            cap = self.config.eval.max_steps
+            scores = play(
+                agent, self.parts.make_env, SCORE_EPISODES, seed, max_steps=cap, stop=lambda: bool(stop)
+            )
             result[name] = {"weights_of_frame": frames, **scores.summary()}
+            if cap is not None:
+                result[name]["cut"] = scores.cut
         files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
         return result

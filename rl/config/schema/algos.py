@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from rl.config.keys import SCHEDULE, Count, Key, Target
 from rl.config.schedule import Schedule
+from rl.config.schema.parts import MemoryConfig
 
 # keys that several algorithms have
 AlgorithmClass = Annotated[str, Key("the algorithm's class")]
@@ -50,6 +51,10 @@ TargetTau = Annotated[
     float,
     Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1),
 ]
+
+
+def _gru() -> Any:
+    return MemoryConfig("rl.networks.GRU")
 
 
 @dataclass(kw_only=True)
@@ -154,8 +159,9 @@ class RecurrentPPOConfig(ClippedConfig):
             high=10_000_000,
         ),
     ]
-    state_size: Annotated[int, Key("units of the GRU: numbers that it remembers", low=1, high=1_000_000)]
+    state_size: Annotated[int, Key("units of the memory", low=1, high=1_000_000)]
     network: Annotated[Target, Key("encoder of observations: _target_ and its arguments")]
+    memory: Annotated[Target, Key("rl.networks.GRU or rl.networks.LSTM")] = field(default_factory=_gru)
 
 
 @dataclass(kw_only=True)

@@ -56,6 +56,13 @@ class BatchRenormMlpConfig:
 
 
 @dataclass
+class MemoryConfig:
+    """rl.networks.GRU and rl.networks.LSTM, which take no arguments."""
+
+    _target_: Annotated[str, Key("the memory's class")]
+
+
+@dataclass
 class AdamConfig:
     """The keyword arguments of rl.optimizers.Adam."""
 
@@ -106,8 +113,8 @@ class PrioritizedReplayConfig(UniformReplayConfig):
 
 
 @dataclass
-class FreshWorldConfig:
-    """rl.wrappers.FreshWorld, which takes no arguments."""
+class WithoutArguments:
+    """A wrapper that takes no arguments."""
 
     _target_: Annotated[str, Key("the wrapper's class")]
 
