@@ -1,5 +1,6 @@
 """Replay memories, as configurations name them."""
 
-from rl.learning.replay import PrioritizedReplay, UniformReplay
+from rl.learning.prioritized import PrioritizedReplay
+from rl.learning.replay import UniformReplay
 
 __all__ = ["PrioritizedReplay", "UniformReplay"]

@@ -16,7 +16,8 @@ from audit import load_all_rows, rows_of
 
 from rl.algos.agent import Rollout
 from rl.config.schedule import Schedule
-from rl.learning.replay import Batch, PrioritizedReplay, SumTree, Transitions, UniformReplay
+from rl.learning.prioritized import PrioritizedReplay, SumTree
+from rl.learning.replay import Batch, Transitions, UniformReplay
 
 GAMMA = 0.9
 Frames = Callable[[int, int, int], Any]  # (env, episode, step) -> one frame
