@@ -30,7 +30,7 @@ TORCH_STEP = (
 LEAVE = "callbacks=[{_target_: benchmarks.speed_callbacks.leave}]"
 FIRST = ["algo.rollout_length=8", LEAVE]
 JUDGE = """
-import sys, time, resource
+import sys
 from rl.sweeps.plan import plan_sweep
 from rl.training.build import check_once
 plan_sweep(sys.argv[1:], check=check_once())
@@ -38,17 +38,18 @@ plan_sweep(sys.argv[1:], check=check_once())
 Side = Callable[[], tuple[float, float]]  # it was done: wall seconds and CPU seconds
 
 
-def environment() -> dict[str, str]:
-    """Ours, with the package in reach and callbacks that end a process after its first training step."""
+def environment(*, leave: bool = True) -> dict[str, str]:
+    """Ours, with the package in reach; with `leave` the callback of that name ends a process."""
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return {**os.environ, **threads, "PYTHONPATH": str(ROOT), "ENCORE_BENCHMARK_LEAVE": "1"}
+    own = {**threads, "PYTHONPATH": str(ROOT), "ENCORE_BENCHMARK_LEAVE": "1" if leave else ""}
+    return {**os.environ, **own}
 
 
-def run(*words: str) -> tuple[float, float]:
-    """Python with these arguments, to its end."""
+def run(*words: str, leave: bool = True) -> tuple[float, float]:
+    """Python with these arguments, to its end or to the end of its first training step."""
     started_at = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
+        [sys.executable, *words], cwd=ROOT, env=environment(leave=leave), stdout=subprocess.DEVNULL
     )
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -84,7 +85,7 @@ def take_turns(case: str, sides: dict[str, Side], rounds: int) -> list[dict[str,
 def start(rounds: int, folder: Path) -> list[dict[str, Any]]:
     """A fresh start and a resume, up to the first training step, against torch alone."""
     old = folder / "old"
-    run("train.py", FIRST[0], "frames=1k", f"hydra.run.dir={old}", "eval.every=null")
+    run("train.py", *FIRST, "frames=1k", f"hydra.run.dir={old}", "eval.every=null", leave=False)
 
     def resumed() -> tuple[float, float]:
         copy = folder / "copy"
@@ -149,8 +150,8 @@ def sweep(rounds: int, folder: Path) -> list[dict[str, Any]]:
 def runs(rounds: int, folder: Path) -> list[dict[str, Any]]:
     """The listing of 1000 runs, and `latest` among 10 and 10,000, up to the first training step."""
     old = folder / "old"
-    words = ["frames=8k", "ckpt.every=1k", "eval.every=2k", "algo.rollout_length=64", "seed=1"]
-    run("train.py", *words, f"hydra.run.dir={old}")
+    words = ["frames=8k", "ckpt.every=1k", "eval.every=2k", "algo.rollout_length=64", LEAVE]
+    run("train.py", *words, f"hydra.run.dir={old}", leave=False)
     places = {number: folder / str(number) for number in (10, 1000, 10_000)}
     for number, place in places.items():
         copies(old, place, number)
@@ -167,12 +168,13 @@ def runs(rounds: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def copies(old: Path, place: Path, number: int) -> None:
-    """So many runs: each saved a second after the one before."""
+    """So many runs, each saved a second after the one before; all but the last share their files."""
     for n in range(number):
         copy = place / "reinforce_cartpole" / f"{n:06d}"
-        shutil.copytree(old, copy, symlinks=True)
+        shutil.copytree(old, copy, symlinks=True, copy_function=os.link if n < number - 1 else shutil.copy2)
         for path in (copy / "ckpt").glob("ckpt-*.json"):
             manifest = Manifest.read(path)
+            path.unlink()
             path.write_bytes(dataclasses.replace(manifest, saved_at=manifest.saved_at + n).to_bytes())
 
 
