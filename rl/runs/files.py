@@ -7,6 +7,7 @@ possible.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import traceback
 from collections.abc import Iterator
@@ -126,7 +127,11 @@ def _write_all(descriptor: int, data: Buffer) -> None:
 
 
 def is_ours(error: OSError) -> bool:
-    """Whether an error comes from our own files, not from an environment, an agent or a callback."""
+    """Whether an error comes from our own files, or says that the system has no more to give; not from an
+    environment, an agent or a callback.
+    """
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return True
     ours = [
         Path(frame.f_code.co_filename).relative_to(_RL).as_posix()
         for frame, _ in traceback.walk_tb(error.__traceback__)

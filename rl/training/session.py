@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import signal
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from rl.training.build import Parts
 
 log = logging.getLogger("encore")
-_OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # it has no more to give; no fault in code
 
 
 def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
@@ -70,7 +68,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
-        if not files.is_ours(error) and error.errno not in _OF_THE_SYSTEM:
+        if not files.is_ours(error):
             log.exception("failed; the last checkpoint stands: %s", resume_command)
             raise SystemExit(FAILED) from None
         where, why = error.filename or plan.folder, error.strerror or error

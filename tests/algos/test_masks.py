@@ -62,6 +62,7 @@ def test_every_algorithm_with_masks_is_here() -> None:
         "td3",
         "ddpg",
         "crossq",
+        "tqc",
     }
 
 

@@ -103,9 +103,11 @@ def test_help_shows_the_values_of_its_command_line() -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_schema_keys_are_the_constructors_keywords(target: str) -> None:
-    # by the algorithm
-    given = {"rl.optimizers": {"lr"}, "rl.networks": {"quantiles"}, "rl.pixels": {"quantiles"}}
-    told = PARTS_TOLD | given.get(target.rpartition(".")[0], set())
+    # by the algorithm, or by what makes the part from another
+    given = {"rl.optimizers": {"lr"}, "rl.networks": {"quantiles", "options"}, "rl.pixels": {"quantiles"}}
+    given |= dict.fromkeys(("rl.networks.GRU", "rl.networks.LSTM"), {"network", "size"})
+    given["rl.networks.MultiInput"] = {"trunk", "cnn", "options"}
+    told = PARTS_TOLD | given.get(target.rpartition(".")[0], set()) | given.get(target, set())
     named = getattr(
         locate(target), "Config", None
     )  # an algorithm's keys are fields; other parts' are keywords

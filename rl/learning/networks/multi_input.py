@@ -51,6 +51,7 @@ class MultiInput(nn.Module):
         *,
         trunk: NetworkFactory = MLP,
         cnn: type[Convolutions] = NatureCNN,
+        hidden: Sequence[int],
         channels: Sequence[int] | None = None,
         activation: str,
         init: str,
@@ -73,7 +74,9 @@ class MultiInput(nn.Module):
                 parts.append(convolutions)
                 features += convolutions.num_features
         self.convolutions = nn.ModuleList(parts)
-        self.trunk = trunk((features,), num_outputs, activation=activation, init=init, **options)
+        self.trunk = trunk(
+            (features,), num_outputs, hidden=hidden, activation=activation, init=init, **options
+        )
         self.noise_size = getattr(self.trunk, "noise_size", 0)
 
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:

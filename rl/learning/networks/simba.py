@@ -28,7 +28,14 @@ class SimBa(MLP):
     """
 
     def __init__(
-        self, obs_shape: Sequence[int], num_outputs: int, *, hidden: Sequence[int], init: str, **options: Any
+        self,
+        obs_shape: Sequence[int],
+        num_outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        **options: Any,
     ) -> None:
         """ValueError without blocks, or if they are not equally wide."""
         if len(set(hidden)) != 1:
@@ -37,7 +44,7 @@ class SimBa(MLP):
             )
         width = hidden[0]
         sizes = [width, *(EXPANSION * width, width) * len(hidden)]
-        super().__init__(obs_shape, num_outputs, hidden=sizes, init=init, **options)
+        super().__init__(obs_shape, num_outputs, hidden=sizes, activation=activation, init=init, **options)
         if init == "orthogonal":
             first, *inner, _ = self._linears
             nn.init.orthogonal_(first.weight)
