@@ -367,7 +367,9 @@ def accepted(algo: str, space: Any, actions: str) -> bool:
     env.action_space = {
         "Discrete": Discrete(3),
         "MultiDiscrete": gym.spaces.MultiDiscrete([2, 3]),
+        "MultiBinary": gym.spaces.MultiBinary(2),
         "Box": Box(-1, 1, (2,)),
+        "Dict, Tuple": gym.spaces.Dict(a=Discrete(2), b=gym.spaces.Tuple([Box(-1, 1, (2,))])),
     }[actions]
     try:
         build_agent(config, env, Clock(), Streams(0))
@@ -378,13 +380,15 @@ def accepted(algo: str, space: Any, actions: str) -> bool:
 
 def table() -> str:
     """Every algorithm, what it observes, and how it acts."""
-    actions = ["Discrete", "MultiDiscrete", "Box"]
+    actions = ["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Dict, Tuple"]
+    masked = {"obs": ["Box", -1, 1, [3], "float32"], "action_mask": ["MultiBinary", 3]}
     rows = [["algo", *(f"observes {name}" for name in OBSERVED), *(f"acts in {name}" for name in actions)]]
+    rows[0].append("takes action masks")
     rows.append(["---"] * len(rows[0]))
     for algo in options("algo"):
         act = [name for name in actions if accepted(algo, OBSERVED["Discrete"], name)]
         seen = [accepted(algo, space, act[0]) for space in OBSERVED.values()]
-        yes = [*seen, *(name in act for name in actions)]
+        yes = [*seen, *(name in act for name in actions), accepted(algo, masked, "Discrete")]
         rows.append([f"`{algo}`", *("yes" if one else "-" for one in yes)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
