@@ -115,7 +115,7 @@ def test_the_environment_that_is_added_comes_back(
 
 @pytest.mark.usefixtures("few_scores")
 def test_the_masked_corridor_trains_and_comes_back(take: Callable[[str], str]) -> None:
-    take("masks.md")
+    take("spaces.md")
     mask = "env.wrappers=[{_target_: rl.wrappers.ActionMask}]"
     line = [*TINY, "env=gym", "env.id=my_maze:Corridor-v0"]
     assert go(Path("straight"), *line, mask) == 0

@@ -57,13 +57,19 @@ class Anything(gym.Env):
         super().reset(seed=seed)
         self.observation_space.seed(int(self.np_random.integers(2**31)))
         self.steps = 0
-        return self.observation_space.sample(), {}
+        return self._observe(), {}
+
+    def _observe(self) -> Any:
+        obs = self.observation_space.sample()
+        if isinstance(obs, dict) and "action_mask" in obs:
+            obs["action_mask"][0] = 1  # something is allowed
+        return obs
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         cut = bool(self.steps == 5 and self.np_random.integers(2))
         reward = float(self.np_random.normal() + np.sum(action))
-        return self.observation_space.sample(), reward, self.steps == 5 and not cut, cut, {}
+        return self._observe(), reward, self.steps == 5 and not cut, cut, {}
 
 
 class HalfFixed(Identity):

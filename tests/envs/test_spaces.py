@@ -68,6 +68,8 @@ def words(space: Any) -> str:
 
 
 def line(algo: str, space: Any, *more: str) -> list[str]:
+    if algo in CONTINUOUS and isinstance(space, dict):  # they take no masks
+        space = {name: part for name, part in space.items() if name != "action_mask"}
     hidden = [] if algo == "random" else ["algo.network.hidden=[8]"]
     hidden += ["algo.critic_network.hidden=[8]"] if algo == "crossq" else []
     env = ["env=gym", "env.id=tiny_envs:Anything-v0", "env.num_envs=2", f"+env.kwargs.space={words(space)}"]
@@ -239,11 +241,13 @@ def test_a_box_with_a_mask_is_to_networks_that_box_alone(tmp_path: Path) -> None
     box = ["Box", -1, 1, [3], "float32"]
     run = begun(tmp_path / "run", *line("dqn", {"obs": box, "action_mask": ["MultiBinary", 3]}))
     iterate(run, 2)
-    assert run.agent.parts["q_network"].layers[0].in_features == 3  # type: ignore[attr-defined]
+    network = run.agent.parts["q_network"].network  # type: ignore[attr-defined]
+    assert network.layers[0].in_features == 3
     obs = run.collector.rollout.obs
     assert obs["action_mask"].shape == (9, 2, 3)
     inputs = run.agent.obs_normalizer(obs[0, :1])  # type: ignore[attr-defined]
-    assert torch.from_numpy(inputs).tolist() == obs["obs"][0, :1].tolist()
+    assert torch.from_numpy(inputs[:, :3]).tolist() == obs["obs"][0, :1].tolist()
+    assert inputs[:, 3:].tolist() == obs["action_mask"][0, :1].tolist()
 
 
 def test_a_value_that_is_not_in_its_space_is_named() -> None:
@@ -363,7 +367,9 @@ def accepted(algo: str, space: Any, actions: str) -> bool:
     env.action_space = {
         "Discrete": Discrete(3),
         "MultiDiscrete": gym.spaces.MultiDiscrete([2, 3]),
+        "MultiBinary": gym.spaces.MultiBinary(2),
         "Box": Box(-1, 1, (2,)),
+        "Dict, Tuple": gym.spaces.Dict(a=Discrete(2), b=gym.spaces.Tuple([Box(-1, 1, (2,))])),
     }[actions]
     try:
         build_agent(config, env, Clock(), Streams(0))
@@ -374,13 +380,15 @@ def accepted(algo: str, space: Any, actions: str) -> bool:
 
 def table() -> str:
     """Every algorithm, what it observes, and how it acts."""
-    actions = ["Discrete", "MultiDiscrete", "Box"]
+    actions = ["Discrete", "MultiDiscrete", "MultiBinary", "Box", "Dict, Tuple"]
+    masked = {"obs": ["Box", -1, 1, [3], "float32"], "action_mask": ["MultiBinary", 3]}
     rows = [["algo", *(f"observes {name}" for name in OBSERVED), *(f"acts in {name}" for name in actions)]]
+    rows[0].append("takes action masks")
     rows.append(["---"] * len(rows[0]))
     for algo in options("algo"):
         act = [name for name in actions if accepted(algo, OBSERVED["Discrete"], name)]
         seen = [accepted(algo, space, act[0]) for space in OBSERVED.values()]
-        yes = [*seen, *(name in act for name in actions)]
+        yes = [*seen, *(name in act for name in actions), accepted(algo, masked, "Discrete")]
         rows.append([f"`{algo}`", *("yes" if one else "-" for one in yes)])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
