@@ -215,20 +215,10 @@ def test_a_missing_extra_is_refused_with_its_install_command(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("obs", ["dict", "tuple", "discrete"])
-def test_a_non_box_observation_is_refused_with_a_wrapper(obs: str, tmp_path: Path) -> None:
-    line = [*own("Spaces"), f"+env.kwargs.obs={obs}"]
-    with pytest.raises(ConfigError) as caught:
-        begun(tmp_path / "run", *line)
-    remedy = str(caught.value).rpartition(": env")[2]
-    assert remedy == ".wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"
-    begun(tmp_path / "run", *line, f"env{remedy}")
-
-
 @pytest.mark.parametrize("action", ["dict", "tuple"])
-@pytest.mark.parametrize("algo", ["reinforce", "dqn", "sac", "random"])
+@pytest.mark.parametrize("algo", ["dqn", "sac"])
 def test_an_unsupported_action_space_is_refused(action: str, algo: str, tmp_path: Path) -> None:
-    line = [override for override in own("Spaces") if not (algo == "random" and "network" in override)]
+    line = own("Spaces")
     with pytest.raises(ConfigError, match="action space.*(Dict|Tuple)"):
         begun(tmp_path / "run", *line, f"algo={algo}", f"+env.kwargs.action={action}")
 
