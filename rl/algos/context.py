@@ -11,6 +11,7 @@ from torch import nn
 
 from rl.clock import Clock
 from rl.envs.make import float32_or_uint8
+from rl.group import ALONE, Group
 from rl.learning.gradient_step import GradientStep, Loss
 from rl.learning.replay import Transitions, UniformReplay
 from rl.state import Streams
@@ -29,6 +30,7 @@ class AgentContext:
     compile: bool
     frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
     zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
+    group: Group = ALONE  # the processes that train together
 
     def batch_size(self, cfg: Any, sequence_length: int = 1) -> int:
         """Steps of a rollout, over all envs.
@@ -86,7 +88,9 @@ class AgentContext:
     ) -> GradientStep:
         """Steps that lower `loss(networks, *inputs)`; each of `groups` has a learning rate of its own."""
         options: dict[str, Any] = {"optimizer": optimizer, "max_grad_norm": max_grad_norm}
-        return GradientStep(networks, groups or [networks], loss, **options, compile=self.compile)
+        return GradientStep(
+            networks, groups or [networks], loss, **options, compile=self.compile, group=self.group
+        )
 
     def replay(self, agent: Any, cfg: Any) -> UniformReplay:
         """The replay memory of an agent's keys, for its actions."""

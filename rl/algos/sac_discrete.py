@@ -116,10 +116,12 @@ class DiscreteSAC(Agent):
 
         loss = critic_loss + actor_loss + temperature_loss
         report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": lower_q.mean(), "alpha": alpha}
-        return loss, {**report, "entropy": entropy, "td_error": error.detach().abs().mean(0)}
+        td_error = self.step.whole(error.detach().abs().mean(0))
+        return loss, {**report, "entropy": entropy, "td_error": td_error}
 
     def _inputs(self, batch: Batch) -> Batch:
         """The batch for the loss."""
+        batch = self.step.share(batch)
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         action = batch.action - self.distribution.start
         return batch._replace(obs=obs, action=action, next_obs=next_obs).to(self.device)

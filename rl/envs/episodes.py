@@ -21,9 +21,10 @@ class Episodes(gym.Wrapper):
     So repeating an episode's actions restores it. Box actions are clipped here: unclipped ones are recorded.
     """
 
-    def __init__(self, env: gym.Env, seed: int, index: int) -> None:
+    def __init__(self, env: gym.Env, seed: int, index: int, first: int = 0) -> None:
+        """`index`: among the envs that are stepped with it; `first`: the number of the first of them."""
         super().__init__(env)
-        self.seed, self.index, self.episode = seed, index, -1
+        self.seed, self.index, self.number, self.episode = seed, index, first + index, -1
         space = env.action_space
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
         self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
@@ -45,7 +46,7 @@ class Episodes(gym.Wrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin the next episode with its own seed (`seed` is ignored)."""
         self.episode += 1
-        episode_seed = derive_seed(self.seed, self.index, self.episode)
+        episode_seed = derive_seed(self.seed, self.number, self.episode)
         if multiprocessing.parent_process() is not None:  # no checkpoint holds a worker's global generators
             random.seed(episode_seed)
             np.random.seed(episode_seed)

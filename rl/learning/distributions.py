@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.config.schedule import Schedule
+from rl.group import SharedDraws
 
 Array = NDArray[Any]
 
@@ -269,7 +270,7 @@ class ActionBox:
 def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
     """Actions [N] for values [N, A]: the best, by chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
     action, random = value.argmax(-1), rng.random(len(value)) < epsilon
-    if not np.count_nonzero(random):
+    if not np.count_nonzero(random) and not (type(rng) is SharedDraws and (rng.last < epsilon).any()):
         return action
     return np.where(random, rng.integers(value.shape[-1], size=len(value)), action)
 

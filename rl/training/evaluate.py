@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from rl.algos.agent import Agent
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory, float32_or_uint8
+from rl.group import ALONE, Group
 from rl.state import GlobalRandom
 
 WIDTH = 10  # envs played side by side
@@ -53,6 +54,7 @@ def play(
     episodes: int,
     seed: int,
     *,
+    group: Group = ALONE,
     explore: bool = False,
     width: int = WIDTH,
     stop: Callable[[], bool] = lambda: False,
@@ -62,25 +64,32 @@ def play(
     """Play `episodes` episodes on new envs, the n-th seeded from (seed, n).
 
     Env i plays episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour short
-    episodes. The global random generators are restored afterwards. Interrupted if `stop()` becomes true.
+    episodes. Of several processes each plays its share, and all get the scores of all. The global random
+    generators are restored afterwards. Interrupted if `stop()` becomes true, in any process.
     """
-    width = min(width, episodes)
+    numbers = range(group.rank, episodes, group.size)
     rng = np.random.default_rng(seed)
-    results: dict[int, tuple[float, int]] = {}
+    results: dict[int, tuple[float, int]] | None = {}
     with GlobalRandom().apart(seed):
-        envs = [Episodes(make_env(), seed, 0) for _ in range(width)]
+        envs = [Episodes(make_env(), seed, 0) for _ in range(min(width, len(numbers)))]
         try:
-            _play(agent, envs, episodes, rng, explore, results, stop, on_step, on_episode)
+            _play(agent, envs, numbers, rng, explore, results, stop, on_step, on_episode)
+        except Interrupted:
+            results = None
         finally:
             for env in envs:
                 env.close()
+    shares = group.gather(results)
+    if None in shares:
+        raise Interrupted
+    results = {number: result for share in shares for number, result in share.items()}
     return Scores([results[n][0] for n in range(episodes)], [results[n][1] for n in range(episodes)])
 
 
 def _play(
     agent: Agent,
     envs: list[Episodes],
-    episodes: int,
+    numbers: Sequence[int],
     rng: np.random.Generator,
     explore: bool,
     results: dict[int, tuple[float, int]],
@@ -88,12 +97,14 @@ def _play(
     on_step: OnStep,
     on_episode: Callable[[float, int], None],
 ) -> None:
+    if not envs:
+        return
     dtype = float32_or_uint8(envs[0].observation_space)
-    number = list(range(len(envs)))  # of each env's current episode
-    obs: list[Any] = [env.begin_episode(0, n) for n, env in enumerate(envs)]
+    at = list(range(len(envs)))  # which of `numbers` each env plays
+    obs: list[Any] = [env.begin_episode(0, number) for env, number in zip(envs, numbers, strict=False)]
     total, length = [0.0] * len(envs), [0] * len(envs)
     state = agent.initial_state(len(envs))
-    active = number.copy()
+    active = at.copy()
     for env in envs:
         on_step(env, 0.0, 0)
     while active:
@@ -109,14 +120,14 @@ def _play(
             length[i] += 1
             on_step(envs[i], total[i], length[i])
             if terminated or truncated:
-                results[number[i]] = total[i], length[i]
+                results[numbers[at[i]]] = total[i], length[i]
                 on_episode(total[i], length[i])
-                number[i] += len(envs)
+                at[i] += len(envs)
                 total[i], length[i] = 0.0, 0
-                if number[i] >= episodes:
+                if at[i] >= len(numbers):
                     active.remove(i)
                     continue
-                obs[i] = envs[i].begin_episode(0, number[i])
+                obs[i] = envs[i].begin_episode(0, numbers[at[i]])
                 if state is not None:
                     state[i] = 0.0
                 on_step(envs[i], 0.0, 0)
