@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class Group:
     def from_first(self, value: Any) -> Any:
         """What the first process gives."""
         return value
+
+    def check_same(self, parts: Callable[[], Mapping[str, Any]], frames: int) -> None:
+        """`DifferError` if the states that `parts` gives by name are not the same in all processes."""
+
+    def leave(self) -> None:
+        """Part from the others, at the end."""
 
 
 ALONE = Group()

@@ -21,7 +21,7 @@ from rl.config.invocation import flags, set_flags
 from rl.config.overrides import Overrides, quote
 from rl.runs.completion import completed
 from rl.runs.history import saved_config
-from rl.runs.outcome import Finished, with_exit_codes
+from rl.runs.outcome import Finished, OthersLostError, with_exit_codes
 from rl.runs.plan import Plan, make_plan
 from rl.runs.weights import load_learned
 from rl.trackers import follow as trackers
@@ -64,10 +64,19 @@ def _do(args: Namespace) -> None:
 def _run(overrides: Overrides, config_dir: str | None) -> None:
     """Validate and build before anything is made; then take the folder, and train in it as Hydra's job."""
     typed = shlex.join(sys.argv)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        _run_with_others(overrides, config_dir, typed)
+        return
     plan = make_plan(overrides, config_dir)
     if plan.unnamed and plan.composed.multirun:
         _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
+    if plan.config.processes > 1:
+        from rl.training.launch import check_processes, launch
+
+        check_processes(plan.config)
+        plan.take_folder()
+        raise SystemExit(launch(plan, typed, sys.argv[1:]))
 
     from rl.training.build import build  # imports torch: not before the command line is validated
 
@@ -76,6 +85,35 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
         plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
     plan.take_folder()
     _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
+
+
+def _run_with_others(overrides: Overrides, config_dir: str | None, typed: str) -> None:
+    """Train as one of several processes, which were started by `launch`, by torchrun or by a cluster."""
+    from rl.training.build import build, check_parts_of
+    from rl.training.launch import check_processes
+    from rl.training.processes import join, leave_lost
+
+    def planned(size: int) -> Plan:
+        if (given := overrides.get("processes")) not in (None, str(size)):
+            raise ConfigError(f"processes={given}: {size} were started; type processes={size}, or nothing")
+        plan = make_plan(overrides.merge([f"processes={size}"]), config_dir)
+        trackers.make(plan.config.logger)
+        check_processes(plan.config)
+        check_parts_of(plan)
+        plan.take_folder()
+        return plan
+
+    try:
+        plan, typed, group = join(planned, typed)
+        parts = build(plan.config, group)
+        if plan.weights:
+            plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
+        if group.rank:
+            perform(plan, parts, typed)
+        else:
+            _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
+    except OthersLostError as error:
+        leave_lost(error)
 
 
 def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:

@@ -125,5 +125,5 @@ class SAC(Agent):
         action = self.distribution.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
         batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
-        noise = torch.as_tensor(noise, device=self.device)
-        return self.step.share(batch.to(self.device)), self.step.share(noise, 1)
+        share = self.step.share
+        return share(batch.to(self.device)), share(torch.as_tensor(noise, device=self.device), 1)

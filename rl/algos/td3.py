@@ -129,5 +129,5 @@ class TD3(Agent):
         deviation, clip = np.float32(self.cfg.target_noise), self.cfg.target_noise_clip
         noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * deviation
         batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
-        noise = torch.as_tensor(noise.clip(-clip, clip), device=self.device)
-        return self.critic_step.share((batch.to(self.device), noise))
+        clipped = torch.as_tensor(noise.clip(-clip, clip), device=self.device)
+        return self.critic_step.share((batch.to(self.device), clipped))  # type: ignore[no-any-return]

@@ -136,9 +136,7 @@ class NativeEnvs(VectorWrapper):
 VectorEnv = SyncVectorEnv | AsyncVectorEnv | NativeEnvs
 
 
-def make_native(
-    env_id: str, kwargs: dict[str, Any], num_envs: int, seed: int, first: int = 0
-) -> NativeEnvs:
+def make_native(env_id: str, kwargs: dict[str, Any], num_envs: int, seed: int, first: int = 0) -> NativeEnvs:
     """The environment's own vector env. ValueError, or gymnasium's error, if it has none that can be used."""
     envs = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **kwargs)
     return NativeEnvs(envs, seed, first)
@@ -150,7 +148,8 @@ def make_vector(
     """N envs whose every step gives N real transitions: an env is reset in the step that ends its episode.
 
     The infos: `final_obs` holds the last observations of ended episodes and `_final_obs` marks their envs.
-    `first` is the number of the first env among all envs of the run. `life_lost`, if present, marks the envs where learning sees an end though the episode goes on.
+    `life_lost`, if present, marks the envs where learning sees an end though the episode goes on. `first` is
+    the number of the first env among all of the run.
     """
 
     def maker(index: int) -> Callable[[], gym.Env]:

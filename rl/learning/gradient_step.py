@@ -59,18 +59,18 @@ class GradientStep:
         self.share, self.whole = group.share, group.whole
         names = {id(parameter): name for name, parameter in networks.named_parameters()}
         self.layouts = [
-            [(names.pop(id(p)), p.shape, p.numel()) for p in group.parameters()] for group in groups
+            [(names.pop(id(p)), p.shape, p.numel()) for p in part.parameters()] for part in groups
         ]
         assert not names, f"in no group: {sorted(names.values())}"
-        self.flats = [flatten_parameters(group) for group in groups]
+        self.flats = [flatten_parameters(part) for part in groups]
         made = [optimizer([flat], lr=0.0) for flat in self.flats]
         self.optimizers = [
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one
             for one, flat in zip(made, self.flats, strict=True)
         ]
-        for one, group in zip(self.optimizers, groups, strict=True):
+        for one, part in zip(self.optimizers, groups, strict=True):
             if isinstance(one, Adam):
-                one.limit_decay(layer_weights(group))
+                one.limit_decay(layer_weights(part))
         self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Outcome] = self._compile() if compile else self._eager
         self._constants: Constants | None = None  # known once everything is built

@@ -144,7 +144,8 @@ def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> 
 
 def world(config: RunConfig) -> dict[str, Any]:
     """What bit-exactness depends on besides the run itself."""
-    settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
+    names = ("device", "threads", "processes", "deterministic")
+    settings = {name: getattr(config, name) for name in names}
     return {**versions(), **commit(), "host": platform.node(), **settings}
 
 

@@ -34,6 +34,14 @@ class Finished(Exception):
         self.folder = folder
 
 
+class OthersLostError(Exception):
+    """Of several processes that train together another has ended, or does not answer."""
+
+
+class DifferError(Exception):
+    """What must be the same in all processes is not; the message names it."""
+
+
 def with_exit_codes(action: Callable[[], object]) -> None:
     """Do it; what it raises becomes a message and an exit code: 2 if refused, 0 if nothing is left to do."""
     try:
@@ -78,6 +86,14 @@ class Stop:
         if self.second_leaves and number in final and final & set(self.requested):
             os._exit(INTERRUPTED if number == signal.SIGINT else 128 + number)
         self.requested.append(number)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked, though others that train with it may not know yet."""
+        return bool(self)
+
+    def settle(self) -> None:
+        """Have all processes that train together know."""
 
     def pass_on(self) -> None:
         """Call the handlers that were there before ours: a launcher's requeues the job."""

@@ -65,6 +65,13 @@ class Plan:
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
 
+    @property
+    def other_processes(self) -> list[str]:
+        """What history says if the run was trained by another number of processes until its checkpoint."""
+        config = history.unpack(self.manifest.config) if self.manifest else None
+        was, now = (config or {}).get("processes", 1), self.config.processes
+        return [f"processes {was} -> {now}"] if self.manifest and was != now else []
+
     def write_history(
         self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
     ) -> list[dict[str, Any]]:

@@ -69,20 +69,22 @@ def play(
     """
     numbers = range(group.rank, episodes, group.size)
     rng = np.random.default_rng(seed)
-    results: dict[int, tuple[float, int]] | None = {}
+    results: dict[int, tuple[float, int]] = {}
+    interrupted = False
     with GlobalRandom().apart(seed):
         envs = [Episodes(make_env(), seed, 0) for _ in range(min(width, len(numbers)))]
         try:
             _play(agent, envs, numbers, rng, explore, results, stop, on_step, on_episode)
         except Interrupted:
-            results = None
+            interrupted = True
         finally:
             for env in envs:
                 env.close()
-    shares = group.gather(results)
-    if None in shares:
+    for other_interrupted, share in group.gather((interrupted, results)):
+        interrupted = interrupted or other_interrupted
+        results.update(share)
+    if interrupted:
         raise Interrupted
-    results = {number: result for share in shares for number, result in share.items()}
     return Scores([results[n][0] for n in range(episodes)], [results[n][1] for n in range(episodes)])
 
 

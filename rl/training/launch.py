@@ -90,19 +90,10 @@ def check_processes(config: RunConfig) -> None:
             lines.append(f"processes={size} do not share {name}={count}{of} evenly; type {near}")
         counts = [count // unit for count, unit in whole.values()]
         fits = [n for n in range(1, min(counts) + 1) if not any(count % n for count in counts)]
-        near = min(fits, key=lambda n: abs(n - size))
-        raise ConfigError("\n".join([*lines, f"with these numbers processes={near} is the nearest that does"]))
-
-
-def too_many(config: RunConfig) -> list[str]:
-    """A warning if there are more processes than cores here."""
-    cores, wanted = len(os.sched_getaffinity(0)), config.processes * config.threads
-    if wanted <= cores:
-        return []
-    return [
-        f"processes={config.processes} with threads={config.threads} each: there are {cores} cores here;"
-        " more processes are slower"
-    ]
+        nearest = min(fits, key=lambda n: abs(n - size))
+        raise ConfigError(
+            "\n".join([*lines, f"with these numbers processes={nearest} is the nearest that does"])
+        )
 
 
 @dataclass
@@ -118,7 +109,7 @@ def launch(plan: Plan, typed: str, arguments: Sequence[str]) -> int:
     size = plan.config.processes
     with tempfile.TemporaryDirectory(prefix="encore-") as place, Stop(second_leaves=False) as stop:
         board = Board(Path(place, "board"), size)
-        Path(place, "plan").write_bytes(pickle.dumps((replace(plan, lock=None), typed)))
+        Path(place, "plan").write_bytes(pickle.dumps((replace(plan, lock=None), typed, sys.argv[0])))
         logs = plan.folder / LOGS
         logs.mkdir(exist_ok=True)
         processes = [_start(rank, size, Path(place), logs, arguments) for rank in range(size)]
@@ -130,7 +121,11 @@ def launch(plan: Plan, typed: str, arguments: Sequence[str]) -> int:
                 process.wait()
     if failure:
         _tell(plan, failure, size)
-    if code == REFUSED and plan.manifest is None and {p.name for p in plan.folder.iterdir()} <= {".lock", LOGS}:
+    if (
+        code == REFUSED
+        and plan.manifest is None
+        and {p.name for p in plan.folder.iterdir()} <= {".lock", LOGS}
+    ):
         shutil.rmtree(plan.folder)  # nothing came of it
     return code
 

@@ -8,11 +8,11 @@ import hashlib
 import logging
 import os
 import pickle
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,20 +22,12 @@ from torch import Tensor
 
 from rl.config import ConfigError, RunConfig
 from rl.group import Group
-from rl.runs.outcome import FAILED, REFUSED, Stop
+from rl.runs.outcome import FAILED, REFUSED, DifferError, OthersLostError, Stop
 from rl.runs.plan import Plan
 from rl.training.launch import LOST_THE_OTHERS, PLACE, Board
 
 log = logging.getLogger("encore")
 _PATIENCE_S = 60.0  # beyond processes_limit_s, so that a parent, which knows who is silent, ends it first
-
-
-class OthersLostError(Exception):
-    """Another process of the group has ended, or does not answer."""
-
-
-class DifferError(Exception):
-    """What must be the same in all processes is not; the message names it."""
 
 
 class ProcessGroup(Group):
@@ -136,9 +128,9 @@ class ProcessGroup(Group):
         """What the first process gives."""
         return self.gather(value if self.rank == 0 else None)[0]
 
-    def check_same(self, parts: Mapping[str, Any], frames: int) -> None:
+    def check_same(self, parts: Callable[[], Mapping[str, Any]], frames: int) -> None:
         """DifferError naming the first part whose state is not that of the first process."""
-        own = {name: _digest(state) for name, state in parts.items()}
+        own = {name: _digest(state) for name, state in parts().items()}
         everyone = self.gather(own)
         for rank, theirs in enumerate(everyone):
             wrong = [name for name in own if theirs[name] != everyone[0][name]]
@@ -162,7 +154,7 @@ def _digest(state: Any) -> bytes:
         if isinstance(value, Tensor):
             array = value.detach().cpu().contiguous()
             digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
-            digest.update(array.reshape(-1).view(torch.uint8).numpy())
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
         elif isinstance(value, Mapping):
             for name, part in value.items():
                 digest.update(f"{name}:".encode())
@@ -185,20 +177,25 @@ class SharedStop(Stop):
         self.own, self.group, self._before = own, group, own._before
 
     @property
-    def own_request(self) -> int:
+    def number(self) -> int:
         """The signal that this process or its parent has got; 0: none."""
         if self.own.requested:
             return self.own.requested[0]
         return self.group.board.requested if self.group.board else 0
 
-    def agree(self, numbers: Sequence[int]) -> None:
+    @property
+    def asked(self) -> bool:
+        """Whether this process or its parent has got one."""
+        return bool(self.number)
+
+    def settle(self) -> None:
+        """Have all processes know what any has got."""
+        if not self.requested:
+            self.hear(self.group.gather(self.number))
+
+    def hear(self, numbers: Sequence[int]) -> None:
         """Take over what each process has got."""
         self.requested = [number for number in numbers if number]
-
-
-def joined() -> bool:
-    """Whether this process was started as one of several."""
-    return PLACE in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def join(make_plan: Callable[[int], Plan], typed: str) -> tuple[Plan, str, ProcessGroup]:
@@ -209,7 +206,7 @@ def join(make_plan: Callable[[int], Plan], typed: str) -> tuple[Plan, str, Proce
     board = None
     if PLACE in os.environ:
         place = Path(os.environ[PLACE])
-        plan, typed = pickle.loads(Path(place, "plan").read_bytes())
+        plan, typed, sys.argv[0] = pickle.loads(Path(place, "plan").read_bytes())
         board = Board(place / "board", size)
         store: Any = dist.FileStore(str(place / "store"), size)
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -245,6 +242,11 @@ def _exchange_plan(
     return plan, typed
 
 
-def exit_code_of_lost() -> int:
-    """The exit code of a process that has lost the others: a parent knows more."""
-    return LOST_THE_OTHERS if PLACE in os.environ else FAILED
+def leave_lost(error: OthersLostError) -> NoReturn:
+    """Exit, for the others are lost; a parent knows more, and says it."""
+    if PLACE in os.environ:
+        raise SystemExit(LOST_THE_OTHERS)
+    log.error(
+        "stopped: another process has ended, or has not answered: %s; the last checkpoint stands", error
+    )
+    raise SystemExit(FAILED)

@@ -41,12 +41,45 @@ class Run:
 
         self.plan, self.parts, self.config, self.folder = plan, parts, plan.config, plan.folder
         self.clock, self.agent, self.collector = parts.clock, parts.agent, parts.collector
+        self.group = parts.group
+        self.callbacks = parts.callbacks
         self.metrics = Metrics(self.folder / "metrics.csv", self.agent.columns)
         self.evaluations = Table(self.folder / "eval.csv", EVAL_COLUMNS)
         self.tables = [self.metrics.table.path, self.evaluations.path]
         self.checkpoints = Checkpoints(self.folder, self.config.ckpt.keep)
+        if self.group.rank:
+            self._write_nothing()
         self.stateful = {"metrics": self.metrics, **parts.stateful}
         self._saved_at = time.monotonic()
+        self._time_to_save = False  # as all processes know it
+
+    def _write_nothing(self) -> None:
+        """The first process writes the files, and makes the callbacks that do not ask for all."""
+        from rl.training.without_files import NoCheckpoints, NoTable
+
+        table, checkpoints = NoTable(), NoCheckpoints()
+        self.metrics.table = self.evaluations = table  # type: ignore[assignment]
+        self.checkpoints = checkpoints  # type: ignore[assignment]
+        self.callbacks = [one for one in self.callbacks if getattr(one, "every_process", False)]
+
+    def share_stop(self, stop: Stop) -> Stop:
+        """A request to stop as all processes know it. With it they agree on the time for a checkpoint."""
+        if self.group.size == 1:
+            return stop
+        from rl.training.processes import ProcessGroup, SharedStop
+        from rl.training.shared_collector import SharedCollector
+
+        assert isinstance(self.group, ProcessGroup)
+        assert isinstance(self.collector, SharedCollector)
+        shared = SharedStop(stop, self.group)
+
+        def hear(said: list[list[int]]) -> None:
+            shared.hear([number for number, _ in said])
+            self._time_to_save = bool(said[0][1])
+
+        self.collector.tell = lambda: (shared.number, self._minutes_have_passed())
+        self.collector.hear = hear
+        return shared
 
     def begin(self, command: str) -> None:
         """Start at frame 0, or restore the checkpoint and delete everything newer."""
@@ -66,19 +99,23 @@ class Run:
         if problem:
             log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", problem)
         self.collector.start()
-        self.plan.write_history(frames=0, command=command, not_exact=[], not_reproducible=problem)
+        if self.group.rank == 0:
+            self.plan.write_history(frames=0, command=command, not_exact=[], not_reproducible=problem)
         self.save()
 
     def _restore(self, manifest: Manifest, command: str) -> None:
         self.load(manifest)  # may fail, so it comes before anything is moved or cut
         self.checkpoints.resume_from(manifest)
-        for name, size in manifest.offsets.items():
-            files.cut(self.folder / name, size)
         self.clock.wall_before_s = manifest.wall_s
         replay = self.agent.replay
         not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
+        not_exact += self.plan.other_processes
         for problem in not_exact:
             log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+        if self.group.rank:
+            return
+        for name, size in manifest.offsets.items():
+            files.cut(self.folder / name, size)
         changed = self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
         for change in changed:
             log.warning(
@@ -120,6 +157,8 @@ class Run:
             return
         self.check_weights()
         state = {name: part.state_dict() for name, part in self.stateful.items()}
+        same = {name: state[name] for name in state if name.startswith(("agent.", "clock", "streams"))}
+        self.group.check_same(lambda: same, self.clock.frames)
         frames, wall_s = self.clock.frames, self.clock.wall_s
         self.checkpoints.save(
             state,
@@ -144,21 +183,25 @@ class Run:
         """DivergedError if weights or the state of an optimizer or a normaliser hold NaN or inf."""
         from rl.state import not_finite
 
-        parts = {
-            name: part.state_dict()
-            for name, part in self.agent.parts.items()
-            if part is not self.agent.replay
-        }
-        wrong = not_finite(parts)
+        wrong = not_finite(self._weights())
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise DivergedError(
                 f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds NaN or inf"
             )
 
+    def _weights(self) -> dict[str, Any]:
+        """The states of the agent's parts but for its replay memory."""
+        return {n: part.state_dict() for n, part in self.agent.parts.items() if part is not self.agent.replay}
+
     @property
     def minutes_passed(self) -> bool:
-        """Whether `ckpt.minutes` have gone by since the last checkpoint."""
+        """Whether `ckpt.minutes` have gone by since the last checkpoint; of several processes, as the first
+        said when they last exchanged a rollout.
+        """
+        return self._minutes_have_passed() if self.group.size == 1 else self._time_to_save
+
+    def _minutes_have_passed(self) -> bool:
         minutes = self.config.ckpt.minutes
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
@@ -169,9 +212,10 @@ class Run:
         from rl.training.metrics import EVAL_AVERAGE, moving_average
 
         self.check_weights()
+        self.group.check_same(self._weights, self.clock.frames)
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
-        scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed)
+        scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed, group=self.group)
         row: dict[str, Any] = {
             "frames": clock.frames,
             "updates": clock.updates,
@@ -206,12 +250,14 @@ class Run:
 
         seed = derive_seed(self.config.seed, "score")
         agents = {"last": (self.agent, self.clock.frames)}
-        best = self.checkpoints.load_best(self.config.device)
-        if best is not None and self.checkpoints.best is not None:
+        best = self.checkpoints.best
+        weights = self.checkpoints.load_best(self.config.device)
+        weights, frames = self.group.from_first((weights, best and best.frames))
+        if weights is not None:
             agent = build_player(self.config)
-            for name, state in best.items():
+            for name, state in weights.items():
                 agent.parts[name].load_state_dict(state)
-            agents["best"] = (agent, self.checkpoints.best.frames)
+            agents["best"] = (agent, frames)
         result: dict[str, Any] = {
             "frames": self.clock.frames,
             "episodes": self.clock.episodes,
@@ -220,7 +266,9 @@ class Run:
             "stopped_at": self.stopped_at,
         }
         for name, (agent, frames) in agents.items():
-            scores = play(agent, self.parts.make_env, SCORE_EPISODES, seed, stop=lambda: bool(stop))
+            episodes, asked = SCORE_EPISODES, lambda: stop.asked
+            scores = play(agent, self.parts.make_env, episodes, seed, group=self.group, stop=asked)
             result[name] = {"weights_of_frame": frames, **scores.summary()}
-        files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
+        if self.group.rank == 0:
+            files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
         return result

@@ -13,7 +13,7 @@ from rl.config.compose import options
 from rl.config.counts import format_count
 from rl.config.invocation import command
 from rl.runs import files
-from rl.runs.outcome import FAILED, Stop
+from rl.runs.outcome import FAILED, DifferError, OthersLostError, Stop
 from rl.runs.plan import Plan, change_table
 from rl.trackers import follow as trackers
 from rl.training.loop import train
@@ -40,6 +40,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
                 log.warning(warning)
             run = Run(plan, parts)
             run.begin(typed)
+            shared = run.share_stop(stop)
             _announce(run)
             progress.start_session(run.clock.frames)
             result = None
@@ -48,19 +49,22 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
                 run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
             ):
                 try:
-                    train(run, stop, progress)
+                    train(run, shared, progress)
                 except Exception:
                     run.check_weights()  # weights of NaN or inf are the reason, not the error they caused
                     raise
                 if run.finished:
                     run.checkpoints.prune()
                     with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
-                        result = run.score(stop)
+                        result = run.score(shared)
         if result is None:
-            name, frames = signal.Signals(stop.requested[0]).name, format_count(run.clock.frames)
+            shared.settle()
+        run.group.leave()
+        if result is None:
+            name, frames = signal.Signals(shared.requested[0]).name, format_count(run.clock.frames)
             log.info("stopped by %s at frame %s, saved; go on with: %s", name, frames, resume_command)
-            stop.pass_on()
-            raise SystemExit(stop.exit_code)
+            shared.pass_on()
+            raise SystemExit(shared.exit_code)
         _report(run, result)
     except OSError as error:
         if not files.is_ours(error):
@@ -71,6 +75,11 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
         raise SystemExit(FAILED) from error
     except DivergedError as error:
         log.error("stopped: %s; %s", error, _recovery_hint(run))
+        raise SystemExit(FAILED) from error
+    except OthersLostError:
+        raise
+    except DifferError as error:
+        log.error("stopped: %s; the last checkpoint stands, go on with: %s", error, resume_command)
         raise SystemExit(FAILED) from error
     except Exception:
         log.exception("failed; the last checkpoint stands: %s", resume_command)
@@ -117,7 +126,14 @@ def _announce(run: Run) -> None:
             format_count(memory.capacity * memory.num_envs),
         )
     cores = len(os.sched_getaffinity(0))
-    if config.threads > cores:
+    if config.processes * config.threads > cores and config.processes > 1:
+        log.warning(
+            "processes=%d with threads=%d each: there are %d cores here; more processes are slower",
+            config.processes,
+            config.threads,
+            cores,
+        )
+    elif config.threads > cores:
         log.warning("threads=%d: there are %d cores here; more threads are slower", config.threads, cores)
     if run.plan.changes:
         log.info("accepted changes:\n%s", change_table(run.plan.changes))

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 class SharedCollector:
     """A `Collector` of this process's envs, and what those of all processes give together.
 
-    After each rollout the processes exchange what they have, once, and whatever `tell` says, with it.
+    After each rollout the processes exchange what they have, and with it what `tell` says.
     """
 
     def __init__(self, own: Collector, group: Group, num_envs: int, streams: Streams, clock: Clock) -> None:
@@ -40,8 +40,9 @@ class SharedCollector:
         self.ended_returns: list[float] = []
         self.ended_lengths: list[int] = []
         self.not_exact: list[str] = []
-        self.tell: Callable[[], int] = lambda: 0
-        self.told = [0] * group.size  # what each process said last
+        # what each process says with its rollout, and what is done with what all have said
+        self.tell: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self.hear: Callable[[list[list[int]]], None] = lambda said: None
 
     def start(self) -> None:
         """Begin every env's first episode."""
@@ -60,7 +61,7 @@ class SharedCollector:
         given = [array[len(array) - len(own.reward) :] for array in arrays.values()]
         given += own.extras.values()
         state = [] if own.state is None else [own.state]
-        head = np.array([self.tell(), len(own.final_obs)], np.int64)
+        head = np.array([len(own.final_obs), *self.tell()], np.int64)
         everyone = self.group.gather_arrays([head, *given, *state])
 
         for name, columns in zip(arrays, zip(*(parts[1:] for parts in everyone), strict=True), strict=False):
@@ -72,8 +73,9 @@ class SharedCollector:
             for n, name in enumerate(own.extras)
         }
         rollout.state = np.concatenate([parts[-1] for parts in everyone]) if state else None
-        self.told = [int(parts[0][0]) for parts in everyone]
-        self._share_ends(own, max(int(parts[0][1]) for parts in everyone))
+        heads = [parts[0].tolist() for parts in everyone]
+        self._share_ends(own, max(ended for ended, *_ in heads))
+        self.hear([said for _, *said in heads])
         self.clock.tick(rollout.reward.size, len(self.ended_returns))
         return rollout
 
@@ -104,7 +106,9 @@ class SharedCollector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore this process's envs, as `Collector` does."""
         self.own.load_state_dict({k: v if v is None else v[self.part] for k, v in state.items()})
-        self.not_exact = [problem for problems in self.group.gather(self.own.not_exact) for problem in problems]
+        self.not_exact = [
+            problem for problems in self.group.gather(self.own.not_exact) for problem in problems
+        ]
         self._share_last_obs()
 
 
