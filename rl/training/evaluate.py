@@ -14,7 +14,7 @@ from rl.algos.agent import Agent
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory, float32_or_uint8
 from rl.group import ALONE, Group
-from rl.state import GlobalRandom
+from rl.state import GlobalRandom, derive_seed
 
 WIDTH = 10  # envs played side by side
 OnStep = Callable[[gym.Env, float, int], None]  # env, return and length of its episode so far
@@ -68,7 +68,7 @@ def play(
     generators are restored afterwards. Interrupted if `stop()` becomes true, in any process.
     """
     numbers = range(group.rank, episodes, group.size)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(derive_seed(seed, group.rank) if group.rank else seed)
     results: dict[int, tuple[float, int]] = {}
     interrupted = False
     with GlobalRandom().apart(seed):

@@ -169,9 +169,16 @@ def _watch(
             return _verdict(codes)
         waits = {rank: board.waited_s(rank) for rank, code in enumerate(codes) if code is None}
         if max(waits.values()) > limit_s:
-            silent = [rank for rank, seconds in waits.items() if not seconds] or list(waits)
-            return FAILED, _Failure(silent[0], f"has not answered for {limit_s:g} s (processes_limit_s)")
+            stopped = [rank for rank in waits if _is_stopped(processes[rank].pid)]
+            silent = stopped or [rank for rank, seconds in waits.items() if not seconds]
+            why = f"has not answered for {limit_s:g} s (processes_limit_s)"
+            return FAILED, _Failure((silent or [max(waits, key=waits.__getitem__)])[0], why)
         time.sleep(_LOOK_S)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal, as SIGSTOP does."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
 
 
 def _verdict(codes: Sequence[int | None]) -> tuple[int, _Failure | None]:

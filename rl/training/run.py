@@ -57,7 +57,7 @@ class Run:
         """The first process writes the files, and makes the callbacks that do not ask for all."""
         from rl.training.without_files import NoCheckpoints, NoTable
 
-        table, checkpoints = NoTable(), NoCheckpoints()
+        table, checkpoints = NoTable(), NoCheckpoints(self.folder)
         self.metrics.table = self.evaluations = table  # type: ignore[assignment]
         self.checkpoints = checkpoints  # type: ignore[assignment]
         self.callbacks = [one for one in self.callbacks if getattr(one, "every_process", False)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rl.runs.manifest import REPLAY, Manifest
 
 if TYPE_CHECKING:
     from rl.learning.replay import UniformReplay
-    from rl.runs.manifest import Manifest
 
 
 class NoTable:
@@ -25,10 +27,13 @@ class NoTable:
 
 
 class NoCheckpoints:
-    """In place of `Checkpoints`; it knows the frames of the newest, as all processes must."""
+    """In place of `Checkpoints`: it reads them, and knows the frames of the newest, as all processes must."""
 
     best = None
     saved_frames: int | None = None
+
+    def __init__(self, run: Path) -> None:
+        self.folder, self.replay = run / "ckpt", run / REPLAY
 
     def start_over(self) -> None:
         """There is none."""
