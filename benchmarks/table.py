@@ -128,18 +128,25 @@ def scores() -> list[list[str]]:
 
 
 def speed() -> list[list[str]]:
-    """Each case's sides, and their ratio to the first."""
-    table = [["case", "side", "median", "ratio to the first"]]
+    """Each case's sides, and their ratio to the first, by the clock and by CPU time."""
+    table = [["case", "side", "frames per second", "ratio to the first", "the same by CPU time"]]
     for path in sorted(RESULTS.glob("speed_*.csv")):
         for row in read(path):
-            median = (
-                f"{float(row['median']):,.0f}"
-                if float(row["median"]) >= 100
-                else f"{float(row['median']):.3g}"
-            )
-            table.append(
-                [row["case"], row["side"], f"{median} {row['unit']}", f"{float(row['ratio_to_first']):.3g}"]
-            )
+            ratios = [row.get(name) for name in ("ratio_to_first", "cpu_ratio_to_first")]
+            said = [f"{float(ratio):.3g}" if ratio else "" for ratio in ratios]
+            table.append([row["case"], row["side"], f"{float(row['median']):,.0f}", *said])
+    return table
+
+
+def costs() -> list[list[str]]:
+    """What parts of a training cost, each beside the first of its case."""
+    table = [["case", "side", "median", "ratio to the first"]]
+    for path in sorted(RESULTS.glob("costs_*.csv")):
+        for row in read(path):
+            value = float(row["median"])
+            median = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+            ratio = f"{float(row['ratio_to_first']):.3g}"
+            table.append([row["case"], row["side"], f"{median} {row['unit']}", ratio])
     return table
 
 
@@ -235,6 +242,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "sweep_kills": sweep_kills,
     "scores": scores,
     "speed": speed,
+    "costs": costs,
 }
 
 
