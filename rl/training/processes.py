@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ class ProcessGroup(Group):
     def __init__(self, store: Any, rank: int, size: int, config: RunConfig, board: Board | None) -> None:
         """Meet the others, at `store`. ConfigError if there is no GPU for each process."""
         self.rank, self.size, self.board = rank, size, board
+        self.talked_s = 0.0  # spent in exchanges, waiting for the others included
         self.device = config.device
         if self.device == "cuda":
             local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -53,6 +55,7 @@ class ProcessGroup(Group):
 
     def _talk(self, action: Callable[[], Any]) -> Any:
         """Do what takes all processes. OthersLostError if one is lost."""
+        began = time.perf_counter()
         if self.board:
             self.board.waits(self.rank, True)
         try:
@@ -60,6 +63,7 @@ class ProcessGroup(Group):
         except RuntimeError as error:
             raise OthersLostError(str(error).partition("\n")[0]) from error
         finally:
+            self.talked_s += time.perf_counter() - began
             if self.board:
                 self.board.waits(self.rank, False)
 
