@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -45,7 +46,7 @@ def replay_rows(run: Path, frames: int) -> dict[int, list[bytes]]:
         data = io.BytesIO((run / "replay" / name).read_bytes())
         head = json.loads(data.readline())
         num_envs, layout = head["layout"]
-        sizes = [num_envs * math.prod(shape) * np.dtype(kind).itemsize for _, shape, kind in layout]
+        sizes = [num_envs * math.prod(shape) * _dtype(kind).itemsize for _, shape, kind in layout]
         numbers = range(head["first"], head["end"])
         rows |= {row: [] for row in numbers}
         for size in sizes:
@@ -56,6 +57,11 @@ def replay_rows(run: Path, frames: int) -> dict[int, list[bytes]]:
             rows[int(end) // num_envs].append(data.read(sizes[0] // num_envs))
         assert not data.read()
     return rows
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    """The dtype that a chunk's layout names; a structured one by its fields."""
+    return np.dtype(ast.literal_eval(kind) if kind.startswith("[") else kind)
 
 
 def differing(one: Any, other: Any, path: str = "") -> list[str]:

@@ -11,9 +11,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -196,52 +194,10 @@ def checkpoints(repeats: int) -> list[dict[str, Any]]:
         return rows_of("checkpoints", "s", alternate(sides, repeats))
 
 
-def start_up(repeats: int) -> list[dict[str, Any]]:
-    """Seconds until the first training step is done: torch alone, a fresh start, a resume."""
-    folder = Path(tempfile.mkdtemp())
-    first = [
-        "algo.rollout_length=8",
-        f"outputs={folder / 'fresh'}",
-        "callbacks=[{_target_: benchmarks.speed_callbacks.leave}]",
-    ]
-    leave = {"ENCORE_BENCHMARK_LEAVE": "1"}
-    old = folder / "old"
-    train = [sys.executable, "train.py"]
-    torch_alone = (
-        "import torch; n = torch.nn.Linear(4, 2); o = torch.optim.Adam(n.parameters(), lr=1e-3);"
-        "n(torch.zeros(1, 4)).sum().backward(); o.step()"
-    )
-    _run([*train, *first, "frames=1k", f"hydra.run.dir={old}", "eval.every=null"])
-
-    def resumed() -> float:
-        copy = folder / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(old, copy, symlinks=True)
-        return _run([*train, f"resume={copy}", "frames=2k"], leave)
-
-    sides = {
-        "import torch and one optimizer step": lambda: _run([sys.executable, "-c", torch_alone]),
-        "fresh start to the first training step": lambda: _run([*train, *first], leave),
-        "resume to the first training step": resumed,
-    }
-    try:
-        return rows_of("start_up", "s", alternate(sides, repeats))
-    finally:
-        shutil.rmtree(folder)
-
-
-def _run(command: Sequence[str], extra: dict[str, str] | None = None) -> float:
-    started_at = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(extra or {})}
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=environment)
-    return time.perf_counter() - started_at
-
-
 CASES: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "reinforce_cartpole": reinforce_cartpole,
     "tape": tape,
     "checkpoints": checkpoints,
-    "start_up": start_up,
 }
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 
 import torch
 
+import rl.runs.checkpoints
 import rl.train
 import rl.training.run
 from benchmarks.compare import differences
@@ -73,6 +74,7 @@ LINES = {  # algo -> environment, frames of which a sixteenth is the interval of
     "td3": ("pendulum", 1280, MEMORY),
     "ddpg": ("pendulum", 1280, MEMORY),
     "crossq": ("pendulum", 1280, [*MEMORY, "algo.critic_network.hidden=[16]"]),
+    "tqc": ("pendulum", 1280, [*MEMORY, "algo.critic_network.hidden=[16]"]),
 }
 CALLS = {  # system calls that change a folder, and how many of each a few checkpoints make
     "write": ("write", 60),
@@ -80,6 +82,7 @@ CALLS = {  # system calls that change a folder, and how many of each a few check
     "rename": ("/^rename", 14),
     "unlink": ("/^unlink", 30),
 }
+CALLBACK = "callback_of_faults"  # a module of the campaign's own, which it edits
 SCORES, DISK_BYTES, PATIENCE_S = 2, 48 * 2**20, 300
 WENT_ON, WENT_BACK, REFUSED_ = "went on", "went back", "refused"
 
@@ -194,12 +197,13 @@ class Hurt:
     heard: str = ""  # what they said so far
     struck: list[tuple[str, str]] = field(default_factory=list)  # the faults so far, and what the run did
 
-    def start(self, *, now: bool = True, before: Callable[[], object] | None = None) -> Session:
-        """A session that goes on with it: by its own line again, or by resume=."""
+    def start(self, *more: str, now: bool = True, before: Callable[[], object] | None = None) -> Session:
+        """A session that goes on with it: by its own line again, or by resume=; with `more` overrides."""
         self.sessions += 1
         resumable = newest_frames(self.folder) >= 0 and not self.whole_line and self.rng.random() < 0.5
         words = [f"resume={self.folder}"] if resumable else [*self.line, f"hydra.run.dir={self.folder}"]
-        return Session(words, self.logs / f"{self.folder.name}-{self.sessions}.txt", now=now, before=before)
+        output = self.logs / f"{self.folder.name}-{self.sessions}.txt"
+        return Session([*words, *more], output, now=now, before=before)
 
     def ended(self, session: Session, *codes: int, says: str = "") -> None:
         """WrongError unless a session ended with one of these codes and logged what it should."""
@@ -394,6 +398,100 @@ def full_disk(run: Hurt) -> str:
     return WENT_ON
 
 
+def out_of_file_handles(run: Hurt) -> str:
+    """A session may open a few files more than it has at its start; too few, and it says so."""
+
+    def limit() -> None:
+        number = len(os.listdir("/proc/self/fd")) + run.rng.randint(1, 8)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
+
+    session = run.start(before=limit)
+    if session.end() == FINISHED:
+        return ""
+    run.ended(session, FAILED, REFUSED, says=os.strerror(errno.EMFILE))
+    return WENT_ON
+
+
+def out_of_memory(run: Hurt) -> str:
+    """From the nth save on no memory is to be had (RLIMIT_AS)."""
+    nth = run.rng.randint(1, 4)
+
+    def limit() -> None:
+        saves = itertools.count(1)
+        whole = rl.runs.checkpoints.serialize
+
+        def serialize_without_memory(state: dict[str, object]) -> bytes:
+            if next(saves) < nth:
+                return whole(state)
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
+            return whole(state) + bytes(2**28)  # what a large state would need
+
+        rl.runs.checkpoints.serialize = serialize_without_memory
+
+    session = run.start(before=limit)
+    if session.end() == FINISHED:
+        return ""
+    run.ended(session, FAILED, says="out of memory")
+    return WENT_ON
+
+
+def clock_jumps(run: Hurt) -> str:
+    """The system's time jumps by up to a year, forward and back, while a session trains."""
+
+    def jump() -> None:
+        real, rng = time.time, random.Random(run.sessions)
+        time.time = lambda: real() + rng.uniform(-1, 1) * 365 * 86_400
+
+    session = run.start(before=jump)
+    run.train_a_while(session)
+    session.send(signal.SIGKILL)
+    run.ended(session, -signal.SIGKILL, FINISHED)
+    return WENT_ON if session.code else ""
+
+
+def worker_killed(run: Hurt) -> str:
+    """SIGKILL of the process of one env (env.vectorization=async)."""
+    session = run.start("env.vectorization=async")
+    if not run.train_a_while(session):
+        return ""
+    children = Path(f"/proc/{session.pid}/task/{session.pid}/children").read_text().split()
+    workers = [child for child in children if "resource_tracker" not in _command_line(child)]
+    if workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(run.rng.choice(workers)), signal.SIGKILL)
+    session.end()
+    if not workers or session.code == FINISHED:
+        return ""
+    run.ended(session, FAILED, says="was killed by SIGKILL")
+    return WENT_ON
+
+
+def _end_trackers(folder: Path) -> None:
+    """Those that hang give way later; the folder's disk is needed now."""
+    for path in Path("/proc").glob("[0-9]*"):
+        if "rl.trackers.follow" in (words := _command_line(path.name).split("\0")) and str(folder) in words:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(path.name), signal.SIGKILL)
+
+
+def _command_line(pid: str) -> str:
+    with contextlib.suppress(OSError):  # it has ended
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def tracker_hangs(run: Hurt) -> str:
+    """A tracker that never comes back: training goes on without it."""
+    session = run.start("+logger.hangs={_target_: benchmarks.hanging.HangingTracker}")
+    before = newest_frames(run.folder)
+    if not session.wait_for(lambda: newest_frames(run.folder) > before):
+        return ""
+    session.send(signal.SIGKILL)
+    run.ended(session, -signal.SIGKILL)
+    return WENT_ON
+
+
 def read_only(run: Hurt) -> str:
     """The folder is mounted for reading alone; nothing in it changes."""
     if newest_frames(run.folder) < 0 or not _mount("--bind", str(run.folder), str(run.folder)):
@@ -543,6 +641,18 @@ def other_version(run: Hurt) -> str:
     return WENT_ON
 
 
+def code_edited(run: Hurt) -> str:
+    """The code behind a callback is edited: the next session says which file."""
+    if newest_frames(run.folder) < run.frames // 4:  # it may yet go back to where no code had trained
+        return ""
+    path = run.logs / f"{CALLBACK}.py"
+    number = path.read_text().count("\n") if path.exists() else 0
+    with path.open("a") as file:
+        file.write(f"x{number} = {number}\n")
+    run.expected.append("the code changed")
+    return WENT_ON
+
+
 def strays(run: Hurt) -> str:
     """Files lie there that kills left, and newer ones that were never committed."""
     frames = newest_frames(run.folder) + 1
@@ -567,6 +677,11 @@ IN_SESSIONS: dict[str, Fault] = {
     "SIGSTOP and a second resume": suspended,
     "two resumes at once": two_at_once,
     "full disk": full_disk,
+    "out of file handles": out_of_file_handles,
+    "out of memory in a save": out_of_memory,
+    "clock jumps": clock_jumps,
+    "kill -9 of an env's process": worker_killed,
+    "a tracker hangs": tracker_hangs,
     "read-only folder": read_only,
     "config or history damaged": own_files_damaged,
 }
@@ -574,6 +689,7 @@ HARMLESS: dict[str, Fault] = {  # between sessions, any number of them
     "half a line at the end of tables": half_a_line,
     "clock moved back": clock_moved,
     "another version of torch": other_version,
+    "code edited": code_edited,
     "stray files": strays,
 }
 DAMAGING: dict[str, Fault] = {  # between sessions, one of them
@@ -600,6 +716,9 @@ class Campaign:
             collections.Counter
         )
         self.number = 0
+        (logs / f"{CALLBACK}.py").write_text("def nothing(run: object) -> None: ...\n")
+        sys.path.insert(0, str(logs))
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(logs), str(ROOT)])
 
     def line(self, algo: str) -> tuple[list[str], int]:
         """An algorithm's command line, and its frames."""
@@ -611,7 +730,8 @@ class Campaign:
             f"log_every={every // 2}",
             f"eval.every={frames // 4}",
         ]
-        return [f"algo={algo}", f"env={env}", *SETTINGS, *more, *intervals], frames
+        callback = f"callbacks=[{{_target_: {CALLBACK}.nothing}}]"
+        return [f"algo={algo}", f"env={env}", *SETTINGS, *more, *intervals, callback], frames
 
     def alone(self, algo: str) -> Path:
         """The run that is left alone; made once."""
@@ -647,6 +767,7 @@ class Campaign:
             self.counts[algo, name or "resumed to its end"]["wrong" if name else "lost"] += 1
             outcome = f"{name}: {type(error).__name__}: {error}"
         print(f"{run.folder.name}, {algo}: {len(run.struck)} faults; {outcome or 'exact'}", flush=True)
+        _end_trackers(run.folder)
         for output in self.logs.glob(f"{run.folder.name}-*.*"):
             output.unlink()
         if outcome:

@@ -71,6 +71,13 @@ ALGORITHMS = {
         "algo.critic_network.hidden=[32,32]",
         *OFF_POLICY,
     ],
+    "tqc": [
+        "algo=tqc",
+        "env=pendulum",
+        "algo.normalize_obs=true",
+        "algo.critic_network.hidden=[32,32]",
+        *OFF_POLICY,
+    ],
     "random": ["algo=random", "algo.rollout_length=64"],
 }
 _PPO = ["algo=ppo", "algo.rollout_length=64", "algo.minibatch_size=64"]
@@ -193,6 +200,15 @@ VARIANTS = {
         *OFF_POLICY,
     ],
     "sac_discrete compiled": ["algo=sac_discrete", "compile=true", *OFF_POLICY],
+    "sac SimBa": ["algo=sac", "env=pendulum", "algo.network._target_=rl.networks.SimBa", *OFF_POLICY],
+    "tqc compiled": [
+        "algo=tqc",
+        "env=pendulum",
+        "compile=true",
+        "algo.critic_network._target_=rl.networks.SimBa",
+        "algo.critic_network.hidden=[32,32]",
+        *OFF_POLICY,
+    ],
     "td3 compiled": ["algo=td3", "env=pendulum", "compile=true", *OFF_POLICY],
     "crossq compiled": [
         "algo=crossq",

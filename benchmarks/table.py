@@ -43,7 +43,7 @@ ALGORITHMS = {
     "a2c": Algorithm("A2C", POLICY_GRADIENT, {"Mnih et al. 2016": "https://arxiv.org/abs/1602.01783"}),
     "ppo": Algorithm("PPO", POLICY_GRADIENT, {"Schulman et al. 2017": "https://arxiv.org/abs/1707.06347"}),
     "recurrent_ppo": Algorithm(
-        "PPO with a GRU",
+        "Recurrent PPO",
         POLICY_GRADIENT,
         {
             "Schulman et al. 2017": "https://arxiv.org/abs/1707.06347",
@@ -72,6 +72,7 @@ ALGORITHMS = {
     ),
     "sac": Algorithm("SAC", ACTOR_CRITIC, {"Haarnoja et al. 2018": "https://arxiv.org/abs/1812.05905"}),
     "crossq": Algorithm("CrossQ", ACTOR_CRITIC, {"Bhatt et al. 2024": "https://arxiv.org/abs/1902.05605"}),
+    "tqc": Algorithm("TQC", ACTOR_CRITIC, {"Kuznetsov et al. 2020": "https://arxiv.org/abs/2005.04269"}),
     "td3": Algorithm("TD3", ACTOR_CRITIC, {"Fujimoto et al. 2018": "https://arxiv.org/abs/1802.09477"}),
     "ddpg": Algorithm("DDPG", ACTOR_CRITIC, {"Lillicrap et al. 2016": "https://arxiv.org/abs/1509.02971"}),
 }
@@ -107,23 +108,47 @@ def kills() -> list[list[str]]:
 
 
 def scores() -> list[list[str]]:
-    """Each experiment's score: the mean over seeds, and the worst seed."""
-    table = [["experiment", "frames", "seeds", "mean", "each seed", "best weights", "minutes a seed"]]
+    """Each experiment's score, the mean over seeds, beside what others publish."""
+    head = [
+        "experiment",
+        "frames",
+        "seeds",
+        "mean",
+        "each seed",
+        "best weights",
+        "published",
+        "minutes a seed",
+    ]
+    table, published = [head], {row["experiment"]: row for row in read(RESULTS / "published.csv")}
     for path in sorted(RESULTS.glob("scores_*.csv")):
         rows = read(path)
         last = [float(row["last_mean"]) for row in rows]
         best = [float(row["best_mean"]) for row in rows if row.get("best_mean")]
+        name = path.stem.removeprefix("scores_")
+        other = published.get(name)
         table.append(
             [
-                f"`{path.stem.removeprefix('scores_')}`",
+                f"`{name}`",
                 f"{max(int(row['frames']) for row in rows):,}",
                 str(len(rows)),
                 f"{statistics.fmean(last):.1f}",
                 " ".join(f"{value:.0f}" for value in last),
                 f"{statistics.fmean(best):.1f}" if best else "",
+                f"{other['published']} ({other['source']})" if other else "",
                 f"{statistics.median(float(row['minutes']) for row in rows):.1f}",
             ]
         )
+    return table
+
+
+def hours() -> list[list[str]]:
+    """Trainings that have no scores, and the hours of one core that a seed would take."""
+    table = [["training", "frames", "updates a frame", "updates per second", "hours a seed"]]
+    for row in read(RESULTS / "hours.csv"):
+        if (RESULTS / f"scores_{row['training']}.csv").exists():
+            continue
+        names = ("updates_per_frame", "updates_per_cpu_second", "hours_a_seed")
+        table.append([f"`{row['overrides']}`", f"{int(row['frames']):,}", *(row[name] for name in names)])
     return table
 
 
@@ -147,6 +172,24 @@ def costs() -> list[list[str]]:
             median = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
             ratio = f"{float(row['ratio_to_first']):.3g}"
             table.append([row["case"], row["side"], f"{median} {row['unit']}", ratio])
+    return table
+
+
+def starts() -> list[list[str]]:
+    """How long starts, jobs of sweeps, judging them and listing runs take."""
+    table = [["case", "side", "seconds", "ratio to the first", "CPU seconds", "ratio of these"]]
+    for case in ("start", "job", "sweep", "runs"):
+        for row in read(RESULTS / f"starts_{case}.csv"):
+            numbers = (row[name] for name in ("seconds", "ratio_to_first", "cpu_s", "cpu_ratio_to_first"))
+            table.append([row["case"], row["side"], *(f"{float(number):.3g}" for number in numbers)])
+    return table
+
+
+def imports() -> list[list[str]]:
+    """What a start imports, and what that costs."""
+    table = [["package", "modules", "milliseconds", "share"]]
+    for row in read(RESULTS / "starts_imports.csv"):
+        table.append([row["package"], row["modules"], row["ms"], f"{float(row['share']):.1%}"])
     return table
 
 
@@ -178,6 +221,28 @@ def sweep_kills() -> list[list[str]]:
     return table
 
 
+def mirror_kills() -> list[list[str]]:
+    """Each campaign that takes machines away from mirrored runs."""
+    names = ["machines_lost", "uploaders_killed", "frames_trained_again"]
+    table = [["campaign", "runs", *(name.replace("_", " ") for name in names), "runs that differ in a bit"]]
+    for path in sorted(RESULTS.glob("mirror_kills*.csv")):
+        rows = read(path)
+        total = [f"{sum(int(row[name]) for row in rows):,}" for name in names]
+        differ = sum(row["differences"] != "0" for row in rows)
+        table.append([f"`{rows[0]['command']}`", str(len(rows)), *total, str(differ)])
+    return table
+
+
+def mirror_speed() -> list[list[str]]:
+    """What a mirror in a slow bucket costs training."""
+    table = [["case", "frames per CPU second", "ratio, median of rounds"]]
+    for path in sorted(RESULTS.glob("mirror_speed*.csv")):
+        for row in read(path):
+            ratio = f"{float(row['median_ratio_of_rounds']):.3f}"
+            table.append([row["case"], f"{int(row['frames_per_cpu_s']):,}", ratio])
+    return table
+
+
 def faults() -> list[list[str]]:
     """The campaign of faults, algorithm by algorithm."""
     counted = ("times", "went_on", "went_back", "refused", "exact", "wrong", "lost")
@@ -204,6 +269,14 @@ def faults() -> list[list[str]]:
         kinds = len({row["fault"] for row in those})
         table.append([algo, str(kinds), *(str(sum(int(row[name]) for row in those)) for name in counted)])
     return table
+
+
+def commit_protocol() -> list[list[str]]:
+    """The steps of the state machine, and how many broke an invariant."""
+    rows = [row for path in RESULTS.glob("commit_protocol.csv") for row in read(path)]
+    total = [sum(int(row[name]) for row in rows) for name in ("times", "broken")]
+    steps = [[row["step"], f"{int(row['times']):,}", row["broken"]] for row in rows]
+    return [["step", "times", "broken invariants"], *steps, ["all", f"{total[0]:,}", str(total[1])]]
 
 
 def parity() -> list[list[str]]:
@@ -237,12 +310,18 @@ def parity() -> list[list[str]]:
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "algorithms": algorithms,
     "kills": kills,
+    "mirror_kills": mirror_kills,
+    "mirror_speed": mirror_speed,
     "faults": faults,
+    "commit_protocol": commit_protocol,
     "parity": parity,
     "sweep_kills": sweep_kills,
     "scores": scores,
+    "hours": hours,
     "speed": speed,
     "costs": costs,
+    "starts": starts,
+    "imports": imports,
 }
 
 

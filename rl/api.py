@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     import gymnasium as gym
     import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from rl.algos.agent import Agent, Recurrent
     from rl.envs.make import EnvFactory
+    from rl.learning.action_forms import ActionForm
 
 
 __all__ = [
@@ -230,39 +230,35 @@ class Policy:
     agent: Agent
     make_env: EnvFactory  # one env of the run, with its wrappers; takes render_mode=
     obs_space: gym.Space
-    action_space: gym.Space
+    form: ActionForm  # makes the agent's actions those of the environment
     explore: bool
     rng: np.random.Generator
     state: Recurrent = None
+
+    @property
+    def action_space(self) -> gym.Space:
+        """The environment's."""
+        return self.form.space
 
     def reset(self) -> None:
         """Forget what was observed: episodes begin."""
         self.state = None
 
-    def __call__(self, obs: Any) -> NDArray[Any]:
-        """The action for one observation, or [B, ...] for [B, ...]. ValueError for another shape."""
-        import gymnasium as gym
-        import numpy as np
+    def __call__(self, obs: Any) -> Any:
+        """The action for one observation, or [B, ...] for [B, ...]. ValueError for another shape.
 
-        from rl.envs.make import float32_or_uint8
+        An observation is what the environment gives: an array, an integer, or a dict or tuple of them. In a
+        batch of dicts or tuples every leaf is [B, ...]. An action is what the environment takes, likewise.
+        """
+        from rl.spaces import as_rows
 
-        rows = np.asarray(obs).astype(float32_or_uint8(self.obs_space), copy=False)
-        shape = self.obs_space.shape or ()
-        if rows.shape not in (shape, (len(rows) if rows.ndim else 0, *shape)):
-            batch_shape = ", ".join(map(str, ("B", *shape)))
-            raise ValueError(
-                f"observations of shape {rows.shape}; expected one {shape}, or a batch ({batch_shape})"
-            )
-        single = rows.shape == shape
-        batch = rows[None] if single else rows
+        batch, single = as_rows(self.obs_space, obs)
         state = self.agent.initial_state(len(batch)) if self.state is None else self.state
         if state is not None and len(state) != len(batch):
             so_far = f"after {len(state)} at a time so far"
             raise ValueError(f"{len(batch)} observations, {so_far}; call reset() where episodes begin")
         actions, self.state, *_ = self.agent.act(batch, state, self.rng, self.explore)
-        if isinstance(self.action_space, gym.spaces.Box):
-            actions = np.clip(actions, self.action_space.low, self.action_space.high)
-        return actions[0] if single else actions
+        return self.form(actions[0] if single else actions)
 
 
 def load_policy(
@@ -280,9 +276,11 @@ def make_policy(player: Player, *, explore: bool = False, seed: int = 0) -> Poli
     """The policy of a player."""
     import numpy as np
 
+    from rl.learning.action_forms import ActionForm
+
     env = player.make_env()
     env.close()
-    spaces, rng = (env.observation_space, env.action_space), np.random.default_rng(seed)
+    spaces, rng = (env.observation_space, ActionForm(env.action_space)), np.random.default_rng(seed)
     return Policy(player.agent, player.make_env, *spaces, explore, rng)
 
 

@@ -20,7 +20,9 @@ from rl.config.hydra_words import read_flags
 from rl.config.invocation import set_flags
 from rl.config.overrides import Overrides
 from rl.config.text import counted
+from rl.runs.bucket import is_url
 from rl.runs.completion import completed
+from rl.runs.fetch import fetch
 from rl.runs.find import is_run, latest_run
 from rl.runs.history import saved_config
 from rl.runs.outcome import Refused, with_exit_codes
@@ -69,7 +71,11 @@ def load_player(folder: Path, ckpt: str, device: str) -> Player:
 
 def enjoy(config: EnjoyConfig) -> Enjoyed:
     """Play episodes with a run's weights, and print their returns. Refused or ConfigError if it cannot."""
-    folder = latest_run(Path(config.outputs)) if config.run == "latest" else Path(config.run)
+    outputs = Path(config.outputs)
+    folder = latest_run(outputs) if config.run == "latest" else Path(config.run)
+    if is_url(config.run):
+        folder, said, _ = fetch(config.run, outputs, reading=True, key="run")
+        print("\n".join(said))
     if not is_run(folder):
         raise Refused(f"run={config.run}: no run is there; type run=latest, or a run's folder under outputs/")
     if config.render == "human" and not _has_display():
@@ -106,6 +112,7 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         player.agent,
         episodes=config.episodes,
         seed=config.seed,
+        max_steps=config.max_steps,
         explore=not config.deterministic,
         on_episode=report,
     )
@@ -114,17 +121,18 @@ def enjoy(config: EnjoyConfig) -> Enjoyed:
         path = new_path(folder / "video" / f"{config.ckpt}-{config.seed}.{config.video.format}")
         tiles = min(config.video.grid, config.episodes)
         with Video(path, caption=config.video.caption, tiles=tiles) as video:
-            returns = play_with(
+            scores = play_with(
                 partial(player.make_env, render_mode="rgb_array"), width=tiles, on_step=video.add_frame_of
-            ).returns
+            )
         print(f"video: {path}")
     else:
-        returns = play_with(
+        scores = play_with(
             partial(player.make_env, render_mode="human" if render == "human" else None), width=1
-        ).returns
+        )
+    returns, cut = scores.returns, f", {scores.note}" if scores.cut else ""
     print(
         f"mean return {statistics.fmean(returns):.2f}, std {statistics.pstdev(returns):.2f},"
-        f" min {min(returns):.2f}, max {max(returns):.2f} over {counted(len(returns), 'episode')}"
+        f" min {min(returns):.2f}, max {max(returns):.2f} over {counted(len(returns), 'episode')}{cut}"
     )
     return Enjoyed(returns, path)
 

@@ -30,6 +30,7 @@ from rl.runs.outcome import Refused, with_exit_codes
 
 if TYPE_CHECKING:
     import gymnasium as gym
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ OBSERVATIONS, TOLERANCE = 1000, 1e-5  # what a file is compared by
 
 @dataclass(frozen=True)
 class Exported:
-    """A policy that was read from a file: obs [B, *obs_shape], and where it is recurrent the state [B, H],
+    """A policy that was read from a file: obs [B, *obs_shape], and where it is recurrent the state [B, S],
     -> [actions], or [actions, state after them].
     """
 
@@ -63,7 +64,7 @@ def export(config: ExportConfig) -> Path:
             import onnxscript  # noqa: F401
         except ImportError as error:
             raise ConfigError(f"{error}: {install_line('onnx')}") from error
-    from rl.envs.make import float32_or_uint8
+    from rl.spaces import obs_dtype
 
     player = load_player(folder, config.ckpt, "cpu")
     policy, env = make_policy(player), saved_config(folder)["env"]
@@ -78,7 +79,7 @@ def export(config: ExportConfig) -> Path:
         "env": {key: env[key] for key in ("id", "kwargs", "wrappers")},
         "observation_space": describe(policy.obs_space),
         "action_space": describe(policy.action_space),
-        "obs_dtype": float32_or_uint8(policy.obs_space).name,
+        "obs_dtype": _dtype_names(obs_dtype(policy.obs_space)),
         "state_size": None if state is None else state.shape[1],
     }
     try:
@@ -98,7 +99,12 @@ def export(config: ExportConfig) -> Path:
 
 def describe(space: gym.Space) -> dict[str, Any]:
     """A space in JSON. Equal bounds are given once; an infinite one is null."""
+    import gymnasium as gym
     import numpy as np
+
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space.spaces)
+        return {"type": type(space).__name__, "spaces": {str(key): describe(part) for key, part in parts}}
 
     def plain(values: Any) -> Any:
         if isinstance(values, list):
@@ -109,7 +115,8 @@ def describe(space: gym.Space) -> dict[str, Any]:
         values = np.asarray(values)
         return plain((values if (values != values.flat[0]).any() else values.flat[0]).tolist())
 
-    names = {"Box": ("low", "high"), "Discrete": ("n", "start"), "MultiDiscrete": ("nvec", "start")}
+    names: dict[str, tuple[str, ...]] = {"MultiBinary": ()}
+    names |= {"Box": ("low", "high"), "Discrete": ("n", "start"), "MultiDiscrete": ("nvec", "start")}
     kind = type(space).__name__
     values = {name: bound(getattr(space, name)) for name in names[kind]}
     return {"type": kind, "shape": list(space.shape or ()), "dtype": str(space.dtype), **values}
@@ -117,22 +124,19 @@ def describe(space: gym.Space) -> dict[str, Any]:
 
 def trace(policy: Policy) -> torch.export.ExportedProgram:
     """The policy as a program of torch's operations, for any number of observations."""
-    import gymnasium as gym
     import torch
 
-    from rl.envs.make import float32_or_uint8
     from rl.learning.networks.greedy import Clipped
 
-    module, space = policy.agent.greedy(), policy.action_space
-    if isinstance(space, gym.spaces.Box):
-        module = Clipped(module, space.low, space.high)
-    dtype = getattr(torch, float32_or_uint8(policy.obs_space).name)
-    inputs = [torch.zeros(2, *(policy.obs_space.shape or ()), dtype=dtype)]
+    module, bounds = policy.agent.greedy(), policy.form.bounds
+    if bounds is not None:
+        module = Clipped(module, *bounds)
+    inputs: list[Any] = [_by_name(_zeros(policy.obs_space), torch.from_numpy)]
     if (state := policy.agent.initial_state(2)) is not None:
         inputs.append(torch.from_numpy(state))
     batch = torch.export.Dim("batch", min=1)
     # a module of any number of inputs takes them as one argument
-    shapes = tuple({0: batch} for _ in inputs)
+    shapes = tuple({n: {0: batch} for n in x} if isinstance(x, dict) else {0: batch} for x in inputs)
     dynamic = {"inputs": shapes} if isinstance(module, Clipped) else shapes
     program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
     for (
@@ -162,9 +166,10 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, Any]) -> 
     """The bytes of an ONNX model; the last 64 are the SHA-256 of all before them."""
     import torch
 
-    inputs, outputs = ["obs"], ["action"]
+    names = metadata["obs_dtype"]
+    inputs, outputs = list(names) if isinstance(names, dict) else ["obs"], ["action"]
     if metadata["state_size"] is not None:
-        inputs, outputs = ["obs", "state"], ["action", "next_state"]
+        inputs, outputs = [*inputs, "state"], ["action", "next_state"]
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names the packages that it does not need
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch
@@ -198,7 +203,7 @@ def _read_torch(data: bytes) -> Exported:
     module = torch.export.load(io.BytesIO(data), extra_files=extra).module()
 
     def call(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
-        outputs = module(*(torch.from_numpy(array) for array in inputs))
+        outputs = module(*(_by_name(array, torch.from_numpy) for array in inputs))
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     return Exported(json.loads(extra[METADATA]), call)
@@ -209,10 +214,40 @@ def _read_onnx(data: bytes) -> Exported:
 
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
-    return Exported(
-        json.loads(session.get_modelmeta().custom_metadata_map[METADATA]),
-        lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True))),
-    )
+
+    def call(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        arrays: list[NDArray[Any]] = []
+        for array in inputs:
+            by_name = _by_name(array, lambda part: part)
+            arrays += by_name.values() if isinstance(by_name, dict) else [by_name]
+        outputs: list[NDArray[Any]] = session.run(None, dict(zip(names, arrays, strict=True)))
+        return outputs
+
+    return Exported(json.loads(session.get_modelmeta().custom_metadata_map[METADATA]), call)
+
+
+def _by_name(obs: NDArray[Any], convert: Callable[[NDArray[Any]], Any]) -> Any:
+    """What a policy is given: an array; of packed observations by field."""
+    if obs.dtype.names is None:
+        return convert(obs)
+    return {name: convert(obs[name].copy()) for name in obs.dtype.names}
+
+
+def _dtype_names(dtype: np.dtype[Any]) -> str | dict[str, str]:
+    """The name of a dtype; of a structured one the names of its fields' dtypes."""
+    if dtype.names is None:
+        return dtype.name
+    return {name: dtype[name].base.name for name in dtype.names}
+
+
+def _zeros(space: gym.Space) -> NDArray[Any]:
+    """Two observations of a space, all zeros."""
+    import numpy as np
+
+    from rl.spaces import obs_dtype
+
+    dtype = obs_dtype(space)
+    return np.zeros((2, *(() if dtype.names else space.shape or ())), dtype)
 
 
 def compare(policy: Policy, exported: Exported) -> float:
@@ -224,11 +259,11 @@ def compare(policy: Policy, exported: Exported) -> float:
 
     obs, worst = observations(policy, OBSERVATIONS), 0.0
     for count in (1, 10):
-        policy.reset()
         state = policy.agent.initial_state(count)
         carried = [] if state is None else [state]
         for rows in obs[: 100 * count].reshape(-1, count, *obs.shape[1:]):
-            expected = policy(rows)
+            actions, state, *_ = policy.agent.act(rows, state, policy.rng, False)
+            expected = policy.form.clip(actions)
             action, *carried = exported.call(rows, *carried)
             worst = float(np.maximum(worst, np.abs(action - expected).max()))  # NaN stays
             allowed = 0.0 if np.issubdtype(expected.dtype, np.integer) else TOLERANCE
@@ -241,24 +276,26 @@ def compare(policy: Policy, exported: Exported) -> float:
 
 
 def observations(policy: Policy, count: int) -> NDArray[Any]:
-    """Observations [count, *obs_shape] of episodes in which every second action is random."""
+    """Observations [count, *obs_shape] of episodes in which every second action is random, if masks allow."""
     import numpy as np
 
-    from rl.envs.make import float32_or_uint8
+    from rl.learning.masks import sample_allowed
+    from rl.spaces import as_rows
 
     env, rows = policy.make_env(), []
     env.action_space.seed(0)
     obs, _ = env.reset(seed=0)
     for step in range(count):
-        rows.append(obs)
+        rows.append(as_rows(policy.obs_space, obs)[0])
         best = policy(obs)
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample() if step % 2 else best)
+        action = sample_allowed(env.action_space, obs) if step % 2 else best
+        obs, _, terminated, truncated, _ = env.step(action)
         if terminated or truncated:
             policy.reset()
             obs, _ = env.reset()
     env.close()
     policy.reset()
-    return np.stack(rows).astype(float32_or_uint8(policy.obs_space), copy=False)
+    return np.concatenate(rows)
 
 
 def main() -> None:

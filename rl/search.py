@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import Override
 
 from rl.config import FREE, ConfigError, RunConfig, SearchConfig, compare, fields, install_line, leaves, typed
-from rl.config.compose import CONF, compose, to_yaml
+from rl.config.change_table import change_table
+from rl.config.compose import CONF, compose, shared_compositions, to_yaml
 from rl.config.help import show_help
 from rl.config.hydra_words import read_words
 from rl.config.instantiate import instantiate
@@ -31,7 +32,6 @@ from rl.runs.find import read_scores
 from rl.runs.lock import RunLock
 from rl.runs.manifest import newest_manifest
 from rl.runs.outcome import Refused, with_exit_codes
-from rl.runs.plan import change_table
 from rl.runs.tables import read_rows
 from rl.sweeps.launchers import Running
 from rl.sweeps.plan import find_sweep, make_launcher, place_sweep, validate_job
@@ -138,14 +138,15 @@ class Search:
 
     def run(self, typed: str) -> int:
         """Make all trials that are missing; the exit code."""
-        from rl.training.build import check_parts_of
+        from rl.training.build import check_once
 
         if self.sweep.lock is not None:  # what an earlier session left is validated before anything changes
             self.open()
-            for trial in self.unfinished:
-                job, sweep = self.job_of(trial), self.sweep
-                own = job.name, job.passed, job.passed
-                validate_job(sweep.folder, *own, sweep.config_dir, check_parts_of)
+            check = check_once()
+            with shared_compositions():
+                for trial in self.unfinished:
+                    job, sweep = self.job_of(trial), self.sweep
+                    validate_job(sweep.folder, job.name, job.passed, job.passed, sweep.config_dir, check)
         self.sweep.take_folder(typed)
         self.sweep.total = self.config.n_trials
         if self.study is None:
@@ -191,7 +192,7 @@ class Search:
         """Print the best trial's command line, and write it as an experiment if that was asked."""
         complete = self.made("COMPLETE")
         if self.made("RUNNING") or len(self.made()) < self.config.n_trials:
-            print("go on with: ", shlex.join(["python", "-m", "rl.search", f"resume={self.sweep.folder}"]))
+            print("go on with: ", command("search", f"resume={self.sweep.folder}"))
         if not complete:
             print("no trial has been finished")
             return

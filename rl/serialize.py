@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def load(data: bytes, device: str) -> dict[str, Any]:
@@ -29,3 +32,26 @@ def _clone(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_clone(part) for part in value)
     return value.detach().clone() if hasattr(value, "detach") else value
+
+
+def to_tensors(array: NDArray[Any]) -> Any:
+    """A copy of an array as a tensor; of one with a structured dtype as a dict, a tensor for each field."""
+    import torch
+
+    if array.dtype.names is None:
+        return torch.from_numpy(array.copy())
+    return {name: torch.from_numpy(array[name].copy()) for name in array.dtype.names}
+
+
+def from_tensors(state: Any, dtype: Any) -> NDArray[Any]:
+    """The array that `to_tensors` saved. KeyError or ValueError if its fields are not those of `dtype`."""
+    import numpy as np
+
+    if dtype.names is None:
+        array: NDArray[Any] = state.cpu().numpy()
+        return array
+    shape = state[dtype.names[0]].shape
+    packed = np.empty(shape[: len(shape) - len(dtype[0].shape)], dtype)
+    for name in dtype.names:
+        packed[name] = state[name].cpu().numpy()
+    return packed

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from rl.config import ConfigError
@@ -19,6 +23,7 @@ from rl.config.help import show_help
 from rl.config.hydra_words import read_flags, read_words
 from rl.config.invocation import flags, set_flags
 from rl.config.overrides import Overrides, quote
+from rl.runs import mirror
 from rl.runs.completion import completed
 from rl.runs.history import saved_config
 from rl.runs.outcome import Finished, OthersLostError, with_exit_codes
@@ -75,16 +80,32 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
         from rl.training.launch import check_processes, launch
 
         check_processes(plan.config)
-        plan.take_folder()
+    _claim_mirror(plan)
+    if plan.config.processes > 1:
+        with mirror.released_on_error(plan.mirror):
+            plan.take_folder()
         raise SystemExit(launch(plan, typed, sys.argv[1:]))
 
-    from rl.training.build import build  # imports torch: not before the command line is validated
+    with _uncollected():
+        from rl.training.build import build  # imports torch: not before the command line is validated
 
-    parts = build(plan.config)
-    if plan.weights:
-        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
-    plan.take_folder()
+        with mirror.released_on_error(plan.mirror):
+            parts = build(plan.config)
+            if plan.weights:
+                plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
+            plan.take_folder()
     _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
+
+
+def _claim_mirror(plan: Plan) -> None:
+    """Take the run's place in its mirror, if it has one."""
+    plan.mirror = mirror.claim(
+        plan.config,
+        plan.folder,
+        existing=plan.lock is not None,
+        named=not plan.unnamed,
+        takeover=plan.takeover,
+    )
 
 
 def _run_with_others(overrides: Overrides, config_dir: str | None, typed: str) -> None:
@@ -100,7 +121,9 @@ def _run_with_others(overrides: Overrides, config_dir: str | None, typed: str) -
         trackers.make(plan.config.logger)
         check_processes(plan.config)
         check_parts_of(plan)
-        plan.take_folder()
+        _claim_mirror(plan)
+        with mirror.released_on_error(plan.mirror):
+            plan.take_folder()
         return plan
 
     try:
@@ -114,6 +137,22 @@ def _run_with_others(overrides: Overrides, config_dir: str | None, typed: str) -
             _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
     except OthersLostError as error:
         leave_lost(error)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """A context of imports: what they make stays, so that the garbage collector need not look at it, then or
+    later. It would take a tenth of torch's import.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:
@@ -130,9 +169,9 @@ def _sweep(overrides: Overrides, config_dir: str | None) -> NoReturn:
     """Validate every job of a sweep before anything is made; then let its launcher run them."""
     from rl.sweeps.plan import plan_sweep
     from rl.sweeps.sweep import run_sweep
-    from rl.training.build import check_parts_of
+    from rl.training.build import check_once
 
-    sweep = plan_sweep(overrides, config_dir, check=check_parts_of)
+    sweep = plan_sweep(overrides, config_dir, check=check_once())
     raise SystemExit(run_sweep(sweep, shlex.join(sys.argv)))
 
 
@@ -149,7 +188,7 @@ def _show(args: Namespace, overrides: Overrides) -> None:
     if args.cfg == "job":
         shown = _select(values, args.package)
         if exists:
-            print(to_yaml(shown) if isinstance(shown, dict) else shown, end="")
+            print(to_yaml(shown).rstrip("\n") if isinstance(shown, dict) else shown)
             return
     package = [f"--package={args.package}"] if args.package else []
     own = overrides.hydra.drop("hydra.run.dir").for_hydra()
@@ -171,7 +210,13 @@ def _call_hydra(job: Callable[[DictConfig], float | None], *arguments: str) -> N
     """Hydra makes the folder that the arguments name, sets up the log and calls the job there."""
     if arguments:
         sys.argv[1:] = [*flags().words, *arguments]
-    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    get_mode = Hydra.get_mode
+    if "hydra.mode=RUN" in arguments:  # Hydra would compose everything once more to find that out
+        Hydra.get_mode = lambda *_, **__: RunMode.RUN  # type: ignore[method-assign]
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    finally:
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Environment wrappers, as configurations name them."""
 
-from rl.envs.wrappers import FreshWorld, Keep
+from rl.envs.wrappers import ActionMask, FreshWorld, Keep
 
-__all__ = ["FreshWorld", "Keep"]
+__all__ = ["ActionMask", "FreshWorld", "Keep"]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from short_runs import ROOT, TINY, begun, differences, go, iterate, record
 
-from rl.config import RunConfig
+from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose
 
 DOCS = ROOT / "docs"
@@ -111,6 +111,19 @@ def test_the_environment_that_is_added_comes_back(
     assert go(Path("forgetful"), *line, config_dir="my_conf") == 0
     # or the example would show nothing
     assert differences(record(Path("straight")), record(Path("forgetful")))
+
+
+@pytest.mark.usefixtures("few_scores")
+def test_the_masked_corridor_trains_and_comes_back(take: Callable[[str], str]) -> None:
+    take("masks.md")
+    mask = "env.wrappers=[{_target_: rl.wrappers.ActionMask}]"
+    line = [*TINY, "env=gym", "env.id=my_maze:Corridor-v0"]
+    assert go(Path("straight"), *line, mask) == 0
+    assert go(Path("run"), *line, mask, "frames=320") == 0
+    assert go(Path("run"), *line, mask) == 0
+    assert differences(record(Path("straight")), record(Path("run"))) == []
+    with pytest.raises((AssertionError, ConfigError), match="this move is masked"):
+        iterate(begun(Path("without"), *line), 4)
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, False), (2, False), (75, True)])

@@ -74,7 +74,7 @@ def test_cfg_shows_the_configuration_of_a_resumed_run(printed: Callable[..., str
     assert "gamma: 0.5" in shown
     assert "log_every: 5" in shown
     assert "gamma: 0.5" in printed("-c", "job", "resume=latest")  # a finished one too
-    assert printed("-c", "job", "-p", "algo.gamma", "resume=latest") == "0.5"
+    assert printed("-c", "job", "-p", "algo.gamma", "resume=latest") == "0.5\n"  # as Hydra prints a value
 
 
 def test_cfg_resolves_only_when_asked(printed: Callable[..., str]) -> None:

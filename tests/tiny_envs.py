@@ -35,6 +35,37 @@ class Identity(gym.Env):
         return self._observe(), reward, self.steps >= 10, False, {}
 
 
+class Anything(gym.Env):
+    """Draws observations from a space: nested dicts and lists (for tuples) whose leaves are [class, *its
+    arguments]. Episodes of 5 steps are cut or end; the reward is drawn too.
+    """
+
+    def __init__(self, space: Any, continuous: bool = False, render_mode: str | None = None) -> None:
+        self.observation_space = self.space_of(space)
+        self.action_space = gym.spaces.Box(-1, 2, (2,), np.float32) if continuous else gym.spaces.Discrete(3)
+
+    @classmethod
+    def space_of(cls, words: Any) -> gym.Space:
+        if isinstance(words, dict):
+            return gym.spaces.Dict({name: cls.space_of(part) for name, part in words.items()})
+        if not isinstance(words[0], str):
+            return gym.spaces.Tuple([cls.space_of(part) for part in words])
+        kind, *arguments = words
+        return getattr(gym.spaces, kind)(*arguments)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        cut = bool(self.steps == 5 and self.np_random.integers(2))
+        reward = float(self.np_random.normal() + np.sum(action))
+        return self.observation_space.sample(), reward, self.steps == 5 and not cut, cut, {}
+
+
 class HalfFixed(Identity):
     """The continuous identity with a second action of which only 3 is valid."""
 
@@ -57,6 +88,92 @@ class Recall(Identity):
         self.steps += 1
         last = self.steps == 4
         return self._observe(), float(last and int(action) == self.bit), last, False, {}
+
+
+class Masking(gym.Env):
+    """Allows some actions at each step, `one` or more, and fails where another is taken; 10 steps.
+
+    An allowed action is worth 1, and an even one among them 0.5 more. `give` says how the mask is given: by
+    the `info`, the `method` action_masks or as a `key` of the observations. `multi`: there are two choices.
+    """
+
+    def __init__(
+        self, render_mode: str | None = None, give: str = "info", one: bool = False, multi: bool = False
+    ) -> None:
+        box, self.give, self.one = gym.spaces.Box(-1, 1, (3,), np.float32), give, one
+        self.sizes = [3, 2] if multi else [5]
+        self.observation_space: gym.Space = box
+        if give == "key":
+            self.observation_space = gym.spaces.Dict(
+                obs=box, action_mask=gym.spaces.Box(0, 1, (sum(self.sizes),), np.int8)
+            )
+        if give == "method":
+            self.action_masks = lambda: self.mask.astype(np.bool_)
+        self.action_space = gym.spaces.MultiDiscrete(self.sizes) if multi else gym.spaces.Discrete(5, start=2)
+        self.first = 0 if multi else 2
+
+    def _observe(self) -> Any:
+        parts = []
+        for size in self.sizes:
+            part = self.np_random.random(size) < (0.0 if self.one else 0.5)
+            part[self.np_random.integers(size)] = True
+            parts.append(part)
+        self.mask = np.concatenate(parts).astype(np.int8)
+        obs = self.np_random.uniform(-1, 1, 3).astype(np.float32)
+        return {"obs": obs, "action_mask": self.mask} if self.give == "key" else obs
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": self.mask} if self.give == "info" else {}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        obs = self._observe()
+        return obs, self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        values = np.atleast_1d(action) - self.first
+        begins = np.cumsum([0, *self.sizes[:-1]])
+        assert self.mask[begins + values].all(), f"{action} is masked by {self.mask}"
+        self.steps += 1
+        obs = self._observe()
+        reward = 1.0 if self.one else 1.0 + 0.5 * float(values[0] % 2 == 0)
+        return obs, reward, self.steps >= 10, False, self._info()
+
+
+class Hybrid(gym.Env):
+    """A Dict of actions of every kind, nested; the reward is the share that matches the observed bit."""
+
+    def __init__(self, render_mode: str | None = None, flat: bool = False) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space: gym.Space = gym.spaces.Dict(
+            which=gym.spaces.Discrete(2, start=1),
+            rest=gym.spaces.Tuple(
+                [gym.spaces.MultiBinary(2), gym.spaces.MultiDiscrete([2, 3]), gym.spaces.Box(-1, 1, (1,))]
+            ),
+        )
+        if flat:
+            self.action_space = gym.spaces.MultiBinary(2)
+
+    def _observe(self) -> Any:
+        self.bit = int(self.np_random.integers(2))
+        return np.array([2 * self.bit - 1], np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        if isinstance(self.action_space, gym.spaces.Dict):
+            bits, choices, number = action["rest"]
+            hits = [action["which"] - 1 == self.bit, choices[0] == self.bit, choices[1] == 2 * self.bit]
+            hits += [*(bits == self.bit), bool(number[0] > 0) == self.bit]
+        else:
+            hits = list(action == self.bit)
+        self.steps += 1
+        return self._observe(), float(np.mean(hits)), self.steps >= 10, False, {}
 
 
 class Endless(gym.Env):
@@ -297,7 +414,20 @@ class ManyDice(gym.vector.VectorEnv):
 
 
 for _class in (
-    *(Identity, HalfFixed, Recall, Endless, Counting, LuckyEnd, Forgetful, Bytes, Broken),
+    *(
+        Masking,
+        Hybrid,
+        Identity,
+        HalfFixed,
+        Recall,
+        Anything,
+        Endless,
+        Counting,
+        LuckyEnd,
+        Forgetful,
+        Bytes,
+        Broken,
+    ),
     *(GlobalDice, Unseeded, Sloppy, OldFashioned, Spaces, NaNReward),
 ):
     gym.register(f"{_class.__name__}-v0", _class)

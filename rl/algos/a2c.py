@@ -12,7 +12,7 @@ from rl.config.schema.algos import A2CConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import ActorCritic
-from rl.learning.normalize import obs_normalizer, reward_normalizer
+from rl.learning.normalize import reward_normalizer
 from rl.learning.returns import explained_variance, gae
 from rl.learning.rollout import flat_tensors
 
@@ -24,7 +24,7 @@ class A2C(Agent):
     the value of what follows. Below 1 they are the lambda-returns of generalised advantage estimation.
     """
 
-    Config = A2CConfig
+    Config, masks = A2CConfig, True
     columns = ("value_loss", "policy_loss", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: A2CConfig) -> None:
@@ -36,12 +36,12 @@ class A2C(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape, shared = context.obs_space.shape, cfg.shared_network
+        obs_shape, shared = context.obs_shape, cfg.shared_network
         self.networks = ActorCritic(cfg.network, obs_shape, self.distribution, shared=shared).to(self.device)
         groups = [self.networks] if cfg.value_lr is None else [*self.networks.children()]
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
 
         normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}

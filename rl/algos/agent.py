@@ -34,6 +34,8 @@ class Agent(ABC):
     # the dataclass of its keys; `network`, `optimizer` ... are functions that make them
     Config: type | None = None
 
+    # whether it respects action masks; where there are some, `cfg.network` is an IgnoringMask
+    masks: bool = False
     rollout_length: int  # T, steps of every env in one iteration
     columns: Sequence[str] = ()  # what `learn` reports
     parts: Mapping[str, Stateful]  # all that changes in training: what a checkpoint holds
@@ -70,11 +72,11 @@ class Agent(ABC):
     def greedy(self) -> nn.Module:
         """What `act` does without `explore`, as a module that torch can export.
 
-        Its inputs are obs [B, *obs_shape] as `act` takes them, and where it is recurrent the state [B, H]; it
+        Its inputs are obs [B, *obs_shape] as `act` takes them, and where it is recurrent the state [B, S]; it
         gives the actions, and the state after them. NotImplementedError: this algorithm has none.
         """
         raise NotImplementedError
 
     def initial_state(self, num_envs: int) -> Recurrent:
-        """The recurrent state [N, H] where episodes begin."""
+        """The recurrent state [N, S] where episodes begin."""
         return None

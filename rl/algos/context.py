@@ -10,10 +10,14 @@ import gymnasium as gym
 from torch import nn
 
 from rl.clock import Clock
-from rl.envs.make import float32_or_uint8
 from rl.group import ALONE, Group
+from rl.learning.distributions import BY_POLICY
+from rl.learning.features import Features, OneBox
 from rl.learning.gradient_step import GradientStep, Loss
+from rl.learning.masks import WithMask, mask_size
+from rl.learning.normalize import NullNormalizer, ObsNormalizer, obs_normalizer
 from rl.learning.replay import Transitions, UniformReplay
+from rl.spaces import obs_dtype, observed
 from rl.state import Streams
 
 
@@ -21,7 +25,7 @@ from rl.state import Streams
 class AgentContext:
     """What an agent is told about the run it is built for, besides its own keys; and what several build."""
 
-    obs_space: gym.spaces.Box
+    obs_space: gym.Space
     action_space: gym.Space
     num_envs: int
     clock: Clock
@@ -30,7 +34,34 @@ class AgentContext:
     compile: bool
     frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
     zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
+    stacked_keys: Sequence[str] | None = None  # the leaves that are stacks; all where None
     group: Group = ALONE  # the processes that train together
+
+    @property
+    def obs_shape(self) -> Sequence[int]:
+        """The shape of what networks are given of an observation: a Box's own, else (F,), of a vector."""
+        leaves = observed(self.obs_space)
+        only = next(iter(leaves.values()))
+        if len(leaves) == 1 and isinstance(only, gym.spaces.Box):
+            return only.shape
+        return Features(leaves, normalize=False).shape
+
+    def obs_normalizer(self, enabled: bool) -> ObsNormalizer | NullNormalizer | OneBox | Features | WithMask:
+        """What makes observations, as rollouts and replay memories hold them, the inputs of networks.
+
+        It normalises them if that is `enabled`: a Box, and of other spaces each leaf that is a float Box.
+        An action mask is added as the last columns (`rl.learning.masks`).
+        """
+        inputs = self._inputs(enabled)
+        return WithMask(inputs, self.mask_size) if self.mask_size else inputs
+
+    def _inputs(self, normalize: bool) -> ObsNormalizer | NullNormalizer | OneBox | Features:
+        leaves = observed(self.obs_space)
+        (name, only), *_ = leaves.items()
+        if len(leaves) > 1 or not isinstance(only, gym.spaces.Box):
+            return Features(leaves, normalize=normalize)
+        plain = obs_normalizer(only.shape, normalize)
+        return OneBox(name, plain) if name else plain
 
     def batch_size(self, cfg: Any, sequence_length: int = 1) -> int:
         """Steps of a rollout, over all envs.
@@ -70,11 +101,17 @@ class AgentContext:
                 " algo.value_lr=null"
             )
 
-    def discrete_actions(self, otherwise: str = "algo=ppo can act in it") -> gym.spaces.Discrete:
+    @property
+    def mask_size(self) -> int:
+        """How many actions the observations' mask is of; 0 if they have none."""
+        return mask_size(self.obs_space, self.action_space)
+
+    def discrete_actions(self, otherwise: str = BY_POLICY) -> gym.spaces.Discrete:
         """The action space. ValueError, with what to do `otherwise`, if it is not Discrete."""
         if not isinstance(self.action_space, gym.spaces.Discrete):
+            others = otherwise if isinstance(self.action_space, gym.spaces.Box) else BY_POLICY
             raise ValueError(
-                f"it needs a Discrete action space, and this one is {self.action_space}; {otherwise}"
+                f"it needs a Discrete action space, and this one is {self.action_space}; {others}"
             )
         return self.action_space
 
@@ -94,8 +131,9 @@ class AgentContext:
 
     def replay(self, agent: Any, cfg: Any) -> UniformReplay:
         """The replay memory of an agent's keys, for its actions."""
-        obs = self.obs_space.shape, float32_or_uint8(self.obs_space), self.frame_stack
+        obs = self.obs_space.shape or (), obs_dtype(self.obs_space), self.frame_stack
         learned = self.num_envs, cfg.gamma, cfg.n_step, cfg.learning_starts
-        transitions = Transitions(*obs, agent.action_shape, agent.action_dtype, *learned, self.zero_padded)
+        padding = self.zero_padded, self.stacked_keys
+        transitions = Transitions(*obs, agent.action_shape, agent.action_dtype, *learned, *padding)
         memory: UniformReplay = cfg.replay(transitions)
         return memory

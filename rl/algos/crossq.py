@@ -17,8 +17,8 @@ from rl.config.schema.algos import CrossQConfig
 from rl.learning.distributions import SquashedGaussian
 from rl.learning.networks.ensemble import frozen
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.multi_input import with_actions
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -53,8 +53,8 @@ class CrossQ(Agent):
         least = -float(self.distribution.box.num_free)
         self.target_entropy = least if cfg.target_entropy is None else cfg.target_entropy
 
-        obs_shape = context.obs_space.shape
-        critic_shape = (int(np.prod(obs_shape)) + self.distribution.num_actions,)
+        obs_shape = context.obs_shape
+        critic_shape = with_actions(obs_shape, self.distribution.num_actions)
         self.critics: Any = cfg.critic_network(critic_shape, 1, members=2).to(self.device)
         actor = cfg.network(obs_shape, self.distribution.num_params, members=1)
         self.policy = Policy(actor, cfg.alpha).to(self.device)
@@ -62,7 +62,7 @@ class CrossQ(Agent):
         self.critic_step = context.gradient_step(self.critics, self._critic_loss, cfg.optimizer)
         self.policy_step = context.gradient_step(self.policy, self._policy_loss, cfg.optimizer, groups=groups)
         self.params = numpy_forward(self.policy.actor)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": self.critics, "actor": actor, "temperature": self.policy.temperature}

@@ -18,12 +18,12 @@ from torch.nn.functional import huber_loss, mse_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import DQNConfig
-from rl.learning.distributions import Exploration
+from rl.learning.exploration import Exploration
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.masked import per_action
 from rl.learning.networks.noisy import noise_for
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -33,7 +33,7 @@ class DQN(Agent):
     With `quantiles`: so many equally likely values of each action's return, whose mean is Q(s, a).
     """
 
-    Config = DQNConfig
+    Config, masks = DQNConfig, True
     columns = ("q_mean",)
 
     def __init__(self, context: AgentContext, cfg: DQNConfig) -> None:
@@ -45,10 +45,10 @@ class DQN(Agent):
         self.clock, self.streams, self.device = context.clock, context.streams, context.device
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
 
-        obs_shape, loss = context.obs_space.shape, self._quantile_loss if cfg.quantiles else self._loss
+        obs_shape, loss = context.obs_shape, self._quantile_loss if cfg.quantiles else self._loss
         options = {"quantiles": cfg.quantiles} if cfg.quantiles else {}
         self.q_network, self.target_network = (
-            cfg.network(obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
+            per_action(cfg.network, obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
         )
         self.step = context.gradient_step(self.q_network, loss, cfg.optimizer, cfg.max_grad_norm)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_network)
@@ -56,7 +56,7 @@ class DQN(Agent):
         outputs, self.target_values = numpy_forward(self.q_network), numpy_forward(self.target_network)
         self.values = outputs if cfg.quantiles is None else lambda *inputs: outputs(*inputs).mean(-1)
         self.noise = noise_for(self.q_network)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"q_network": self.q_network, "target_network": self.target_network, **self.step.parts}

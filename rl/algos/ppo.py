@@ -14,7 +14,7 @@ from rl.learning.distributions import distribution_for
 from rl.learning.networks.cnn import channels_last, select
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import ActorCritic
-from rl.learning.normalize import obs_normalizer, reward_normalizer
+from rl.learning.normalize import reward_normalizer
 from rl.learning.returns import explained_variance, gae
 from rl.learning.rollout import flat_tensors
 
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 class PPO(Agent):
     """Clipped surrogate objective (eq. 7), generalised advantages, value loss, entropy bonus (eq. 9)."""
 
-    Config = PPOConfig
+    Config, masks = PPOConfig, True
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: PPOConfig) -> None:
@@ -41,7 +41,7 @@ class PPO(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape, shared = context.obs_space.shape, cfg.shared_network
+        obs_shape, shared = context.obs_shape, cfg.shared_network
         self.networks = ActorCritic(
             cfg.network, obs_shape, self.distribution, shared=shared, log_std_init=cfg.log_std_init
         ).to(self.device)
@@ -49,7 +49,7 @@ class PPO(Agent):
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm, groups)
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.policy_and_value = self.networks.numpy_forward() if shared else None
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
 
         normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}

@@ -14,7 +14,7 @@ from rl.learning.distributions import distribution_for
 from rl.learning.networks.greedy import RecurrentGreedy
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.networks.recurrent import RecurrentActorCritic
-from rl.learning.normalize import obs_normalizer, reward_normalizer
+from rl.learning.normalize import reward_normalizer
 from rl.learning.returns import explained_variance, gae
 
 
@@ -25,13 +25,13 @@ class Batch(NamedTuple):
     action: Tensor  # [L, C, *action_shape]
     steps: Tensor  # [L, C, 4]: advantage, value target, value, log-probability
     begins: Tensor  # [L, C]: where episodes begin
-    state: Tensor  # [C, H]: before the first steps, as the policy acted, for all epochs
+    state: Tensor  # [C, S]: before the first steps, as the policy acted, for all epochs
 
 
 class RecurrentPPO(Agent):
     """PPO on sequences of `sequence_length` steps, through which gradients go back, within an episode."""
 
-    Config = RecurrentPPOConfig
+    Config, masks = RecurrentPPOConfig, True
     columns = ("value_loss", "policy_loss", "approx_kl", "clip_fraction", "explained_variance")
 
     def __init__(self, context: AgentContext, cfg: RecurrentPPOConfig) -> None:
@@ -42,13 +42,13 @@ class RecurrentPPO(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape, size = context.obs_space.shape, cfg.state_size
-        networks = RecurrentActorCritic(cfg.network, obs_shape, self.distribution, size=size)
-        self.networks = networks.to(self.device)
+        obs_shape, head = context.obs_shape, self.distribution
+        options: dict[str, Any] = {"size": cfg.state_size, "memory": cfg.memory}
+        self.networks = RecurrentActorCritic(cfg.network, obs_shape, head, **options).to(self.device)
         self.step = context.gradient_step(self.networks, self._loss, cfg.optimizer, cfg.max_grad_norm)
-        self.remember, heads = numpy_forward(self.networks.memory), self.networks.heads
-        self.policy_params, self.value = heads.numpy_policy(), heads.numpy_value()
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.remember = numpy_forward(self.networks.memory)
+        self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
 
         normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}
@@ -56,19 +56,19 @@ class RecurrentPPO(Agent):
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
 
     def initial_state(self, num_envs: int) -> Recurrent:
-        """Zeros [N, H]."""
-        return np.zeros((num_envs, self.cfg.state_size), np.float32)
+        """Zeros [N, S]; the policy sees the first H numbers of each."""
+        return np.zeros((num_envs, self.networks.memory.state_size), np.float32)
 
     def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
-        state = self.remember(self.obs_normalizer(obs), state)
-        params = self.policy_params(state)
+        obs = self.obs_normalizer(obs)
+        state = self.remember(obs, state)
+        params = self.policy_params(state, obs)
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def greedy(self) -> nn.Module:
         """What `act` does without `explore`, in torch."""
-        policy, mode = self.networks.heads.policy, self.distribution.mode_in_torch
-        return RecurrentGreedy(self.obs_normalizer.in_torch, self.networks.memory, policy, mode)
+        return RecurrentGreedy(self.obs_normalizer.in_torch, self.networks, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """`epochs` passes over shuffled minibatches of sequences; no more once KL exceeds `target_kl`."""

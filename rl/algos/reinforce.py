@@ -14,7 +14,6 @@ from rl.config.schema.algos import ReinforceConfig
 from rl.learning.distributions import distribution_for
 from rl.learning.networks.greedy import Greedy
 from rl.learning.networks.policy import Policy
-from rl.learning.normalize import NullNormalizer
 from rl.learning.returns import ends_within, returns_to_go
 from rl.learning.rollout import flat_tensors
 
@@ -28,7 +27,7 @@ class Reinforce(Agent):
     except that without a baseline the return up to the limit is taken as it is.
     """
 
-    Config = ReinforceConfig
+    Config, masks = ReinforceConfig, True
     columns = ("policy_loss", "value_loss")
     policy_parts = ("policy",)
 
@@ -38,13 +37,13 @@ class Reinforce(Agent):
         self.distribution = distribution_for(context.action_space)
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
 
-        obs_shape = context.obs_space.shape
+        obs_shape = context.obs_shape
         self.policy = Policy(cfg.network, obs_shape, self.distribution)
         self.value = cfg.network(obs_shape, 1, out_gain=1.0) if cfg.baseline else None
         learned = [self.policy] if self.value is None else [self.policy, self.value]
         networks = nn.ModuleList(learned).to(self.device)
         self.step = context.gradient_step(networks, self._loss, cfg.optimizer, cfg.max_grad_norm)
-        self.policy_params = self.policy.numpy_forward()
+        self.policy_params, self.inputs = self.policy.numpy_forward(), context.obs_normalizer(False)
 
         self.parts = {"policy": self.policy, **self.step.parts}
         if self.value is not None:
@@ -52,17 +51,18 @@ class Reinforce(Agent):
 
     def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, or the policy's mode."""
-        params = self.policy_params(obs)
+        params = self.policy_params(self.inputs(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
     def greedy(self) -> nn.Module:
         """What `act` does without `explore`, in torch."""
-        return Greedy(NullNormalizer().in_torch, self.policy, self.distribution.mode_in_torch)
+        return Greedy(self.inputs.in_torch, self.policy, self.distribution.mode_in_torch)
 
     def learn(self, rollout: Rollout) -> dict[str, float]:
         """One gradient step on the whole rollout."""
         lr, entropy_coef = self.cfg.lr(self.clock.frames), self.cfg.entropy_coef(self.clock.frames)
-        batch = flat_tensors(self.device, rollout.obs[:-1], rollout.action, *self._returns(rollout))
+        obs = self.inputs(rollout.obs[:-1])
+        batch = flat_tensors(self.device, obs, rollout.action, *self._returns(rollout))
         self.step.set_lr(lr)
         self.step(*batch, entropy_coef)
         self.clock.updates += 1
@@ -103,7 +103,7 @@ class Reinforce(Agent):
         goes_on = rollout.truncated & ~rollout.terminated
         goes_on[-1] |= ~rollout.terminated[-1]  # the rollout stops here, the episode does not
         if goes_on.any():
-            next_obs = torch.as_tensor(rollout.next_obs[goes_on], device=self.device)
+            next_obs = torch.as_tensor(self.inputs(rollout.next_obs[goes_on]), device=self.device)
             successor[goes_on] = self.value(next_obs).squeeze(-1).cpu().numpy()
         returns = returns_to_go(rollout.reward, done, successor, gamma)
         return returns.astype(np.float32), np.ones(done.shape, np.float32)

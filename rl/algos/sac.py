@@ -7,7 +7,6 @@ it (algorithm 1 with its gradients taken at once): one loss, one backward pass, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -22,8 +21,8 @@ from rl.learning.distributions import SquashedGaussian
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble, frozen
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.multi_input import with_actions
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -32,7 +31,7 @@ class Networks(nn.Module):
 
     def __init__(self, cfg: SACConfig, obs_shape: Sequence[int], distribution: SquashedGaussian) -> None:
         super().__init__()
-        self.critics = ensemble(cfg.network, 2, (math.prod(obs_shape) + distribution.num_actions,), 1)
+        self.critics = ensemble(cfg.network, 2, with_actions(obs_shape, distribution.num_actions), 1)
         self.actor = cfg.network(obs_shape, distribution.num_params)
         self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([cfg.alpha]).log()})
 
@@ -52,14 +51,14 @@ class SAC(Agent):
         least = -float(self.distribution.box.num_free)
         self.target_entropy = least if cfg.target_entropy is None else cfg.target_entropy
 
-        obs_shape = context.obs_space.shape
+        obs_shape = context.obs_shape
         networks, targets = (Networks(cfg, obs_shape, self.distribution).to(self.device) for _ in range(2))
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
         self.step = context.gradient_step(networks, self._loss, cfg.optimizer, groups=groups)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_critics)
         self.params = numpy_forward(networks.actor)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}

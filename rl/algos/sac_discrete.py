@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollo
 from rl.config.schema.algos import DiscreteSACConfig
 from rl.learning.distributions import Categorical
 from rl.learning.gradient_step import TargetWeights
+from rl.learning.masks import LOWEST, mean_allowed, random_actions
 from rl.learning.networks.ensemble import ensemble
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.masked import per_action
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -30,15 +32,15 @@ class Networks(nn.Module):
 
     def __init__(self, cfg: DiscreteSACConfig, obs_shape: Sequence[int], num_actions: int) -> None:
         super().__init__()
-        self.critics = ensemble(cfg.network, 2, obs_shape, num_actions)
-        self.actor = cfg.network(obs_shape, num_actions)
+        self.critics = ensemble(partial(per_action, cfg.network), 2, obs_shape, num_actions)
+        self.actor = per_action(cfg.network, obs_shape, num_actions)
         self.temperature = nn.ParameterDict({"log_alpha": torch.tensor([cfg.alpha]).log()})
 
 
 class DiscreteSAC(Agent):
     """Soft Q-learning with two critics, and an actor whose probabilities follow the lower of them."""
 
-    Config = DiscreteSACConfig
+    Config, masks = DiscreteSACConfig, True
     columns = ("policy_loss", "q_mean", "alpha")
 
     def __init__(self, context: AgentContext, cfg: DiscreteSACConfig) -> None:
@@ -50,15 +52,16 @@ class DiscreteSAC(Agent):
         self.distribution = Categorical(self.num_actions, int(space.start))
         self.action_shape, self.action_dtype = self.distribution.action_shape, self.distribution.action_dtype
         self.target_entropy = cfg.target_entropy_ratio * math.log(self.num_actions)
+        self.mask_size = context.mask_size
 
-        obs_shape = context.obs_space.shape
+        obs_shape = context.obs_shape
         networks, targets = (Networks(cfg, obs_shape, self.num_actions).to(self.device) for _ in range(2))
         groups = [networks.critics, networks.actor, networks.temperature]
         self.networks, self.target_critics = networks, targets.critics
         self.step = context.gradient_step(networks, self._loss, cfg.optimizer, groups=groups)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_critics)
         self.params = numpy_forward(networks.actor)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         learned = {"critics": networks.critics, "actor": networks.actor, "temperature": networks.temperature}
@@ -71,7 +74,7 @@ class DiscreteSAC(Agent):
     def act(self, obs: Array, state: Recurrent, rng: np.random.Generator, explore: bool = True) -> Actions:
         """Sampled actions, uniform ones before learning starts, or the most likely."""
         if explore and self.clock.frames < self.cfg.learning_starts:
-            return rng.integers(self.num_actions, size=len(obs)) + self.distribution.start, state
+            return random_actions(obs, self.num_actions, rng) + self.distribution.start, state
         params = self.params(self.obs_normalizer(obs))
         return (self.distribution.sample(params, rng) if explore else self.distribution.mode(params)), state
 
@@ -112,12 +115,23 @@ class DiscreteSAC(Agent):
         prob, lower_q = log_prob.exp(), q.detach().amin(0)
         actor_loss = (prob * (alpha * log_prob - lower_q)).sum(-1).mean()
         entropy = -(prob * log_prob).sum(-1).mean().detach()
-        temperature_loss = log_alpha * (entropy - self.target_entropy)
+        temperature_loss = log_alpha * (entropy - self._target_entropy(log_prob))
 
         loss = critic_loss + actor_loss + temperature_loss
-        report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": lower_q.mean(), "alpha": alpha}
+        report = {
+            "loss": critic_loss,
+            "policy_loss": actor_loss,
+            "q_mean": mean_allowed(lower_q) if self.mask_size else lower_q.mean(),
+            "alpha": alpha,
+        }
         td_error = self.step.whole(error.detach().abs().mean(0))
         return loss, {**report, "entropy": entropy, "td_error": td_error}
+
+    def _target_entropy(self, log_prob: Tensor) -> Any:
+        """Of policies [B, A]: a share of the highest entropy, which is lower where actions are masked."""
+        if not self.mask_size:
+            return self.target_entropy
+        return self.cfg.target_entropy_ratio * (log_prob > LOWEST).sum(-1).log().mean()
 
     def _inputs(self, batch: Batch) -> Batch:
         """The batch for the loss."""

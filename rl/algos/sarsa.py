@@ -12,10 +12,10 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from rl.algos.agent import Actions, Agent, AgentContext, Array, Recurrent, Rollout
 from rl.config.schema.algos import SarsaConfig
-from rl.learning.distributions import Exploration
+from rl.learning.exploration import Exploration
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.masked import per_action
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.returns import gae
 from rl.learning.rollout import flat_tensors
 
@@ -28,7 +28,7 @@ class Sarsa(Agent):
     action values).
     """
 
-    Config = SarsaConfig
+    Config, masks = SarsaConfig, True
     columns = ("q_mean",)
 
     def __init__(self, context: AgentContext, cfg: SarsaConfig) -> None:
@@ -39,11 +39,11 @@ class Sarsa(Agent):
         self.clock, self.rng, self.device = context.clock, context.streams.minibatch, context.device
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
 
-        obs_shape = context.obs_space.shape
-        self.q_network = cfg.network(obs_shape, int(space.n)).to(self.device)
+        obs_shape = context.obs_shape
+        self.q_network = per_action(cfg.network, obs_shape, int(space.n)).to(self.device)
         self.step = context.gradient_step(self.q_network, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.values = numpy_forward(self.q_network)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
 
         self.parts = {"q_network": self.q_network, **self.step.parts, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)

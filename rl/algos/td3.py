@@ -18,8 +18,8 @@ from rl.learning.distributions import ActionBox
 from rl.learning.gradient_step import TargetWeights
 from rl.learning.networks.ensemble import ensemble, frozen
 from rl.learning.networks.greedy import Greedy
+from rl.learning.networks.multi_input import with_actions
 from rl.learning.networks.numpy_forward import numpy_forward
-from rl.learning.normalize import obs_normalizer
 from rl.learning.replay import Batch, UniformReplay
 
 
@@ -40,8 +40,8 @@ class TD3(Agent):
         self.box = ActionBox(context.action_space)
         self.action_shape, self.action_dtype = self.box.shape, np.float32
 
-        obs_shape, network = context.obs_space.shape, cfg.network
-        critic_shape = (int(np.prod(obs_shape)) + self.box.size,)
+        obs_shape, network = context.obs_shape, cfg.network
+        critic_shape = with_actions(obs_shape, self.box.size)
         self.actor, self.target_actor = (network(obs_shape, self.box.size).to(self.device) for _ in range(2))
         self.critics, self.target_critics = (
             ensemble(network, cfg.num_critics, critic_shape, 1).to(self.device) for _ in range(2)
@@ -51,7 +51,7 @@ class TD3(Agent):
         self.target_critic_weights = TargetWeights(self.critic_step.flats[0], self.target_critics)
         self.target_actor_weights = TargetWeights(self.actor_step.flats[0], self.target_actor)
         self.mean_action = numpy_forward(self.actor)
-        self.obs_normalizer = obs_normalizer(obs_shape, cfg.normalize_obs)
+        self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
 
         self.parts = {

@@ -2,7 +2,7 @@
 refused at once.
 """
 
-from rl.config.compare import MISSING, Change, compare, leaves, same
+from rl.config.compare import MISSING, Change, bucket, compare, leaves, same
 from rl.config.keys import (
     FREE,
     FROZEN,
@@ -44,6 +44,7 @@ __all__ = [
     "ReportConfig",
     "RunConfig",
     "SearchConfig",
+    "bucket",
     "compare",
     "did_you_mean",
     "fields",

@@ -131,12 +131,25 @@ def compare(
     return changes
 
 
-COMMANDS = ("resume", "base", "fork", "launcher")  # what to do, not how to train
+COMMANDS = ("resume", "base", "fork", "launcher", "mirror_takeover")  # what to do, not how to train
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two sets of leaves have the same names and meanings."""
     return one.keys() == other.keys() and all(_same(one[key], other[key], frames=None) for key in one)
+
+
+def bucket(values: dict[str, Any]) -> frozenset[Any]:
+    """Equal for sets of leaves that are the `same`, and mostly different for others: for a search."""
+    return frozenset((name, *_hashable(value)) for name, value in values.items())
+
+
+def _hashable(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, Schedule):
+        return "schedule", value(0)
+    if isinstance(value, list | dict):
+        return type(value).__name__, len(value)
+    return "number" if _number(value) is not None else type(value).__name__, value
 
 
 def _same(one: Any, other: Any, frames: int | None) -> bool:

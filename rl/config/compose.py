@@ -22,12 +22,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.version import setbase
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from rl.config import ConfigError, did_you_mean, read_config
 from rl.config.invocation import flags
 from rl.config.overrides import GROUPS, Overrides, trackers
+from rl.config.shared import Base, drop_hydra, split
 
 _ROOT = Path(__file__).resolve().parent.parent
 CONF = _ROOT.parent / "conf" if (_ROOT.parent / "conf" / "config.yaml").is_file() else _ROOT / "conf"
@@ -60,28 +61,60 @@ def compose(
     overrides = Overrides(given)
     overrides.check_single()
     config_name = flags().name or config_name
+    if _bases is not None:
+        others, single = split(overrides, [flags().path or str(CONF), *([config_dir] if config_dir else [])])
+        key = (config_name, config_dir, flags(), *others.texts)
+        if key not in _bases:
+            _bases[key] = Base(_load(others, config_name, config_dir))
+        with _bases[key].changed(single) as changed:
+            if changed is not None:
+                return _read(*changed, schema)
+    return _read(_load(overrides, config_name, config_dir), None, schema)
+
+
+@contextlib.contextmanager
+def shared_compositions() -> Iterator[None]:
+    """Within this context conf/ must not change: command lines that differ in plain values of single keys are
+    composed once, and only these values are set anew.
+    """
+    global _bases
+    before, _bases = _bases, {} if _bases is None else _bases
+    try:
+        yield
+    finally:
+        _bases = before
+
+
+_bases: dict[Any, Base] | None = None
+
+
+def _load(overrides: Overrides, config_name: str, config_dir: str | None) -> DictConfig:
+    """The composed configuration, Hydra's own section included, nothing resolved yet."""
     with _hydra(config_dir):
         _check_groups(overrides, config_dir)
         try:
-            composed = hydra.compose(config_name, overrides.for_hydra(), return_hydra_config=True)
+            return hydra.compose(config_name, overrides.for_hydra(), return_hydra_config=True)
         except Exception as error:  # Hydra and its loaders have a dozen kinds for a file that cannot be read
             raise ConfigError(_explain(error, overrides, config_name)) from error
-        try:
-            choices = OmegaConf.to_container(composed.hydra.runtime.choices)
-            _check_hydra(composed.hydra)
-            folders = str(composed.hydra.run.dir), str(composed.hydra.sweep.dir)
-            params = composed.hydra.sweeper.get("params") or {}
-            sweep = composed.hydra.mode == RunMode.MULTIRUN, tuple(f"{k}={v}" for k, v in params.items())
-            OmegaConf.set_readonly(composed, False)
-            OmegaConf.set_struct(composed, False)
-            del composed["hydra"]
-            values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        except OmegaConfBaseException as error:
-            key = error.full_key or "the configuration"
-            missing = isinstance(error, MissingMandatoryValue)
-            raise ConfigError(
-                f"{key}: missing; type {key}=..." if missing else f"{key}: {str(error).splitlines()[0]}"
-            ) from error
+
+
+def _read(whole: DictConfig, own: DictConfig | None, schema: type) -> Composed:
+    """What a composition says. `own` is the same without Hydra's section; None: `whole` may lose it."""
+    try:
+        choices = OmegaConf.to_container(whole.hydra.runtime.choices)
+        _check_hydra(whole.hydra)
+        folders = str(whole.hydra.run.dir), str(whole.hydra.sweep.dir)
+        params = whole.hydra.sweeper.get("params") or {}
+        sweep = whole.hydra.mode == RunMode.MULTIRUN, tuple(f"{k}={v}" for k, v in params.items())
+        if own is None:
+            drop_hydra(own := whole)
+        values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "the configuration"
+        missing = isinstance(error, MissingMandatoryValue)
+        raise ConfigError(
+            f"{key}: missing; type {key}=..." if missing else f"{key}: {str(error).splitlines()[0]}"
+        ) from error
     assert isinstance(values, dict)
     assert isinstance(choices, dict)
     plain = {str(name): value for name, value in values.items()}

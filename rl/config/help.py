@@ -65,7 +65,8 @@ All other overrides are train.py's: they are every trial's command line.""",
     "rl.report": """Write a page about runs, with their curves as PNG files.
 Needs: pip install -c constraints.txt -e ".[report]"
 
-  python -m rl.report latest                       the run that was active last
+  python -m rl.report latest                       the run or the sweep that was active last
+  python -m rl.report latest watch=true            the same as a page that is renewed while it trains
   python -m rl.report outputs/sweeps/<time>        all runs of a sweep, seeds of a configuration as one result
   python -m rl.report outputs/a outputs/b center=mean out=report""",
     "rl.export": """Write a run's policy as one file that needs no Encore to be played.
@@ -89,8 +90,8 @@ POLICIES = {
 # what one looks for -> the keys, a section's with a dot at the end
 _SECTIONS = {
     "the run": ("frames", "stop_at", "seed", "tags", "outputs"),
-    "go on with a run, or start from one": ("resume", "base", "fork"),
-    "scores, checkpoints and logs": ("eval.", "ckpt.", "log_every", "progress", "logger"),
+    "go on with a run, or start from one": ("resume", "base", "fork", "mirror_takeover"),
+    "scores, checkpoints and logs": ("eval.", "ckpt.", "mirror", "log_every", "progress", "logger"),
     "the machine": ("device", "threads", "processes", "processes_limit_s", "compile", "deterministic"),
     "the environment": ("env.",),
     "the algorithm": ("algo.",),

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from rl.config.compose import CONF
-from rl.config.invocation import Flags
+from rl.config.invocation import Flags, command
 from rl.config.keys import ConfigError
 from rl.config.overrides import Overrides
 from rl.config.read import did_you_mean
@@ -65,7 +65,7 @@ def read_words(overrides: Overrides, *, multirun: bool) -> tuple[Overrides, bool
         key, text = override.key_or_group, override.input_line or ""
         if key == "hydra/sweeper" and override.value() != "basic":
             raise ConfigError(
-                f"{text}: a search; type python -m rl.search with the keys of the run and space.<key>=..."
+                f"{text}: a search; type {command('search')} with the keys of the run and space.<key>=..."
             )
         if not multirun and (key in _OF_SWEEPS or key.startswith(tuple(f"{name}." for name in _OF_SWEEPS))):
             what = "where a sweep goes" if key == "hydra.sweep.dir" else "how a sweep runs its jobs"

@@ -43,7 +43,7 @@ def flags() -> Flags:
 
 
 def command(script: str, *arguments: str) -> str:
-    """A command that works where this one was typed; `script` is train or enjoy."""
+    """A command that works where this one was typed; `script` is train, enjoy, runs, report or another."""
     shim, here, typed = _ROOT / f"{script}.py", Path(f"{script}.py"), Path(sys.argv[0])
     if sys.argv[0].startswith("encore "):
         start = ["encore", script]

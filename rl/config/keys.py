@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def install_line(extra: str) -> str:
     return f'pip install -c constraints.txt -e ".[{extra}]"'
 
 
+@functools.cache
 def fields(schema: type) -> dict[str, tuple[Any, Key | None]]:
     """Name -> (type, its Key, or None for a nested section) of a schema's keys."""
     result: dict[str, tuple[Any, Key | None]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,14 +16,13 @@ from rl.config.keys import ConfigError
 GROUPS = ("algo", "env", "logger", "launcher", "experiment", "debug", "local")
 # keys whose values are folders: a folder of a sweep's job has characters that mean something to Hydra
 _FOLDER = re.compile(
-    r"(resume|fork|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)"
+    r"(resume|fork|mirror|run|out|outputs|hydra\.run\.dir|hydra\.sweep\.dir)=([^'\"$].*[=,()\[\]{}: ].*)"
 )
+# a name needs no + to be new there: YAML may name a few of a part's keys, and its class knows them all
 _OPEN_SECTIONS = (
-    "env.kwargs.",
-    "space.",
-    "launcher.parameters.",
-    "tags.",
-)  # a name needs no + to be new there
+    *("env.kwargs.", "space.", "launcher.parameters.", "tags."),
+    *("algo.network.", "algo.optimizer.", "algo.replay."),
+)
 
 
 class Overrides:
@@ -114,6 +114,7 @@ class Overrides:
         return [text for override in self for text in _for_hydra(override)]
 
 
+@functools.lru_cache(maxsize=10_000)  # a sweep has most texts in all its jobs
 def _parse(text: str) -> Override:
     folder = _FOLDER.fullmatch(text)
     quoted = f"{folder[1]}={quote(folder[2])}" if folder else text
@@ -134,13 +135,13 @@ def _for_hydra(override: Override) -> list[str]:
     text, key, value = override.input_line or "", override.key_or_group, override.value()
     if key == "logger" and value is None:  # Hydra takes no null for a group
         return ["logger=[]"]
-    if key.startswith(_OPEN_SECTIONS) and not override.is_delete():
-        text = "++" + text.lstrip("+")
+    plus = "++" if key.startswith(_OPEN_SECTIONS) and not override.is_delete() else ""
+    text = plus + text.lstrip("+") if plus else text
     added = override.is_add() or override.is_force_add()
     plain = not (added or override.is_delete() or override.is_sweep_override())
     knots = isinstance(value, list) and value and isinstance(value[0], list)
     if plain and (knots or (isinstance(value, dict) and "kind" in value)):
-        return [f"{key}=null", text]
+        return [f"{plus}{key}=null", text]
     return [text]
 
 

@@ -23,17 +23,27 @@ def score_text(score: float | None) -> str:
 
 
 def progress_text(
-    frames: int, of: int, fps: float, average: float | None, eta_s: float, width: int | None = None
+    frames: int,
+    of: int,
+    fps: float,
+    average: float | None,
+    eta_s: float,
+    solved: float | None = None,
+    width: int | None = None,
 ) -> str:
-    """How far training is, and when it will be done; in a narrow `width` the eta is what stays longest."""
+    """How far training is, and when it will be done; in a narrow `width` the eta is what stays longest.
+
+    `solved`: the return that counts as solved.
+    """
     parts = {
         "frames": f"frames {format_count(frames)} of {format_count(of)}",
         "fps": f"fps {fps:.0f}",
         "average": f"total_reward_ma {'-' if average is None else f'{average:.1f}'}",
+        **({} if solved is None else {"solved": f"solved at {solved:g}"}),
         "eta": f"eta {duration(eta_s)}",
     }
-    for dropped in ("fps", "average", "frames"):
-        if width is not None and len(", ".join(parts.values())) > width:
+    for dropped in ("solved", "fps", "average", "frames"):
+        if dropped in parts and width is not None and len(", ".join(parts.values())) > width:
             del parts[dropped]
     return ", ".join(parts.values())
 

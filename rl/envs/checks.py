@@ -17,6 +17,7 @@ from gymnasium.wrappers import PassiveEnvChecker
 
 from rl.envs.episodes import Episodes, layers
 from rl.envs.make import EnvFactory
+from rl.learning.masks import sample_allowed
 from rl.state import GlobalRandom, derive_seed
 
 _TESTED_PACKAGES = ("gymnasium", "ale_py", "rl")
@@ -52,9 +53,9 @@ def interface_warnings(env: gym.Env, seed: int) -> list[str]:
 def _try_steps(env: gym.Env, seed: int) -> None:
     checked: gym.Env = PassiveEnvChecker(env)
     space = _copy_action_space(env, seed)
-    checked.reset(seed=seed)
+    obs, _ = checked.reset(seed=seed)
     for _ in range(2):  # the second step shows whether observations share memory
-        _, _, terminated, truncated, _ = checked.step(space.sample())
+        obs, _, terminated, truncated, _ = checked.step(sample_allowed(space, obs))
         if terminated or truncated:
             break
 
@@ -102,10 +103,11 @@ def _play(
     """Play an episode with given or random actions: the actions, the record, the carried state before."""
     GlobalRandom().seed(global_seed)
     space = _copy_action_space(env, global_seed)
-    record: Record = [(_bits(env.begin_episode(0, number)), b"", False)]
+    obs = env.begin_episode(0, number)
+    record: Record = [(_bits(obs), b"", False)]
     given: list[Any] = []
     for t in range(_STEPS[number] if actions is None else len(actions)):
-        given.append(space.sample() if actions is None else actions[t])
+        given.append(sample_allowed(space, obs) if actions is None else actions[t])
         obs, reward, terminated, truncated, _ = env.step(given[t])
         record.append((_bits(obs), _bits(float(reward)), bool(terminated or truncated)))
         if terminated or truncated or time.monotonic() > until:

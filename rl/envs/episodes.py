@@ -11,7 +11,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.learning.action_forms import ActionForm
 from rl.serialize import load, serialize
+from rl.spaces import MASK, Packed, packer
 from rl.state import Stateful, derive_seed
 
 
@@ -19,27 +21,42 @@ class Episodes(gym.Wrapper):
     """The outermost wrapper: seeds the n-th episode from (seed, env index, n), whatever happened before it.
 
     So repeating an episode's actions restores it. Box actions are clipped here: unclipped ones are recorded.
+    Actions of a Dict or Tuple come as vectors (`rl.learning.action_forms`), its observations leave packed
+    (`rl.spaces`).
     """
 
     def __init__(self, env: gym.Env, seed: int, index: int, first: int = 0) -> None:
         """`index`: among the envs that are stepped with it; `first`: the number of the first of them."""
         super().__init__(env)
         self.seed, self.index, self.number, self.episode = seed, index, first + index, -1
-        space = env.action_space
-        self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
+        form = ActionForm(env.action_space)
+        boxed = isinstance(env.action_space, gym.spaces.Box)
+        self._form: Any = None if form.trivial else form.clip if boxed else form
+        spaces = env.observation_space
+        self._masked = isinstance(spaces, gym.spaces.Dict) and MASK in spaces.spaces
         self._stateful = [layer for layer in layers(env) if isinstance(layer, Stateful)]
         self.carried: bytes | None = None  # their state at the start of the episode
-        if self._bounds is None and multiprocessing.parent_process() is None:
+        self._pack = packer(env.observation_space)
+        if self._pack is not None:
+            self.observation_space = Packed(env.observation_space)
+        elif self._form is None and multiprocessing.parent_process() is None:
             self.step = env.step  # type: ignore[method-assign]  # one call fewer per step; SyncEnvs copies
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the env with the action clipped to the bounds of its Box.
+        """Step the env with the action in its space's form, clipped to the bounds of a Box.
 
         In a worker, an episode's last observation is copied, since some envs overwrite it on reset.
+        ValueError if an action mask allows nothing before the end.
         """
-        action = np.clip(action, *self._bounds) if self._bounds else action
+        action = action if self._form is None else self._form(action)
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return np.array(obs) if terminated or truncated else obs, reward, terminated, truncated, info
+        if self._masked and not terminated:
+            self._check_mask(obs)
+        if self._pack is not None:
+            obs = self._pack(obs)
+        elif terminated or truncated:
+            obs = np.array(obs)
+        return obs, reward, terminated, truncated, info
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -52,7 +69,14 @@ class Episodes(gym.Wrapper):
             np.random.seed(episode_seed)
         if self._stateful:
             self.carried = serialize([layer.state_dict() for layer in self._stateful])
-        return self.env.reset(seed=episode_seed, options=options)
+        obs, info = self.env.reset(seed=episode_seed, options=options)
+        if self._masked:
+            self._check_mask(obs)
+        return obs if self._pack is None else self._pack(obs), info
+
+    def _check_mask(self, obs: Any) -> None:
+        if not np.any(obs[MASK]):
+            raise ValueError(f"the environment's {MASK} allows no action though its episode has not ended")
 
     def load_carried(self, carried: bytes | None) -> None:
         """Restore the state that the wrappers had at the start of an episode."""

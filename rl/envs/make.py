@@ -20,6 +20,7 @@ from gymnasium.wrappers import (
 
 from rl.envs.episodes import layers
 from rl.serialize import load, serialize
+from rl.spaces import check_obs_space, leaves
 from rl.state import Stateful
 
 EnvFactory = Callable[..., gym.Env]  # takes render_mode=...; makes the env with its configured wrappers
@@ -60,12 +61,7 @@ def _quiet_mujoco() -> None:
 
 def check_env(env: gym.Env) -> None:
     """ValueError, with what to do, for an env that cannot be trained on or resumed exactly."""
-    space = env.observation_space
-    if not isinstance(space, gym.spaces.Box):
-        raise ValueError(
-            f"the observation space {space} is not a Box; add a wrapper that makes it one:"
-            " env.wrappers=[{_target_: gymnasium.wrappers.FlattenObservation}]"
-        )
+    check_obs_space(env.observation_space)
     for layer in layers(env):
         name = type(layer).__name__
         if isinstance(layer, Stateful):
@@ -88,17 +84,36 @@ def frame_stack(env: gym.Env) -> tuple[int, bool]:
     """How many frames an observation stacks, and whether an episode's stack is padded with zeros.
 
     (1, False) unless stacking is the outermost wrapper and padding is by zeros or by the first frame, which
-    `rl.replay` can undo. An env that stacks frames itself has attributes `frame_stack` and `zero_padded`.
+    `rl.replay` can undo. An env that stacks frames itself has attributes `frame_stack` and `zero_padded`; one
+    with Dict observations, of whose leaves only some are stacks, names those in `stacked_keys`, and so does
+    a wrapper around stacked frames.
     """
     while isinstance(env, OrderEnforcing | TimeLimit):
         env = env.env
     if isinstance(env, FrameStackObservation) and env.padding_type in ("reset", "zero"):
-        return env.stack_size, env.padding_type == "zero"
-    if isinstance(env, gym.Wrapper):
+        padded = env.padding_type == "zero"
+        return (
+            (1, False)
+            if padded and not _zero_is_zero(env.env.observation_space)
+            else (env.stack_size, padded)
+        )
+    if isinstance(env, gym.Wrapper) and not hasattr(env, "stacked_keys"):
         return 1, False
     return getattr(env, "frame_stack", 1), getattr(env, "zero_padded", False)
 
 
-def float32_or_uint8(space: gym.Space) -> np.dtype[Any]:
-    """The dtype in which observations are stored: uint8 stays uint8, all else is float32."""
-    return np.dtype(np.uint8) if space.dtype == np.uint8 else np.dtype(np.float32)
+def stacked_keys(env: gym.Env) -> Sequence[str] | None:
+    """The leaves of Dict observations that are stacks of frames; None where all are."""
+    while isinstance(env, OrderEnforcing | TimeLimit):
+        env = env.env
+    return getattr(env, "stacked_keys", None)
+
+
+def _zero_is_zero(space: gym.Space) -> bool:
+    """Whether what gymnasium calls the zero of a space is 0 everywhere; a Discrete from 1 on has none."""
+    return all(
+        np.all(leaf.low <= 0) and np.all(leaf.high >= 0)
+        if isinstance(leaf, gym.spaces.Box)
+        else not np.any(getattr(leaf, "start", 0))
+        for leaf in leaves(space).values()
+    )

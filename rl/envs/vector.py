@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory
+from rl.spaces import packer
 from rl.state import derive_seed
 
 
 class SyncEnvs(SyncVectorEnv):
     """SyncVectorEnv with a step that does only what the collector needs: 8 CartPoles take 60 % of the time.
 
-    Observations must be in a Box. The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
+    The infos hold only `final_obs` and `_final_obs`, if an episode ended, and
     `life_lost`, if an env reported it.
     """
 
@@ -41,7 +43,7 @@ class SyncEnvs(SyncVectorEnv):
                 if "final_obs" not in infos:
                     infos["final_obs"] = np.full(self.num_envs, None, object)
                     infos["_final_obs"] = np.zeros(self.num_envs, np.bool_)
-                infos["final_obs"][n] = np.array(obs)  # a copy: some envs overwrite it on reset
+                infos["final_obs"][n] = np.array(obs)[()]  # a copy: some envs overwrite it on reset
                 infos["_final_obs"][n] = True
                 obs, _ = env.reset()
             batch[n] = obs
@@ -68,8 +70,15 @@ class NativeEnvs(VectorWrapper):
             elif mode is AutoresetMode.SAME_STEP:
                 reason = "resets its envs with seeds of its own: no episode could be played again on a resume"
             raise ValueError(f"its vector env {reason}; type env.vectorization=sync")
+        if packer(self.single_observation_space) is not None:
+            raise ValueError(
+                f"its vector env gives {self.single_observation_space}, and a Dict or Tuple must come from"
+                " single envs; type env.vectorization=sync"
+            )
         self.seed, self.first, self.episode = seed, first, np.full(self.num_envs, -1)
         space = self.single_action_space
+        if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+            raise ValueError(f"its vector env takes {space}; type env.vectorization=sync")
         self._bounds = (space.low, space.high) if isinstance(space, gym.spaces.Box) else None
 
     def _begin(self, mask: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Any:
@@ -163,16 +172,46 @@ def make_vector(
 
     makers = [maker(index) for index in range(num_envs)]
     if vectorization == "async":
-        return AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        envs = AsyncVectorEnv(makers, shared_memory=True, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+        if isinstance(envs.single_action_space, gym.spaces.Dict | gym.spaces.Tuple):
+            envs.action_space = gym.spaces.Box(-np.inf, np.inf, (num_envs, 1))  # rows are sent as they are
+        return envs
     return SyncEnvs(makers, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+class WorkerDiedError(Exception):
+    """The process of an async env has ended; the message says which and how."""
 
 
 @contextlib.contextmanager
 def closing(env: Any) -> Any:
-    """Close an env on exit; after an error, do not wait for its workers."""
+    """Close an env on exit; after an error, do not wait for its workers. WorkerDiedError if one is gone."""
     try:
         yield env
-    except BaseException:
-        env.close(**({"terminate": True} if isinstance(env, AsyncVectorEnv) else {}))
+    except BaseException as error:
+        if not isinstance(env, AsyncVectorEnv):
+            env.close()
+            raise
+        died = _died(env) if isinstance(error, OSError | EOFError) else ""
+        for process in env.processes:  # they ignore SIGTERM, and would tell of a closed pipe
+            process.kill()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # gymnasium warns of the step that nobody waits for
+            env.close(terminate=True)
+        if died:
+            raise WorkerDiedError(died) from error
         raise
     env.close()
+
+
+def _died(env: AsyncVectorEnv) -> str:
+    """Which worker's process has ended, and how; '' if none has."""
+    for n, process in enumerate(env.processes):
+        process.join(0.2)  # its pipe closes a moment before the process is gone
+        code = process.exitcode
+        if code is not None and code < 0:
+            why = " (out of memory?)" if -code == signal.SIGKILL else ""
+            return f"the process of env {n} was killed by {signal.Signals(-code).name}{why}"
+        if code is not None:
+            return f"the process of env {n} ended with exit code {code}"
+    return ""

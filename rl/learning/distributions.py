@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from rl.config.schedule import Schedule
-from rl.group import SharedDraws
+from rl.spaces import leaf_paths
 
 Array = NDArray[Any]
+BY_POLICY = "algo=reinforce, a2c, ppo and recurrent_ppo can act in it"
 
 
 class Distribution(Protocol):
@@ -133,6 +135,40 @@ class MultiCategorical:
         return torch.stack(log_prob).sum(0), torch.stack(entropy).sum(0)
 
 
+class Bernoulli:
+    """Bits, each on its own; params are the log-odds of a 1."""
+
+    action_dtype = np.int8
+
+    def __init__(self, action_shape: tuple[int, ...]) -> None:
+        self.action_shape = action_shape
+        self.num_params = self.num_means = math.prod(action_shape)
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """A 1 where params + logistic noise is above 0: [N, *action_shape]."""
+        return self.mode(params + rng.logistic(size=params.shape))
+
+    def mode(self, params: Array) -> Array:
+        """The likelier value of each bit, [N, *action_shape]."""
+        return (params > 0).astype(np.int8).reshape(-1, *self.action_shape)
+
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same."""
+        return (params > 0).to(torch.int8).unflatten(-1, self.action_shape)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-probability [B], summed over the bits."""
+        return (action.flatten(1) * params - softplus(params)).sum(-1)
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [B], summed over the bits."""
+        return (softplus(params) - params * params.sigmoid()).sum(-1)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B] and entropy [B]."""
+        return self.log_prob(params, action), self.entropy(params)
+
+
 class DiagonalGaussian:
     """Independent normals; params are the means [A] and then the log standard deviations [A].
 
@@ -163,7 +199,7 @@ class DiagonalGaussian:
     def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
         """Log-density [B], summed over the action's dimensions."""
         mean, log_std = params.chunk(2, -1)
-        standard = (action.flatten(1) - mean) * torch.exp(-log_std)
+        standard = (action.reshape(mean.shape) - mean) * torch.exp(-log_std)
         return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self, params: Tensor) -> Tensor:
@@ -173,6 +209,75 @@ class DiagonalGaussian:
     def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density [B] and entropy [B]."""
         return self.log_prob(params, action), self.entropy(params)
+
+
+class IndependentHeads:
+    """One distribution for each leaf of a Dict or Tuple space, independent of each other.
+
+    Actions are vectors [N, D] of float32: the leaves' numbers side by side, in the order of the space. Params
+    are all heads' means, and then all heads' log standard deviations.
+    """
+
+    action_dtype = np.float32
+
+    def __init__(self, heads: Sequence[Distribution]) -> None:
+        self.heads = heads
+        self.num_means, self.num_params = (sum(getattr(head, name) for head in heads) for name in _NUMBERS)
+        self.action_shape: tuple[int, ...] = (sum(math.prod(head.action_shape) for head in heads),)
+        self._slices: list[tuple[slice, slice, slice]] = []  # means, log stds and numbers of the action
+        mean, log_std, column = 0, self.num_means, 0
+        for head in heads:
+            ends = mean + head.num_means, log_std + head.num_params - head.num_means
+            stop = column + math.prod(head.action_shape)
+            self._slices.append((slice(mean, ends[0]), slice(log_std, ends[1]), slice(column, stop)))
+            (mean, log_std), column = ends, stop
+
+    def _split(self, params: Any) -> Iterator[tuple[Distribution, Any, slice]]:
+        """Each head with its own params, and where its actions are."""
+        join: Any = torch.cat if isinstance(params, Tensor) else np.concatenate
+        for head, (means, log_stds, columns) in zip(self.heads, self._slices, strict=True):
+            own = params[..., means]
+            if head.num_params > head.num_means:
+                own = join([own, params[..., log_stds]], -1)
+            yield head, own, columns
+
+    def sample(self, params: Array, rng: np.random.Generator) -> Array:
+        """Of each head in its turn, [N, D]."""
+        return self._join([head.sample(own, rng) for head, own, _ in self._split(params)])
+
+    def mode(self, params: Array) -> Array:
+        """The heads' modes, [N, D]."""
+        return self._join([head.mode(own) for head, own, _ in self._split(params)])
+
+    @staticmethod
+    def _join(actions: Sequence[Array]) -> Array:
+        return np.concatenate([part.reshape(len(part), -1).astype(np.float32) for part in actions], 1)
+
+    def mode_in_torch(self, params: Tensor) -> Tensor:
+        """The same."""
+        modes = [head.mode_in_torch(own) for head, own, _ in self._split(params)]
+        return torch.cat([mode.reshape(params.shape[0], -1).float() for mode in modes], 1)
+
+    def log_prob(self, params: Tensor, action: Tensor) -> Tensor:
+        """Log-probability (density) [B], the sum of the heads'."""
+        return self.log_prob_and_entropy(params, action)[0]
+
+    def entropy(self, params: Tensor) -> Tensor:
+        """Entropy in nats [B], the sum of the heads'."""
+        return torch.stack([head.entropy(own) for head, own, _ in self._split(params)]).sum(0)
+
+    def log_prob_and_entropy(self, params: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, summed over the heads."""
+        both = []
+        for head, own, columns in self._split(params):
+            taken = action[:, columns].reshape(-1, *head.action_shape)
+            taken = taken.long() if np.issubdtype(head.action_dtype, np.integer) else taken
+            both.append(head.log_prob_and_entropy(own, taken))
+        log_prob, entropy = zip(*both, strict=True)
+        return torch.stack(log_prob).sum(0), torch.stack(entropy).sum(0)
+
+
+_NUMBERS = ("num_means", "num_params")
 
 
 class SquashedGaussian:
@@ -217,7 +322,7 @@ class SquashedGaussian:
         log_std = log_std.clamp(self.log_std_low, self.log_std_high)
         u = mean + log_std.exp() * noise
         normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-        squash = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+        squash = 2 * (math.log(2) - u - softplus(-2 * u))
         return self.box.zero_fixed(u.tanh()), self.box.zero_fixed(normal - squash).sum(-1)
 
 
@@ -227,10 +332,10 @@ class ActionBox:
     def __init__(self, space: gym.Space) -> None:
         """ValueError for a space that is no such box."""
         if not (isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)):
-            raise ValueError(
-                f"it needs a continuous action space (Box), and this one is {space}; algo=sac_discrete,"
-                " dqn or ppo can act in a Discrete one"
-            )
+            others = "algo=sac_discrete, dqn or ppo can act in a Discrete one"
+            if not isinstance(space, gym.spaces.Box | gym.spaces.Discrete):
+                others = BY_POLICY
+            raise ValueError(f"it needs a continuous action space (Box), and this one is {space}; {others}")
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
                 f"it needs a bounded action space, and this one is {space}; algo=ppo can act in it"
@@ -267,49 +372,19 @@ class ActionBox:
         return self.stretch(2 * rng.random((count, self.size), np.float32) - 1)
 
 
-def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Array:
-    """Actions [N] for values [N, A]: the best, by chance `epsilon` any (Sutton & Barto 2018, section 2.2)."""
-    action, random = value.argmax(-1), rng.random(len(value)) < epsilon
-    if not np.count_nonzero(random) and not (type(rng) is SharedDraws and (rng.last < epsilon).any()):
-        return action
-    return np.where(random, rng.integers(value.shape[-1], size=len(value)), action)
-
-
-def boltzmann(value: Array, temperature: float, rng: np.random.Generator) -> Array:
-    """Actions [N] for values [N, A], with P(a) ~ exp(value / temperature) (Sutton & Barto 2018, eq. 2.11)."""
-    return (value + temperature * rng.gumbel(size=value.shape)).argmax(-1)
-
-
-class Exploration:
-    """How an agent with action values explores: epsilon-greedy or Boltzmann, by a schedule."""
-
-    def __init__(self, epsilon: Schedule | None, temperature: Schedule | None) -> None:
-        """ValueError unless exactly one is given."""
-        if (epsilon is None) == (temperature is None):
-            raise ValueError(
-                "explore by algo.epsilon or by algo.temperature: give one, and set the other to null"
-            )
-        self.schedule: Any = temperature if epsilon is None else epsilon
-        self.choose = boltzmann if epsilon is None else epsilon_greedy
-
-    def __call__(self, frames: int) -> float:
-        """The chance of a random action, or the temperature, at a clock of `frames`."""
-        return float(self.schedule(frames))
-
-    def sample(self, value: Array, frames: int, rng: np.random.Generator) -> Array:
-        """Actions [N] for action values [N, A]."""
-        return self.choose(value, self(frames), rng)
-
-
 def distribution_for(space: gym.Space) -> Distribution:
     """The distribution over an action space. ValueError if there is none for it."""
     if isinstance(space, gym.spaces.Discrete):
         return Categorical(int(space.n), int(space.start))
     if isinstance(space, gym.spaces.MultiDiscrete):
         return MultiCategorical(space.nvec, space.start)
+    if isinstance(space, gym.spaces.MultiBinary):
+        return Bernoulli(space.shape)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return DiagonalGaussian(space.shape)
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return IndependentHeads([distribution_for(leaf) for _, leaf in leaf_paths(space)])
     raise ValueError(
-        f"no policy for the action space {space}: Discrete, MultiDiscrete and floating-point Box spaces"
-        " have one"
+        f"no policy for the action space {space}: Discrete, MultiDiscrete, MultiBinary and floating-point Box"
+        " spaces have one, and Dict and Tuple of them"
     )

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from rl.group import ALONE, Group
 from rl.learning.compiled import Constants, compile_graph
-from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights
+from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights, skip_compiler_import
 
 # (networks, *inputs) -> the loss [] and what to report by name: scalars [], and others such as TD errors [B]
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
@@ -63,6 +63,7 @@ class GradientStep:
         ]
         assert not names, f"in no group: {sorted(names.values())}"
         self.flats = [flatten_parameters(part) for part in groups]
+        skip_compiler_import()
         made = [optimizer([flat], lr=0.0) for flat in self.flats]
         self.optimizers = [
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    _use_grad_for_differentiable,
+)
 
 
 def layer_weights(module: nn.Module) -> Tensor:
@@ -157,6 +162,7 @@ class TorchOptimizer:
     def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
         self.optimizer, self.flat = optimizer, flat
         self.lr = torch.zeros(1, dtype=torch.float64)
+        self._plain_step = _plain_step(optimizer)
 
     def advance(self) -> None:
         """It counts for itself."""
@@ -166,7 +172,16 @@ class TorchOptimizer:
         assert self.flat.grad is not None
         self.flat.grad.copy_(grad)  # in place: the networks' gradients are views of it
         self.optimizer.param_groups[0]["lr"] = float(self.lr)
-        self.optimizer.step()
+        if self._plain_step is None or self._has_hooks:
+            self.optimizer.step()
+        else:
+            self._plain_step(self.optimizer)
+
+    @property
+    def _has_hooks(self) -> bool:
+        one = self.optimizer
+        own = one._optimizer_step_pre_hooks or one._optimizer_step_post_hooks or "step" in vars(one)
+        return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's own."""
@@ -175,3 +190,33 @@ class TorchOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Set it."""
         self.optimizer.load_state_dict(state)
+
+
+def skip_compiler_import() -> None:
+    """Have the methods of torch.optim that are called at a start do without importing torch.compile.
+
+    They import it to tell it not to trace them, which takes a second. Nothing here is traced with them.
+    """
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        function = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)
+        if function is not None and not hasattr(function, _UNTRACED):
+            setattr(function, _UNTRACED, function)
+
+
+_UNTRACED = "__dynamo_disable"  # where torch._disable_dynamo keeps what it calls in place of a function
+
+
+def _plain_step(optimizer: torch.optim.Optimizer) -> Callable[..., object] | None:
+    """`step` of an optimizer's class without the wrappers of torch.optim; None if it has others.
+
+    One calls hooks and is for profiles. The other imports torch.compile to break graphs, and sets whether
+    there are gradients: there are none where we call it.
+    """
+    graph_breaking = getattr(type(optimizer).step, "__wrapped__", None)
+    usual = getattr(graph_breaking, "__code__", None) is _GRAPH_BREAKING
+    if not usual or optimizer.defaults.get("differentiable"):
+        return None
+    return getattr(graph_breaking, "__wrapped__", None)
+
+
+_GRAPH_BREAKING = _use_grad_for_differentiable(lambda: None).__code__

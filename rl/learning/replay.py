@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from rl.config.schedule import Schedule
 from rl.learning.rollout import Rollout
+from rl.learning.stacks import Stacks
+from rl.serialize import from_tensors, to_tensors
 
 Array = NDArray[Any]
 
@@ -56,6 +58,7 @@ class Transitions:
     n_step: int
     learning_starts: int  # how many must have come in before anything is learned
     zero_padded: bool = False  # what stands in a stack before an episode's first frame: zeros, or that frame
+    stacked_keys: Sequence[str] | None = None  # of a structured dtype: the fields that are stacks, or all
 
 
 class Ends:
@@ -116,13 +119,14 @@ class UniformReplay:
             )
         self.refill = on_resume == "refill"
         self.num_envs, self.n_step, self.frame_stack = told.num_envs, told.n_step, told.frame_stack
-        self.learning_starts, self.zero_padded = told.learning_starts, told.zero_padded
+        self.learning_starts = told.learning_starts
         self.capacity = -(-capacity // told.num_envs)  # from here on in rows
         # R: all that drawing from `capacity` rows reads
         self.rows = self.capacity + told.n_step + told.frame_stack - 1
-        frame_shape = tuple(told.obs_shape[1:] if stacked else told.obs_shape)
+        obs, padded = (told.obs_shape, np.dtype(told.obs_dtype)), told.zero_padded
+        self.stacks = Stacks(*obs, told.frame_stack, zero_padded=padded, keys=told.stacked_keys)
         self.layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "frames": (frame_shape, np.dtype(told.obs_dtype)),
+            "frames": (self.stacks.frame_shape, self.stacks.frame_dtype),
             "action": (tuple(told.action_shape), np.dtype(told.action_dtype)),
             "reward": ((), np.dtype(np.float32)),
             "terminated": ((), np.dtype(np.bool_)),
@@ -180,18 +184,18 @@ class UniformReplay:
         steps, number = len(rollout.reward), self.end * self.num_envs
         row = np.arange(self.end, self.end + steps + 1) % self.rows
         done = rollout.terminated | rollout.truncated
-        rings, stacked = self._rings, self.frame_stack > 1
+        rings = self._rings
         # the last belongs to the row that comes next
-        rings["frames"][row] = rollout.obs[:, :, -1] if stacked else rollout.obs
+        rings["frames"][row] = self.stacks.newest(rollout.obs, 2)
         row = row[:-1]
         rings["action"][row] = rollout.action
         rings["reward"][row] = rollout.reward
         rings["terminated"][row] = rollout.terminated
         rings["done"][row] = done
-        if stacked:
+        if self.frame_stack > 1:
             self._add_ages(rollout)
         for t, n, obs in rollout.final_obs:
-            self.ends.append(number + t * self.num_envs + n, obs[-1] if stacked else obs)
+            self.ends.append(number + t * self.num_envs + n, self.stacks.newest(obs, 0))
         self.end += steps
         self.ends.forget_before(self.oldest * self.num_envs)
 
@@ -248,12 +252,9 @@ class UniformReplay:
         """[B, *obs_shape]."""
         if self.frame_stack == 1:
             return self._flat["frames"].take(slot, 0)
-        wanted = np.arange(self.frame_stack)[::-1]  # rows back
-        back = np.minimum(self._flat["age"].take(slot)[:, None], wanted)  # [B, stack]
-        result = self._flat["frames"].take(slot[:, None] - self.num_envs * back, 0, mode="wrap")
-        if self.zero_padded:
-            result[back < wanted] = 0
-        return result
+        back = np.minimum(self._flat["age"].take(slot)[:, None], self.stacks.wanted)  # [B, stack]
+        frames = self._flat["frames"].take(slot[:, None] - self.num_envs * back, 0, mode="wrap")
+        return self.stacks.join(frames, back)
 
     def _successors(self, number: NDArray[np.int64], slot: NDArray[np.int64]) -> Array:
         """What came after transitions: [B, *obs_shape]."""
@@ -262,10 +263,7 @@ class UniformReplay:
         if len(ended):
             found, finals = self.ends.find(number[ended])
             ended = ended[found]  # the others lost a life: what followed is in the next row
-            if self.frame_stack == 1:
-                result[ended] = finals
-            else:
-                result[ended, :-1], result[ended, -1] = self._obs(slot[ended])[:, 1:], finals
+            result[ended] = self.stacks.advance(self._obs(slot[ended]), finals)
         return result
 
     # ------------------------------------------------------------------------------------------------ on disk
@@ -285,7 +283,7 @@ class UniformReplay:
         return [head, *(array.reshape(-1).view(np.uint8) for array in (*arrays, numbers, obs))]
 
     def _layout_as_json(self) -> list[Any]:
-        fields = [[name, list(shape), dtype.str] for name, (shape, dtype) in self.layout.items()]
+        fields = [[name, list(shape), _described(dtype)] for name, (shape, dtype) in self.layout.items()]
         return [self.num_envs, fields]
 
     def _parts(self, name: str, first: int, end: int) -> list[Array]:
@@ -317,7 +315,7 @@ class UniformReplay:
     def state_dict(self) -> dict[str, Any]:
         """What is in no chunk: how far the rows go, and the beginning of the next."""
         rows = {} if self.refill else self._following
-        copies = {name: torch.from_numpy(row.copy()) for name, row in rows.items()}
+        copies = {name: to_tensors(row) for name, row in rows.items()}
         return {"begin": self.begin, "end": self.end, **copies}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -327,7 +325,7 @@ class UniformReplay:
         self.ends = Ends(*self.layout["frames"])
         if not self.refill:
             for name, row in self._following.items():
-                row[:] = state[name].numpy()
+                row[:] = from_tensors(state[name], row.dtype)
 
     @property
     def _following(self) -> dict[str, Array]:
@@ -484,6 +482,11 @@ class Chunk:
     first: int
     end: int
     buffers: list[NDArray[np.uint8]]  # views of the memory: to be written before it changes
+
+
+def _described(dtype: np.dtype[Any]) -> str:
+    """A dtype in words, the fields of a structured one too."""
+    return dtype.str if dtype.names is None else str(dtype.descr)
 
 
 def _read_into(file: BinaryIO, array: Array) -> None:

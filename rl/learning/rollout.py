@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# [N, H], zero where an episode begins; None while nothing is recurrent
+# [N, S], zero where an episode begins; None while nothing is recurrent
 Recurrent = NDArray[np.float32] | None
 
 
@@ -24,7 +24,7 @@ class Rollout:
     reward: NDArray[np.float32]  # [T, N]
     terminated: NDArray[np.bool_]  # [T, N]; worth 0 afterwards: the episode's end, or a lost life
     truncated: NDArray[np.bool_]  # [T, N]; the value of next_obs stands for the rest
-    state: Recurrent = None  # [N, H] at the start
+    state: Recurrent = None  # [N, S] at the start
     # [T, N, ...] by name: what `act` returned of each step besides actions and states
     extras: dict[str, NDArray[Any]] = field(default_factory=dict)
     # (t, n, obs) where an env was reset

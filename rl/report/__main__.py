@@ -13,25 +13,35 @@ from pathlib import Path
 from rl.config import ConfigError, ReportConfig, install_line
 from rl.config.compose import compose
 from rl.config.help import show_help
+from rl.config.invocation import command
 from rl.report.page import PAGE, make_page, report_folder
-from rl.report.runs import find_runs, read_run
+from rl.report.runs import find_runs, latest, read_run
 from rl.runs.outcome import Refused, with_exit_codes
 
 
 def report(arguments: Sequence[str]) -> Path:
     """Write the report of a command line and return its page. Refused or ConfigError if it cannot be made."""
+    return _write(*_read(arguments))
+
+
+def _read(arguments: Sequence[str]) -> tuple[ReportConfig, list[str]]:
+    """The configuration, and the runs and sweeps that are named."""
     names = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     overrides = [argument for argument in arguments if argument not in names]
     config: ReportConfig = compose(overrides, ReportConfig, "report").config
     if not names:
         raise Refused(
-            "what to report? type latest, or the folders of runs and sweeps; python -m rl.runs lists the runs"
+            f"what to report? type latest, or the folders of runs and sweeps; {command('runs')} lists them"
         )
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"{error}: {install_line('report')}") from error
+    return config, names
+
+
+def _write(config: ReportConfig, names: list[str]) -> Path:
     folders = {folder.resolve(): folder for name in names for folder in find_runs(name, Path(config.outputs))}
     out = report_folder(config, names)
     files = make_page([read_run(folder) for folder in folders.values()], names, out, config.center)
@@ -41,15 +51,32 @@ def report(arguments: Sequence[str]) -> Path:
     return out / PAGE
 
 
+def run(arguments: Sequence[str]) -> None:
+    """Write the report of a command line and print where it is; with watch=true show it until Ctrl-C."""
+    config, names = _read(arguments)
+    if not config.watch:
+        print(_write(config, names))
+        return
+    if config.out is not None:
+        raise Refused("watch=true shows the page and writes none: leave out=... away")
+
+    from rl.report.watch import LivePage, watch
+
+    outputs = Path(config.outputs)
+    # latest is one and the same from here on
+    names = [str(latest(outputs)) if name == "latest" else name for name in names]
+    watch(LivePage(names, outputs, config.center), config.port)
+
+
 def main() -> None:
-    """Run the command."""
+    """Read the command line and report."""
     from hydra._internal.utils import get_args_parser
 
     args = get_args_parser().parse_args()
     if args.help:
         print(show_help("rl.report"))
     else:
-        with_exit_codes(lambda: print(report(args.overrides)))
+        with_exit_codes(lambda: run(args.overrides))
 
 
 if __name__ == "__main__":

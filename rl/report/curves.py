@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from rl.report import measures
-from rl.report.group import COLOURS, Section
-from rl.report.runs import GENERATOR, random_score
+from rl.report.group import COLOURS, Result, Section
+from rl.report.runs import GENERATOR, Run, random_score
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from rl.report.measures import Floats
 
 
 POINTS = 200  # maximum number of points of a mean curve
+LINE_POINTS = 2000  # about as many of a run's own
 INK, GRID = "#1b1f24", "#d0d7de"
-RESUME_MARK: dict[str, Any] = {"linestyle": "", "marker": "v", "markersize": 5}
+MARKS = {"v": "resumed", "D": "resumed, edited"}
 
 
 @dataclass(frozen=True)
@@ -65,54 +68,101 @@ def over_seeds(curves: Sequence[pd.DataFrame], center: measures.Center) -> Curve
     return Curve(grid, np.maximum.accumulate(np.nanmean(times, axis=0)), middle, low, high)
 
 
-def draw(section: Section, name: str, over: str, means: dict[str, Curve]) -> Figure:
-    """Draw the curves of a section over frames or wall_s; `means`: label of a result -> mean curve."""
-    import numpy as np
+def draw(section: Section, name: str, over: str, means: dict[str, Curve], title: str) -> Figure:
+    """Draw the returns of a section over frames or wall_s; `means`: label of a result -> mean curve."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     figure = Figure(figsize=(4.6, 3.3), layout="constrained")
     axes = figure.subplots()
-    longest = max(
-        run.curves[name]["wall_s"].iloc[-1] for result in section.results for run in result.with_curve(name)
-    )
-    unit, seconds = next(
-        pair for pair in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * pair[1] or pair[1] == 1
-    )
-    scale = seconds if over == "wall_s" else 1
+    scale, unit = _time_unit(section, name) if over == "wall_s" else (1, "")
     for result in section.results:
-        colour, runs = COLOURS[result.colour], result.with_curve(name)
-        for run in runs:
-            x, y = run.curves[name][over] / scale, run.curves[name]["score"]
-            axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.45)
-            frames = [line["frames"] for line in run.resumes]
-            at = np.interp(frames, run.curves[name]["frames"], x)
-            edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.5}
-            axes.plot(at, np.interp(at, x, y), color=colour, **RESUME_MARK, **edge)
-        if not runs or not len(means[result.label].frames):
-            continue
-        curve = means[result.label]
-        x = getattr(curve, over) / scale
-        line_style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "dashes": result.dashes}
-        axes.plot(x, curve.middle, label=result.label, marker="." if len(x) == 1 else "", **line_style)
-        axes.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
-    if any(run.resumes for result in section.results for run in result.with_curve(name)):
-        axes.plot([], [], color=INK, label="resumed", **RESUME_MARK)
-    known = {score for result in section.results if (score := random_score(result.env)) is not None}
-    for index, score in enumerate(sorted(known)):
-        axes.axhline(score, color=INK, linewidth=0.8, dashes=(1, 2), label="" if index else "random actions")
+        _draw_result(axes, result, name, over, scale, means.get(result.label))
+    runs = [run for result in section.results for run in result.with_curve(name)]
+    marks = {mark for run in runs for _, mark in _marks(run)}
+    for mark in (mark for mark in MARKS if mark in marks):
+        axes.plot([], [], color=INK, label=MARKS[mark], linestyle="", marker=mark, markersize=5)
+    for label, dashes, known in (
+        ("random actions", (1, 2), {random_score(result.env) for result in section.results}),
+        ("solved", (4, 2), {result.env.get("solved") for result in section.results}),
+    ):
+        for index, score in enumerate(sorted(score for score in known if score is not None)):
+            axes.axhline(score, color=INK, linewidth=0.8, dashes=dashes, label="" if index else label)
     axes.set_xlabel("frames" if over == "frames" else f"training time ({unit})")
     axes.set_ylabel("return")
-    if over == "frames":
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(textwrap.fill(title, 56), fontsize=9, fontweight="bold")
+    _style(axes, frames=over == "frames", ticks=6)
     longest_label = max(len(result.label) for result in section.results)
     # as many as fit the figure's width
     columns = 3 if longest_label <= 8 else 2 if longest_label <= 20 else 1
+    handles, _ = axes.get_legend_handles_labels()
+    figure.set_figheight(2.8 + 0.18 * -(-len(handles) // columns))
     figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     return figure
+
+
+def draw_metric(section: Section, name: str, means: dict[str, Curve]) -> Figure:
+    """Draw a column of metrics.csv over frames, small and without a legend."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4, 2.2))
+    axes = figure.add_axes((0.17, 0.2, 0.8, 0.66))
+    for result in section.results:
+        _draw_result(axes, result, name, "frames", 1, means.get(result.label))
+    axes.set_title(name, fontsize=9, fontweight="bold")
+    axes.set_xlabel("frames")
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    _style(axes, frames=True, ticks=4)
+    return figure
+
+
+def _draw_result(axes: Axes, result: Result, name: str, over: str, scale: float, mean: Curve | None) -> None:
+    """Each run's curve with its resumes, and the mean with its interval."""
+    import numpy as np
+
+    colour = COLOURS[result.colour]
+    edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.5}
+    for run in result.with_curve(name):
+        curve = run.curves[name]
+        every = -(-len(curve) // LINE_POINTS)
+        axes.plot(
+            curve[over][::every] / scale, curve["score"][::every], color=colour, linewidth=0.6, alpha=0.45
+        )
+        for frames, mark in _marks(run):
+            at = np.interp(frames, curve["frames"], curve[over])
+            y = np.interp(at, curve[over], curve["score"])
+            axes.plot([at / scale], [y], color=colour, linestyle="", marker=mark, markersize=5, **edge)
+    if mean is None or not len(mean.frames):
+        return
+    x = getattr(mean, over) / scale
+    line_style: dict[str, Any] = {"color": colour, "linewidth": 1.6, "dashes": result.dashes}
+    axes.plot(x, mean.middle, label=result.label, marker="." if len(x) == 1 else "", **line_style)
+    axes.fill_between(x, mean.low, mean.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _marks(run: Run) -> list[tuple[int, str]]:
+    """The frames of a run's resumes, each with its mark."""
+    edited = {edit.frames for edit in run.edits}
+    return [(frames, "D" if frames in edited else "v") for frames in {line["frames"] for line in run.resumes}]
+
+
+def _time_unit(section: Section, name: str) -> tuple[int, str]:
+    """The seconds of the unit that suits the longest run, and its name."""
+    longest = max(
+        run.curves[name]["wall_s"].iloc[-1] for result in section.results for run in result.with_curve(name)
+    )
+    return next(
+        pair for pair in ((3600, "h"), (60, "min"), (1, "s")) if longest >= 2 * pair[0] or pair[0] == 1
+    )
+
+
+def _style(axes: Axes, *, frames: bool, ticks: int) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    if frames:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks))
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 STYLE: dict[Any, Any] = {

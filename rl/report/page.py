@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
-import io
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +16,10 @@ from rl.config.compose import to_yaml
 from rl.config.counts import format_count
 from rl.config.text import score_text
 from rl.report import measures
-from rl.report.curves import STYLE, as_svg, draw, over_seeds
-from rl.report.group import IGNORED, Result, Section, group
-from rl.report.runs import CURVES, GENERATOR, MEDIA, Run, random_score
-from rl.runs.find import latest_run
+from rl.report.charts import draw_metrics, draw_section
+from rl.report.curves import STYLE
+from rl.report.group import IGNORED, Result, group
+from rl.report.runs import GENERATOR, MEDIA, Edit, Run, latest, random_score
 from rl.runs.outcome import Refused
 
 PAGE = "index.html"
@@ -114,6 +112,7 @@ def result_cells(
         "colour": result.colour,
         "dashes": " ".join(f"{1.6 * dash:g}" for dash in result.dashes),
         "random": number(random_score(result.env)) or "unknown",
+        "solved": _solved(result, best),
         "source": source,
         "final": summary(last, center),
         "best": summary(best, center),
@@ -129,6 +128,14 @@ def result_cells(
             for video in run.videos
         ],
     }
+
+
+def _solved(result: Result, best: list[float | None]) -> str:
+    """How many runs reach the return that counts as solved; '' where none is known."""
+    enough = result.env.get("solved")
+    if enough is None:
+        return ""
+    return f"{sum(score is not None and score >= enough for score in best)} of {len(best)} reach {enough:g}"
 
 
 def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
@@ -151,17 +158,19 @@ def run_cells(run: Run, out: Path, root: Path) -> dict[str, Any]:
         "fps": "" if metrics is None else f"{metrics['fps'].median():,.0f}",
         "evaluation": scores.get("evaluation", ""),
         "training": scores.get("training", ""),
-        "resumes": [_resume_cells(event) for event in run.resumes],
-        "not_exact": [line["exactness"] for line in run.history if line["exactness"] != "exact"],
+        "tags": ", ".join(f"{name}={typed(value)}" for name, value in run.values.get("tags", {}).items()),
+        "resumes": ", ".join(format_count(line["frames"]) for line in run.resumes) or "none",
+        "edits": [_edit_cells(edit) for edit in run.edits],
+        "not_exact": dict.fromkeys(line["exactness"] for line in run.history if line["exactness"] != "exact"),
     }
 
 
-def _resume_cells(event: dict[str, Any]) -> dict[str, str]:
-    changes = (f"{c['key']}: {typed(c['was'])} → {typed(c['now'])}" for c in event["changes"])
+def _edit_cells(edit: Edit) -> dict[str, str]:
     return {
-        "frames": format_count(event["frames"]),
-        "time": event["time"],
-        "changes": ", ".join(changes),
+        "frames": format_count(edit.frames),
+        "time": edit.time,
+        "keys": ", ".join([*([f"forked from {edit.fork}"] if edit.fork else []), *edit.keys]),
+        "code": ", ".join(edit.code),
     }
 
 
@@ -170,10 +179,10 @@ def _link(path: Path, out: Path) -> str:
 
 
 class Videos:
-    """Videos of a page: embedded up to EMBED_BYTES in total, then linked."""
+    """Videos of a page: embedded up to `left` bytes in total, then linked."""
 
-    def __init__(self) -> None:
-        self.left = EMBED_BYTES
+    def __init__(self, left: int) -> None:
+        self.left = left
 
     def source(self, path: Path, out: Path) -> str:
         """The `src` of a video: its data or a link."""
@@ -184,22 +193,34 @@ class Videos:
         return f"data:{MEDIA[path.suffix]};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def make_page(runs: Sequence[Run], names: Sequence[str], out: Path, center_name: str) -> dict[str, bytes]:
-    """The files of a report by name; `names`: the arguments that named the runs."""
+def make_page(
+    runs: Sequence[Run], names: Sequence[str], out: Path, center_name: str, *, version: str = ""
+) -> dict[str, bytes]:
+    """The files of a report by name; `names`: the arguments that named the runs.
+
+    With a `version` it is a page that a server renews: it asks for newer ones, and has no files beside it.
+    """
     import jinja2
     import matplotlib
 
     center: measures.Center = getattr(measures, center_name)
-    root = Path(os.path.commonpath([run.folder.absolute() for run in runs]))
+    root = common_folder(runs)
     made: dict[str, bytes] = {}
-    videos = Videos()
+    videos = Videos(0 if version else EMBED_BYTES)
     sections = []
     with matplotlib.rc_context(STYLE):
         for index, section in enumerate(group([run for run in runs if not run.problem]), 1):
-            charts = draw_section(section, index, center, made)
+            charts = draw_section(section, index, center, None if version else made)
             results = [result_cells(result, center, videos, out, root) for result in section.results]
             sections.append(
-                {"env": section.env, "charts": charts, "differences": section.differences, "results": results}
+                {
+                    "env": section.env,
+                    "charts": charts,
+                    "metrics": draw_metrics(section, index, center) if charts else [],
+                    "differences": section.differences,
+                    "results": results,
+                    "edited": [run for result in results for run in result["runs"] if run["edits"]],
+                }
             )
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
@@ -214,35 +235,14 @@ def make_page(runs: Sequence[Run], names: Sequence[str], out: Path, center_name:
         unread=[run_cells(run, out, root) for run in runs if run.problem],
         runs=len(runs),
         active=max((run.history[-1]["time"] for run in runs if run.history), default=""),
+        version=version,
     )
     return {**made, PAGE: page.encode()}  # the page is written last, after the files it links to
 
 
-def draw_section(
-    section: Section, index: int, center: measures.Center, made: dict[str, bytes]
-) -> list[dict[str, str]]:
-    """Draw the charts of a section and add their PNG files to `made`."""
-    charts = []
-    for name in CURVES:
-        runs = {result.label: found for result in section.results if (found := result.with_curve(name))}
-        means = {
-            label: over_seeds([run.curves[name] for run in found], center) for label, found in runs.items()
-        }
-        for over, axis in (("frames", "frames"), ("wall_s", "training time")) if means else ():
-            figure, title = draw(section, name, over, means), f"{section.env}: {name} return over {axis}"
-            stem = re.sub(r"\W+", "-", f"{index} {section.env} {name} over {axis}", flags=re.ASCII).lower()
-            png = io.BytesIO()
-            figure.savefig(png, dpi=200)
-            made[f"{stem}.png"] = png.getvalue()
-            ends = "; ".join(
-                f"{label} ends at {number(curve.middle[-1])}"
-                for label, curve in means.items()
-                if len(curve.middle)
-            )
-            charts.append(
-                {"title": title, "png": f"{stem}.png", "svg": as_svg(figure, stem, f"{title}: {ends}")}
-            )
-    return charts
+def common_folder(runs: Sequence[Run]) -> Path:
+    """The folder that all runs are in; of one run its own."""
+    return Path(os.path.commonpath([run.folder.absolute() for run in runs]))
 
 
 def report_folder(config: ReportConfig, names: Sequence[str]) -> Path:
@@ -250,7 +250,7 @@ def report_folder(config: ReportConfig, names: Sequence[str]) -> Path:
     if config.out is not None:
         out = Path(config.out)
     elif len(names) == 1:
-        out = (latest_run(Path(config.outputs)) if names[0] == "latest" else Path(names[0])) / "report"
+        out = (latest(Path(config.outputs)) if names[0] == "latest" else Path(names[0])) / "report"
     else:
         out = Path(config.outputs) / time.strftime("report-%Y-%m-%d_%H-%M-%S")
     page = out / PAGE

@@ -86,6 +86,15 @@ def point_link(link: Path, target: str) -> None:
         os.replace(temporary, link)
 
 
+def read_head(path: str, size: int) -> bytes:
+    """Up to the first `size` bytes of a file; fast, for thousands of files."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     """A descriptor of the file; an error from it names the file, which the system's own does not."""

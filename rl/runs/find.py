@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ from hydra.core.override_parser.types import Override
 
 from rl.config.invocation import command
 from rl.config.overrides import Overrides
-from rl.runs import history
+from rl.runs import files, history
 from rl.runs.history import HISTORY
-from rl.runs.manifest import DamagedError, Manifest, list_manifests
+from rl.runs.manifest import DamagedError, Manifest, newest_whole, saved_by
 from rl.runs.outcome import Refused
 from rl.runs.tables import last_row
 
 RESULT, REFILL = "result.json", "refill"
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
 _MARKS = ("ckpt", HISTORY, ".hydra", ".lock")  # of which a run's folder has one from the start
 
 
@@ -39,11 +42,14 @@ def find_run(resumed: str, overrides: Overrides) -> tuple[Path, list[str]]:
     """The folder that `resume=` means, and warnings about the choice."""
     if resumed == "latest":
         outputs = outputs_folder(overrides)
-        folder = latest_run(outputs, overrides)
-        uncommitted = [f for f in run_folders(outputs) if not list_manifests(f / "ckpt", replay=False)[0]]
+        times = {folder: saved_by(folder / "ckpt") for folder in run_folders(outputs)}
+        folder = _latest(times, outputs, overrides)
         own = started_at(folder), folder.name  # the time in seconds: the name decides within one
-        others = [f for f in uncommitted if (started_at(f), f.name) > own]
-        return folder, [f"{f} is newer, but has no whole checkpoint: it was not considered" for f in others]
+        later = [f for f, saved_at in times.items() if saved_at is None or saved_at >= own[0]]
+        uncommitted = [f for f in later if (started_at(f), f.name) > own and not newest_whole(f / "ckpt")]
+        return folder, [
+            f"{f} is newer, but has no whole checkpoint: it was not considered" for f in uncommitted
+        ]
     folder = Path(resumed)
     if not is_run(folder):
         raise Refused(
@@ -61,31 +67,55 @@ def latest_run(outputs: Path, overrides: Iterable[str | Override] = ()) -> Path:
     """The run under `outputs` that saved last, of those that the choices on the command line allow. Refused
     if there is none.
     """
+    return _latest({folder: saved_by(folder / "ckpt") for folder in run_folders(outputs)}, outputs, overrides)
+
+
+def _latest(times: dict[Path, float | None], outputs: Path, overrides: Iterable[str | Override]) -> Path:
+    """`times`: what `saved_by` says of every run under `outputs`."""
     chosen = Overrides(overrides)
     wanted = {
         name: value
         for name in ("algo", "env", "experiment", "seed")
         if (value := chosen.get(name)) is not None
     }
-    candidates = []
-    for folder in run_folders(outputs):
-        whole, _ = list_manifests(folder / "ckpt", replay=False)
-        if whole and _matches(folder, wanted):
-            candidates.append((whole[0].saved_at, str(folder), folder))
-    if not candidates:
+
+    def saved_at(folder: Path) -> float | None:
+        newest = newest_whole(folder / "ckpt")
+        return newest.saved_at if newest and _matches(folder, wanted) else None
+
+    found = last_of({folder: time for folder, time in times.items() if time is not None}, saved_at)
+    if found is None:
         asked = " with " + " ".join(f"{k}={v}" for k, v in wanted.items()) if wanted else ""
         raise Refused(
             f"no run{asked} has a checkpoint under {outputs.absolute()}; name a run's "
             f"folder, or train one: {command('train')}"
         )
-    return max(candidates)[2]
+    return found
+
+
+def last_of(bounds: dict[Path, float], saved_at: Callable[[Path], float | None]) -> Path | None:
+    """The folder with the greatest `saved_at`, or None; of equal ones the name decides.
+
+    It is asked only of those that may be the last: no folder's is above its bound.
+    """
+    waiting = sorted((bound, str(folder), folder) for folder, bound in bounds.items())
+    while waiting:
+        bound, name, folder = waiting.pop()
+        time = saved_at(folder)
+        if time == bound:
+            return folder
+        if time is not None:
+            bisect.insort(waiting, (time, name, folder))
+    return None
 
 
 def started_at(folder: Path) -> float:
     """When a run was started, in seconds since the epoch: as its history says, else by its folder's files."""
-    with contextlib.suppress(DamagedError, KeyError, ValueError, TypeError):
-        if past := history.read(folder):
-            return datetime.strptime(past[0]["time"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    with contextlib.suppress(OSError, ValueError):
+        head = files.read_head(f"{folder}/{HISTORY}", 100).decode(errors="replace")  # the time comes first
+        return datetime.strptime(
+            head.split('"')[3] if head.startswith('{"time": "') else "", _TIME
+        ).timestamp()
     return next((folder / mark).stat().st_mtime for mark in (".hydra", ".") if (folder / mark).exists())
 
 
@@ -127,9 +157,20 @@ def read_scores(folder: Path, newest: Manifest | None) -> dict[str, float]:
 
 def run_folders(outputs: Path) -> list[Path]:
     """Every run's folder under `outputs`, jobs of sweeps included."""
-    marks = (f"{place}/{mark}" for place in ("*", "*/*", "sweeps/*/*") for mark in ("ckpt", ".hydra"))
-    found = {path.parent for pattern in marks for path in outputs.glob(pattern)}
-    return sorted(found)
+    first = _folders_in(str(outputs))
+    second = [folder for parent in first for folder in _folders_in(parent)]
+    jobs = [folder for sweep in _folders_in(f"{outputs}/sweeps") for folder in _folders_in(sweep)]
+    marks = ("ckpt", ".hydra")
+    found = [f for f in {*first, *second, *jobs} if any(os.path.exists(f"{f}/{mark}") for mark in marks)]
+    return [Path(folder) for folder in sorted(found, key=lambda folder: folder.split("/"))]
+
+
+def _folders_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
 
 
 def _matches(folder: Path, wanted: dict[str, str]) -> bool:

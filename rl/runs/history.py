@@ -158,6 +158,14 @@ def versions() -> dict[str, str]:
     }
 
 
+def other_processes(config: dict[str, Any] | str | None, now: int) -> list[str]:
+    """What is not exact if the run with this configuration, as a checkpoint has it, had another number of
+    processes than `now`.
+    """
+    was = (unpack(config) or {}).get("processes", 1)
+    return [f"processes {was} -> {now}"] if was != now else []
+
+
 def other_world(history: list[dict[str, Any]]) -> list[str]:
     """A warning if machine type or versions are not what they were in the session before."""
     before, now = history[-1]["world"] if history else {}, versions()

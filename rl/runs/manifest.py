@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from typing import Any
 from rl.runs import files
 
 _MANIFEST = re.compile(r"ckpt-(\d+)\.json")
+_HEAD = re.compile(rb'\{"frames": \d+, "saved_at": (\d+(?:\.\d+)?), ')  # how a manifest begins
 _OURS = re.compile(r"ckpt-(best-)?\d+\.(pt|json)|chunk-\d+\.bin")
 REPLAY = "replay"  # the folder of the chunks, beside ckpt/
 SET_ASIDE = ".set-aside"
@@ -56,14 +59,22 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         """DamagedError if it is not whole."""
         try:
-            content = json.loads(path.read_bytes())
+            return cls.parse(path.read_bytes(), path.name)
+        except OSError as error:
+            raise DamagedError(f"{path.name}: {error}") from error
+
+    @classmethod
+    def parse(cls, data: bytes, name: str) -> Manifest:
+        """What `to_bytes` gave. DamagedError, which says the name, if it is not whole."""
+        try:
+            content = json.loads(data)
             claimed = content.pop("sha256")
             if claimed != _hash_json(content):
                 raise ValueError("its hash does not match")
             best, replay = content.pop("best"), dict(content.pop("replay"))
             return cls(**content, best=best and Best(**best), replay=replay)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedError(f"{path.name}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{name}: {error}") from error
 
     def needs(self, folder: Path, *, replay: bool = True) -> dict[Path, dict[str, Any]]:
         """Every file that it names, with its description; `folder` is the ckpt/ that it lies in."""
@@ -113,20 +124,52 @@ def list_manifests(folder: Path, *, replay: bool = True) -> tuple[list[Manifest]
     """The manifests in `folder` that are whole and whose files have their sizes, newest first; and of the
     others, by their frames, what is wrong. Without `replay` the chunks of the replay memory do not count."""
     whole, problems = [], {}
-    names = os.listdir(folder) if folder.is_dir() else []
-    for name in names:
-        named = _MANIFEST.fullmatch(name)
-        if not named:
-            continue
+    for frames, name in _names(folder):
         try:
-            manifest = Manifest.read(folder / name)
-            for path, description in manifest.needs(folder, replay=replay).items():
-                if not path.is_file() or path.stat().st_size != description["size"]:
-                    raise DamagedError(f"{name}: {path.name} is missing or has another size")
-            whole.append(manifest)
+            whole.append(_read_whole(folder, name, replay=replay))
         except DamagedError as error:
-            problems[int(named[1])] = str(error)
+            problems[frames] = str(error)
     return sorted(whole, key=lambda m: m.frames, reverse=True), problems
+
+
+def newest_whole(folder: Path) -> Manifest | None:
+    """The first of `list_manifests(folder, replay=False)`, the others unread; None without."""
+    for _, name in sorted(_names(folder), reverse=True):
+        with contextlib.suppress(DamagedError):  # the one before counts
+            return _read_whole(folder, name, replay=False)
+    return None
+
+
+def saved_by(folder: Path) -> float | None:
+    """When the newest whole checkpoint in `folder` was saved at the latest; None if no manifest is there.
+
+    Only the first bytes of manifests are read, so it may be too late if one is damaged, but never too early:
+    what a whole manifest says is among it. One whose first bytes cannot be read counts as inf.
+    """
+    times = []
+    for _, name in _names(folder):
+        with contextlib.suppress(FileNotFoundError):  # it was deleted in the meantime
+            found = _HEAD.match(files.read_head(f"{folder}/{name}", 100))
+            times.append(float(found[1]) if found else math.inf)
+    return max(times, default=None)
+
+
+def _names(folder: Path) -> list[tuple[int, str]]:
+    """The manifests in a folder, whole or not: frames and name."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [(int(named[1]), named[0]) for named in map(_MANIFEST.fullmatch, names) if named]
+
+
+def _read_whole(folder: Path, name: str, *, replay: bool) -> Manifest:
+    """A manifest whose files are there with their sizes. DamagedError if it is not whole."""
+    manifest = Manifest.read(folder / name)
+    for path, description in manifest.needs(folder, replay=replay).items():
+        if not path.is_file() or path.stat().st_size != description["size"]:
+            raise DamagedError(f"{name}: {path.name} is missing or has another size")
+    return manifest
 
 
 def newest_manifest(

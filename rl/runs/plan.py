@@ -17,15 +17,17 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from rl.config import FROZEN, MISSING, Change, ConfigError, RunConfig, compare, read_config
+from rl.config.change_table import change_table
 from rl.config.compose import Composed, compose
 from rl.config.counts import format_count
 from rl.config.invocation import command
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.config.schedule import Schedule
-from rl.config.text import aligned
 from rl.runs import code, history
+from rl.runs.bucket import is_url
 from rl.runs.edits import edits_of_file
-from rl.runs.find import REFILL, find_run, is_run, new_folder, read_result
+from rl.runs.fetch import fetch, fetch_named, read_takeover
+from rl.runs.find import REFILL, find_run, is_run, new_folder, outputs_folder, read_result
 from rl.runs.lock import RunLock
 from rl.runs.manifest import (
     DamagedError,
@@ -35,6 +37,7 @@ from rl.runs.manifest import (
     newest_manifest,
     was_committed,
 )
+from rl.runs.mirror import Claim
 from rl.runs.outcome import Finished, Refused
 from rl.runs.weights import Weights, fork_weights
 
@@ -52,6 +55,8 @@ class Plan:
     weights: Weights | None = None  # of another run, to start from
     lock: RunLock | None = None
     unnamed: bool = False  # a new run whose folder nobody named: it gets one of its own
+    takeover: bool = False  # whether it may go on though another machine is at work on its mirror
+    mirror: Claim | None = None  # its place there, once it has taken it
 
     @property
     def config(self) -> RunConfig:
@@ -64,13 +69,6 @@ class Plan:
         """Whether algorithm or environment were chosen, and no experiment that tunes the two together."""
         keys = set(self.overrides.keys)
         return bool(keys & {"algo", "env"}) and "experiment" not in keys
-
-    @property
-    def other_processes(self) -> list[str]:
-        """What history says if the run was trained by another number of processes until its checkpoint."""
-        config = history.unpack(self.manifest.config) if self.manifest else None
-        was, now = (config or {}).get("processes", 1), self.config.processes
-        return [f"processes {was} -> {now}"] if self.manifest and was != now else []
 
     def write_history(
         self, *, frames: int, command: str, not_exact: list[str], not_reproducible: str = ""
@@ -128,6 +126,13 @@ def make_plan(given: Iterable[str | Override], config_dir: str | None = None) ->
     """
     overrides = Overrides(given)
     overrides.check_single()
+    overrides, takeover = read_takeover(overrides)
+    plan = _make_plan(overrides, config_dir, takeover=takeover)
+    plan.takeover = takeover
+    return plan
+
+
+def _make_plan(overrides: Overrides, config_dir: str | None, *, takeover: bool) -> Plan:
     resumed, run_dir = overrides.get("resume"), overrides.get("hydra.run.dir")
     new = overrides.drop("resume", "hydra.run.dir")
     if resumed is not None:
@@ -135,7 +140,11 @@ def make_plan(given: Iterable[str | Override], config_dir: str | None = None) ->
             raise ConfigError(
                 "resume= goes on with a run in its own folder: type it without fork= and hydra.run.dir="
             )
-        folder, warnings = find_run(resumed, new)
+        if is_url(resumed):
+            folder, warnings, root = fetch(resumed, outputs_folder(new), takeover=takeover)
+            new = Overrides([f"mirror={quote(root)}"]).merge(new)
+        else:
+            folder, warnings = find_run(resumed, new)
         if not (was_committed(folder) or history.read(folder)) and history.first_overrides(folder) is None:
             raise Refused(
                 f"{folder}: it was killed before its command line was written down; delete "
@@ -147,6 +156,8 @@ def make_plan(given: Iterable[str | Override], config_dir: str | None = None) ->
     plan = _plan_new(overrides.drop("resume"), config_dir)
     if run_dir is not None and _holds_run(plan.folder):
         return _plan_existing(plan.folder, new, config_dir)
+    if run_dir is not None and (warnings := fetch_named(plan.config, plan.folder, takeover=takeover)):
+        return _plan_existing(plan.folder, new, config_dir, warnings)
     plan.unnamed = run_dir is None
     return plan
 
@@ -385,14 +396,3 @@ def _of_shape(key: str) -> bool:
     """Whether weights may not fit once this key has changed."""
     shaping = ("algo", "env", "env.id", "env.game", "algo.quantiles", "algo._target_")
     return key in shaping or key.startswith(("env.kwargs", "env.wrappers")) or "network" in key
-
-
-def change_table(changes: Sequence[Change]) -> str:
-    """Changes as aligned text."""
-    head = ("key", "was", "now", "policy", "why")
-    rows = [head, *((c.key, _short(c.was), _short(c.now), c.policy, c.note) for c in changes)]
-    return "\n".join(f"  {line}" for line in aligned(rows))
-
-
-def _short(value: Any) -> str:
-    return "null" if value is None else MISSING if value is MISSING else str(value)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rl.config.counts import format_count, parse_count
 from rl.config.overrides import Overrides
 from rl.config.text import score_text
+from rl.runs.bucket import is_url
+from rl.runs.fetch import fetch
 from rl.runs.find import latest_run, outputs_folder
 from rl.runs.manifest import DamagedError, Manifest, list_manifests, newest_manifest, read_verified
 from rl.runs.outcome import Refused
@@ -63,6 +65,8 @@ def fork_weights(fork: str, overrides: Overrides) -> tuple[Weights, str]:
     run, _, which = fork.rpartition("@") if "@" in fork else (fork, "", "best")
     if run == "latest":
         run = str(latest_run(outputs_folder(overrides)))
+    elif is_url(run):
+        run = str(fetch(run, outputs_folder(overrides), reading=True, key="fork")[0])
     if not (Path(run) / "ckpt").is_dir():
         raise Refused(
             f"fork={fork}: no run is there; type fork=latest or fork=<a run's folder>, and "

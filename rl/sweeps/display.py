@@ -77,7 +77,7 @@ def line_of(sweep: Sweep, job: Job, width: int | None = None) -> str:
         return f"{job.name}: {job.state}" + (f" ({job.note})" if job.note else "")
     average = float(row["total_reward_ma"]) if row["total_reward_ma"] else None
     frames, left_s = int(row["frames"]), seconds_of(sweep, job)[1]
-    text = progress_text(frames, job.frames, float(row["fps"]), average, left_s or 0, width)
+    text = progress_text(frames, job.frames, float(row["fps"]), average, left_s or 0, width=width)
     name = f"{job.name}: running, "
     return (name if width is None else name[: max(width - len(text), 0)]) + text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import os
 import runpy
@@ -10,15 +9,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rl.config import ConfigError, install_line
 from rl.runs.outcome import EXIT_CODES
+from rl.sweeps.forkserver import Forkserver, Unusable, die_with
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
-_PR_SET_PDEATHSIG = 1
 
 
 class Running(Protocol):
@@ -52,13 +51,16 @@ class Basic:
 
     shown = True
 
+    def __init__(self) -> None:
+        self._jobs = _LocalJobs(output=None)
+
     def slots(self, threads: int) -> int:
         """One."""
         return 1
 
     def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """A process that writes to our terminal."""
-        return Process(arguments, output=None)
+        return self._jobs.start(arguments)
 
 
 class Processes:
@@ -67,7 +69,7 @@ class Processes:
     shown = False
 
     def __init__(self, n_jobs: int | None) -> None:
-        self.n_jobs = n_jobs
+        self.n_jobs, self._jobs = n_jobs, _LocalJobs(output=subprocess.DEVNULL)
 
     def slots(self, threads: int) -> int:
         """`n_jobs`, or as many as this process's cores have room for."""
@@ -75,7 +77,31 @@ class Processes:
 
     def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """A process whose output goes to its own log."""
-        return Process(arguments, output=subprocess.DEVNULL)
+        return self._jobs.start(arguments)
+
+
+class _LocalJobs:
+    """Jobs on this machine: forks of a process that has loaded torch, else new processes."""
+
+    def __init__(self, *, output: int | None) -> None:
+        self._output = output
+        self._server: Forkserver | None = None
+        self._warm = True
+
+    def start(self, arguments: Sequence[str]) -> Running:
+        """A job that writes to our terminal, or to its log alone."""
+        job = None
+        try:
+            while self._warm and job is None:
+                if self._server is None or self._server.lost:
+                    self._server = Forkserver(_environment(), self._output)
+                job = self._server.start(arguments, shown=self._output is None)
+                if job is None:  # its code is old by now
+                    self._server = None
+        except Unusable as error:
+            self._warm = False
+            print(f"every job starts a Python of its own: {error}", file=sys.stderr)
+        return job or Process(arguments, output=self._output)
 
 
 class Process:
@@ -93,7 +119,7 @@ class Process:
             errors="replace",
             env=_environment(),
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with(os.getpid()),
         )
         self.poll, self.wait, self.kill = self._process.poll, self._process.wait, self._process.kill
         self.send_signal, self.lines = self._process.send_signal, self._process.stdout or ()
@@ -293,15 +319,3 @@ def _environment() -> dict[str, str]:
     """Ours, with the package within reach, installed or not."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path}
-
-
-def _die_with(parent: int) -> Callable[[], None]:
-    """What a child does first: ask the kernel to be killed when its parent is gone, however that ends."""
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: little may be done after it
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(128 + signal.SIGKILL)
-
-    return ask

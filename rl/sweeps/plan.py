@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,24 @@ from typing import Any
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 
-from rl.config import ConfigError, RunConfig, leaves, same, typed
-from rl.config.compose import Composed, compose, options
+from rl.config import ConfigError, RunConfig, bucket, leaves, same, typed
+from rl.config.compose import Composed, compose, options, shared_compositions
 from rl.config.counts import parse_count
 from rl.config.instantiate import make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
-from rl.runs.find import outputs_folder
+from rl.runs.bucket import is_url
+from rl.runs.fetch import read_takeover
+from rl.runs.find import last_of, outputs_folder
 from rl.runs.lock import RunLock
-from rl.runs.manifest import list_manifests, was_committed
+from rl.runs.manifest import newest_whole, saved_by, was_committed
+from rl.runs.mirror import place_of
 from rl.runs.outcome import Finished, Refused
 from rl.runs.plan import Plan, make_plan
 from rl.runs.weights import fork_weights
 from rl.sweeps.launchers import Launcher
 from rl.sweeps.record import Job, PersistedRecord, Record, Sweep
+from rl.sweeps.remote import fetch_sweep, holds_sweep
 
 _SINGLE = ("launcher", "hydra", "base")  # sections that take one value for all jobs
 
@@ -38,7 +43,14 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
 
     Refused, ConfigError, DamagedError or LockedError if there is none: then nothing on disk has changed.
     """
-    overrides = Overrides(given)
+    overrides, takeover = read_takeover(Overrides(given))
+    with shared_compositions():
+        sweep = _plan_sweep(overrides, config_dir, check, takeover=takeover)
+    sweep.takeover = takeover
+    return sweep
+
+
+def _plan_sweep(overrides: Overrides, config_dir: str | None, check: Check, *, takeover: bool) -> Sweep:
     for override in overrides:
         key, text = override.key_or_group, override.input_line
         if key == "hydra.run.dir":
@@ -49,6 +61,11 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
     if resumed is not None and given_dir is not None:
         raise ConfigError("resume= goes on with a sweep in its own folder: type it without hydra.sweep.dir=")
     new = overrides.drop("resume", "hydra.sweep.dir")
+    if resumed is not None and is_url(resumed):
+        folder, root, warnings = fetch_sweep(resumed, outputs_folder(new), takeover=takeover)
+        new = Overrides([f"mirror={quote(root)}"]).merge(new)
+        print("\n".join(warnings), flush=True)
+        return _plan_existing(folder, new, config_dir, check)
     if resumed is not None:
         return _plan_existing(find_sweep(Record, resumed, new), new, config_dir, check)
     first = _expand(new.drop("hydra.sweeper.params."), config_dir)[0]
@@ -59,14 +76,19 @@ def plan_sweep(given: Iterable[str | Override], config_dir: str | None = None, *
         return _plan_existing(folder, new, config_dir, check)
     if new.get("base") is not None:
         raise ConfigError("base=run goes with resume=")
-    record, jobs, launcher = _plan_jobs(None, Record(), new, config_dir, check)
-    return Sweep(folder, record, jobs, launcher, config_dir, None, given_dir is None)
+    record, jobs, launcher, config = _plan_jobs(None, Record(), new, config_dir, check)
+    if given_dir is not None and config.mirror is not None:  # the same line, on a machine without the sweep
+        url, _ = place_of(config.mirror, folder, Path(config.outputs))
+        if holds_sweep(url):
+            fetch_sweep(url, Path(config.outputs), takeover=takeover, into=folder)
+            return _plan_existing(folder, new, config_dir, check)
+    return Sweep(folder, record, jobs, launcher, config_dir, None, given_dir is None, config=config)
 
 
 def _plan_existing(folder: Path, new: Overrides, config_dir: str | None, check: Check) -> Sweep:
     with RunLock(folder) as lock:
-        record, jobs, launcher = _plan_jobs(folder, Record.read(folder), new, config_dir, check)
-    return Sweep(folder, record, jobs, launcher, config_dir, lock, False)
+        record, jobs, launcher, config = _plan_jobs(folder, Record.read(folder), new, config_dir, check)
+    return Sweep(folder, record, jobs, launcher, config_dir, lock, False, config=config)
 
 
 def place_sweep(
@@ -94,20 +116,28 @@ def find_sweep(kind: type[PersistedRecord], resumed: str, overrides: Overrides) 
         return Path(resumed)
     outputs = outputs_folder(overrides)
     found = [path.parent for path in outputs.glob(f"sweeps/*/{kind.FILE}")]
-    if not found:
+    bounds = {folder: _active_at(kind, folder, saved_by) for folder in found}
+
+    def active_at(folder: Path) -> float:
+        return _active_at(
+            kind, folder, lambda ckpt: newest.saved_at if (newest := newest_whole(ckpt)) else None
+        )
+
+    latest = last_of(bounds, active_at)
+    if latest is None:
         raise Refused(f"no {what} is under {outputs.absolute()}; name its folder, or start one: type --help")
-    return max(found, key=lambda folder: (_active_at(kind, folder), str(folder)))
+    return latest
 
 
-def _active_at(kind: type[PersistedRecord], folder: Path) -> float:
+def _active_at(kind: type[PersistedRecord], folder: Path, saved_at: Callable[[Path], float | None]) -> float:
     """When it was started or resumed, or a job of it saved, whichever was last."""
-    manifests = (list_manifests(path, replay=False)[0] for path in folder.glob("*/ckpt"))
-    return max([kind.read(folder).saved_at, *(whole[0].saved_at for whole in manifests if whole)])
+    times = [time for path in folder.glob("*/ckpt") if (time := saved_at(path)) is not None]
+    return max([kind.read(folder).saved_at, *times])
 
 
 def _plan_jobs(
     folder: Path | None, old: Record, new: Overrides, config_dir: str | None, check: Check
-) -> tuple[Record, list[Job], Launcher]:
+) -> tuple[Record, list[Job], Launcher, RunConfig]:
     """Every job that is asked for, each one validated."""
     fork = new.get("fork")
     if fork is not None:  # the latest run would soon be a job of this sweep
@@ -124,7 +154,7 @@ def _plan_jobs(
     record = Record(line.texts, keys, {**old.jobs, **texts}, commands=old.commands)
     jobs = [validate_job(folder, name, own, new, config_dir, check) for name, own in asked.items()]
     composed = compose(next(iter(asked.values())), RunConfig, config_dir=config_dir)
-    return record, jobs, make_launcher(composed.config.launcher)
+    return record, jobs, make_launcher(composed.config.launcher), composed.config
 
 
 def make_launcher(config: Any) -> Launcher:
@@ -175,14 +205,21 @@ def _match(
         for name, own in jobs.items()
         if folder
     }
+    similar: dict[frozenset[Any], list[str]] = {}  # those with the same values are in one of its lists
+    for name, values in known.items():
+        similar.setdefault(bucket(values), []).append(name)
+    taken = Counter(form for name in known for form in _forms(name))
     asked: dict[str, Overrides] = {}
     for own in lines:
         composed = compose(own, RunConfig, config_dir=config_dir)
         mine = _values(keys, composed.values, composed.choices)
-        name = next((name for name, values in known.items() if same(values, mine)), None)
-        if name is None:
-            name = _new_name(keys, composed, known.keys())
+        candidates = similar.setdefault(bucket(mine), [])
+        name = next((name for name in candidates if same(known[name], mine)), "")
+        if not name:
+            name = _new_name(keys, composed, taken)
             known[name] = mine
+            candidates.append(name)
+            taken.update(_forms(name))
         if name in asked:
             raise ConfigError(f"{name}: the list has it twice")
         asked[name] = own
@@ -210,7 +247,13 @@ def _values(keys: list[str], values: dict[str, Any], choices: dict[str, Any]) ->
     }
 
 
-def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
+def _forms(name: str) -> list[str]:
+    """The names that a name takes away: its own, and what it numbers."""
+    numbered = re.fullmatch(r"(.+)-\d+", name)
+    return [name, numbered[1]] if numbered else [name]
+
+
+def _new_name(keys: list[str], composed: Composed, taken: Counter[str]) -> str:
     """A name for a job's folder that tells its values, and is a file name."""
     parts = []
     for key in keys:
@@ -222,8 +265,7 @@ def _new_name(keys: list[str], composed: Composed, taken: Any) -> str:
     if len(name.encode()) > 200:
         text = name.encode()
         name = f"{text[:180].decode(errors='ignore')}-{hashlib.sha256(text).hexdigest()[:12]}"
-    same_name = sum(bool(re.fullmatch(re.escape(name) + r"(-\d+)?", other)) for other in taken)
-    return f"{name}-{same_name + 1}" if same_name else name
+    return f"{name}-{taken[name] + 1}" if taken[name] else name
 
 
 def validate_job(

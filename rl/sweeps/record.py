@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
+from rl.config import RunConfig
 from rl.config.invocation import flags
 from rl.config.overrides import Overrides, quote
 from rl.runs import files
@@ -77,6 +78,8 @@ class Sweep:
     lock: RunLock | None  # None: the folder is still to be made
     unnamed: bool  # it gets a folder of its own
     total: int = 0  # jobs in all, where some are still to be made
+    config: RunConfig | None = None  # of its first job; a search has none, and mirrors none
+    takeover: bool = False  # whether its jobs may go on though another machine is at work on their mirrors
 
     def take_folder(self, command: str) -> None:
         """Make the folder of a new sweep, lock it, and write the record."""
@@ -95,5 +98,6 @@ class Sweep:
     def start(self, job: Job) -> Running:
         """Start a job's process."""
         files_of = dataclasses.replace(flags(), dir=self.config_dir).words
+        own = [*job.passed.texts, *(["mirror_takeover=true"] if self.takeover else [])]
         run_dir = f"hydra.run.dir={quote(str(self.folder_of(job)))}"
-        return self.launcher.start([*files_of, *job.passed.texts, run_dir], self.folder, job.threads)
+        return self.launcher.start([*files_of, *own, run_dir], self.folder, job.threads)

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from rl.config.counts import format_count
 from rl.config.invocation import command
 from rl.runs import files
+from rl.runs.mirror import Claim, claim
+from rl.runs.mirror_process import MirrorProcess
 from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, TO_BE_CONTINUED, Stop
 from rl.sweeps.display import Display, table
 from rl.sweeps.launchers import Running
@@ -25,21 +27,32 @@ def run_sweep(sweep: Sweep, typed: str) -> int:
     """Run all jobs that are not finished; the sweep's exit code."""
     waiting, stop = [job for job in sweep.jobs if job.state == "waiting"], Stop()
     if waiting:
+        mine = _claim_mirror(sweep)
         sweep.take_folder(typed)
         slots = min(sweep.launcher.slots(max(job.threads for job in waiting)), len(waiting))
         jobs = f"{len(waiting)} of {len(sweep.jobs)} jobs to run, {slots} at a time"
         print(f"{sweep.folder}: {jobs}", flush=True)
-        stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, slots)
+        with MirrorProcess(sweep.folder, mine, patience_s=lambda: 30):
+            stop = run_jobs(sweep, lambda: waiting.pop(0) if waiting else None, slots)
     if sweep.lock is not None:
         sweep.lock.release()
     print(table(sweep), flush=True)
     states, resume = {job.state for job in sweep.jobs}, f"resume={sweep.folder}"
+    print("report:     ", command("report", str(sweep.folder)))
     if states == {"finished"}:
         frames = format_count(2 * max(job.frames for job in sweep.jobs))
         print("train it on: ", command("train", "-m", resume, f"frames={frames}"))
     else:
         print("go on with: ", command("train", "-m", resume))
     return exit_code(stop, states)
+
+
+def _claim_mirror(sweep: Sweep) -> Claim | None:
+    """Take the place of the sweep's record in its mirror, if it has one."""
+    if sweep.config is None:
+        return None
+    existing, named = sweep.lock is not None, not sweep.unnamed
+    return claim(sweep.config, sweep.folder, existing=existing, named=named, takeover=sweep.takeover)
 
 
 def exit_code(stop: Stop, states: set[str]) -> int:

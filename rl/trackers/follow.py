@@ -31,6 +31,8 @@ from rl.trackers.tracker import RETRY_S, TABLES, Row, RunInfo, Tracker
 
 log = logging.getLogger("encore")
 _POLL_S = 1.0  # between reads of the files
+_LAST_ROWS_S = 300.0  # for a tracker to take the last rows, once training has ended
+_GIVE_WAY_S = 30.0  # for a tracker to return, once another session has begun
 
 
 def make(logger: dict[str, Any]) -> dict[str, Tracker]:
@@ -185,6 +187,19 @@ def follow(
             feed.close()
 
 
+def _end_what_hangs(folder: Path, session: int, parent: int) -> None:
+    """End this process if a tracker does not return: it may not outlive training or block a later session."""
+    ended_at: float | None = None
+    while True:
+        time.sleep(_POLL_S)
+        superseded = session_id(folder) != session if (folder / HISTORY).exists() else True
+        if ended_at is None and (superseded or os.getppid() != parent):
+            ended_at = time.monotonic()
+        patience_s = _GIVE_WAY_S if superseded else _LAST_ROWS_S
+        if ended_at is not None and time.monotonic() > ended_at + patience_s:
+            os._exit(1)
+
+
 def main() -> None:
     """`python -m rl.trackers.follow <run's folder> <session> <started_at>`; ends when its stdin closes."""
     os.nice(10)
@@ -200,8 +215,10 @@ def main() -> None:
     def ended() -> bool:
         return bool(select.select([0], [], [], _POLL_S)[0]) or os.getppid() != parent
 
+    folder, session = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_end_what_hangs, args=(folder, session, parent), daemon=True).start()
     try:
-        follow(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), ended, say)
+        follow(folder, session, float(sys.argv[3]), ended, say)
     except Exception as error:  # noqa: BLE001  report any failure to training's log
         say(f"trackers: {type(error).__name__}: {error}")
 

@@ -39,18 +39,21 @@ class RunInfo:
     started_at: float  # plus `wall_s` of a row: its time, as if this session had trained from the start
     tags: dict[str, str]  # its own; algo, env, seed; the sweep's name if the run is a job of one
     config: dict[str, Any]
+    resumed_at: int = 0  # the frames at which this session began
 
     @classmethod
     def read(cls, folder: Path, started_at: float) -> RunInfo:
         """Read a run's folder."""
         with contextlib.suppress(FileExistsError):
             files.write_new(folder / ID, secrets.token_hex(8).encode())
-        config, choices = from_yaml(folder / CONFIG), history.read(folder)[0]["choices"]
+        config, past = from_yaml(folder / CONFIG), history.read(folder)
+        choices = past[0]["choices"]
         tags = {name: str(value) for name, value in config.get("tags", {}).items()}
         tags |= {name: str(choices[name]) for name in ("algo", "env", "seed")}
         if (folder.parent / "sweep.json").exists():
             tags["sweep"] = folder.parent.name
-        return cls(folder, (folder / ID).read_text(), started_at, tags, config)
+        run_id = (folder / ID).read_text()
+        return cls(folder, run_id, started_at, tags, config, resumed_at=past[-1]["frames"])
 
     @property
     def name(self) -> str:

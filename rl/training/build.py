@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from rl.config import ConfigError, EnvConfig, RunConfig, install_line
 from rl.config.instantiate import entries, instantiate, locate
 from rl.envs.checks import interface_warnings
 from rl.envs.episodes import layers
-from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory
+from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory, stacked_keys
 from rl.envs.vector import VectorEnv, make_native, make_vector
 from rl.group import ALONE, Group
+from rl.learning.networks.masked import IgnoringMask
+from rl.learning.networks.multi_input import multi_input
 from rl.learning.replay import UniformReplay
 from rl.runs.plan import Plan
 from rl.runs.weights import load_learned
@@ -149,10 +152,17 @@ def build_agent(
 
     A replay memory is not allocated yet. ConfigError if it cannot be.
     """
-    assert isinstance(env.observation_space, gym.spaces.Box)
     spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
     context = AgentContext(
-        *spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack, group=group
+        *spaces,
+        config.env.num_envs,
+        clock,
+        streams,
+        config.device,
+        config.compile,
+        *stack,
+        stacked_keys(env),
+        group=group,
     )
     torch.manual_seed(derive_seed(config.seed, "init"))
     target = entries(config.algo)["_target_"]
@@ -162,6 +172,11 @@ def build_agent(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"algo={name}: {error}") from error
     agent.policy_parts = agent.policy_parts or agent.playing
+    if group.size > 1 and context.mask_size and hasattr(agent, "exploration"):
+        raise ConfigError(
+            f"processes={group.size}: algo={name} cannot explore under action masks in several processes;"
+            " type processes=1, or algo=ppo"
+        )
     networks = [part for part in agent.parts.values() if isinstance(part, torch.nn.Module)]
     noisy = {
         type(module).__name__
@@ -179,11 +194,23 @@ def build_agent(
 
 def make_agent(algo: Any, context: AgentContext) -> Agent:
     """An agent from its keys: typed ones are given as `cfg`, its parts as factories; others as keywords."""
+    keys = entries(algo)
+    if context.mask_size and not getattr(locate(keys["_target_"]), "masks", False):
+        raise ValueError(
+            "the environment masks actions, and this algorithm could take masked ones; algo=reinforce, a2c,"
+            " ppo, recurrent_ppo, sarsa, dqn, ddqn_per, qr_dqn, rainbow, pqn and sac_discrete take none"
+        )
     if not dataclasses.is_dataclass(algo) or isinstance(algo, type):
         untyped: Agent = instantiate(algo)(context)
         return untyped
-    keys = entries(algo)
-    factories = {name: instantiate(value) for name, value in keys.items() if "_target_" in entries(value)}
+    factories: dict[str, Any] = {
+        name: instantiate(value) for name, value in keys.items() if "_target_" in entries(value)
+    }
+    if getattr(context.obs_shape, "images", ()):
+        networks = ("network", "critic_network")
+        factories |= {name: multi_input(factories[name]) for name in networks if name in factories}
+    if context.mask_size and "network" in factories:
+        factories["network"] = IgnoringMask(factories["network"], context.mask_size)
     agent: Agent = locate(keys["_target_"])(context, dataclasses.replace(algo, **factories))
     return agent
 
@@ -252,6 +279,20 @@ def _missing_extra(error: BaseException) -> str:
             return f"it needs the extra {extra}, which is not installed; type: {install_line(extra)}"
         cause = cause.__cause__
     return ""
+
+
+def check_once() -> Callable[[Plan], None]:
+    """`check_parts_of` for the jobs of a sweep: those that differ in their seeds alone are built once."""
+    seen: set[str] = set()
+
+    def check(plan: Plan) -> None:
+        values = {name: value for name, value in plan.composed.values.items() if name != "seed"}
+        key = repr((values, plan.weights and (plan.weights.run, plan.weights.name)))
+        if key not in seen:
+            check_parts_of(plan)
+            seen.add(key)
+
+    return check
 
 
 def check_parts_of(plan: Plan) -> None:

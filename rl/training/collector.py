@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rl.algos.agent import Agent, Extras, Rollout
 from rl.clock import Clock
-from rl.envs.make import float32_or_uint8
 from rl.envs.vector import VectorEnv
+from rl.serialize import from_tensors, to_tensors
+from rl.spaces import obs_dtype
 from rl.state import Streams
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Collector:
         self.envs, self.streams, self.clock = envs, streams, clock
         self.tape_max, self.clip_rewards = tape_max, clip_rewards
         self.rollout = Rollout(
-            obs=np.zeros((t + 1, n, *(space.shape or ())), float32_or_uint8(space)),
+            obs=np.zeros((t + 1, n, *(space.shape or ())), obs_dtype(space)),
             action=np.zeros((t, n, *agent.action_shape), agent.action_dtype),
             reward=np.zeros((t, n), np.float32),
             terminated=np.zeros((t, n), np.bool_),
@@ -159,7 +160,7 @@ class Collector:
             "episode": list(self.episode),
             "actions": [torch.from_numpy(self.tape.actions(n).copy()) for n in range(len(self.episode))],
             "returns": self.returns.tolist(),
-            "obs": torch.from_numpy(self.rollout.obs[-1].copy()),
+            "obs": to_tensors(self.rollout.obs[-1]),
             "state": None if self.state is None else torch.from_numpy(self.state.copy()),
         }
         return state | ({"carried": list(self.envs.call("carried"))} if self.carries else {})
@@ -167,7 +168,7 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Replay every env's tape; if the result differs, begin its next episode and add to `not_exact`."""
         actions = [tape.numpy() for tape in state["actions"]]
-        expected = state["obs"].numpy()
+        expected = from_tensors(state["obs"], self.rollout.obs.dtype)
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact = []
@@ -196,4 +197,6 @@ class Collector:
 
 
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    if a.dtype.names:  # a structured dtype, whose bytes are its values
+        return a.tobytes() == b.tobytes()
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")

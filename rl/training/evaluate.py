@@ -11,9 +11,11 @@ import gymnasium as gym
 import numpy as np
 
 from rl.algos.agent import Agent
+from rl.config.text import counted
 from rl.envs.episodes import Episodes
-from rl.envs.make import EnvFactory, float32_or_uint8
+from rl.envs.make import EnvFactory
 from rl.group import ALONE, Group
+from rl.spaces import obs_dtype
 from rl.state import GlobalRandom, derive_seed
 
 WIDTH = 10  # envs played side by side
@@ -26,10 +28,11 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Scores:
-    """Returns and lengths of episodes, in order."""
+    """Returns and lengths of episodes, in order; of one that was cut, those up to there."""
 
     returns: list[float]
     lengths: list[int]
+    cut: int  # episodes that reached `max_steps`
 
     @property
     def mean(self) -> float:
@@ -47,6 +50,15 @@ class Scores:
             "episode_length": statistics.fmean(self.lengths),
         }
 
+    @property
+    def note(self) -> str:
+        """How many episodes were cut; '' for none."""
+        return (
+            f"{self.cut} of {counted(len(self.returns), 'episode')} cut at {max(self.lengths)} steps"
+            if self.cut
+            else ""
+        )
+
 
 def play(
     agent: Agent,
@@ -57,6 +69,7 @@ def play(
     group: Group = ALONE,
     explore: bool = False,
     width: int = WIDTH,
+    max_steps: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_step: OnStep = lambda env, total, length: None,
     on_episode: Callable[[float, int], None] = lambda total, length: None,
@@ -64,17 +77,18 @@ def play(
     """Play `episodes` episodes on new envs, the n-th seeded from (seed, n).
 
     Env i plays episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour short
-    episodes. Of several processes each plays its share, and all get the scores of all. The global random
-    generators are restored afterwards. Interrupted if `stop()` becomes true, in any process.
+    episodes. One that is not over after `max_steps` ends there, with the return so far. Of several processes
+    each plays its share, and all get the scores of all. The global random generators are restored afterwards.
+    Interrupted if `stop()` becomes true, in any process.
     """
     numbers = range(group.rank, episodes, group.size)
     rng = np.random.default_rng(derive_seed(seed, group.rank) if group.rank else seed)
-    results: dict[int, tuple[float, int]] = {}
+    results: dict[int, tuple[float, int, bool]] = {}
     interrupted = False
     with GlobalRandom().apart(seed):
         envs = [Episodes(make_env(), seed, 0) for _ in range(min(width, len(numbers)))]
         try:
-            _play(agent, envs, numbers, rng, explore, results, stop, on_step, on_episode)
+            _play(agent, envs, numbers, rng, explore, max_steps, results, stop, on_step, on_episode)
         except Interrupted:
             interrupted = True
         finally:
@@ -85,7 +99,8 @@ def play(
         results.update(share)
     if interrupted:
         raise Interrupted
-    return Scores([results[n][0] for n in range(episodes)], [results[n][1] for n in range(episodes)])
+    returns, lengths, cut = zip(*(results[n] for n in range(episodes)), strict=True)
+    return Scores(list(returns), list(lengths), sum(cut))
 
 
 def _play(
@@ -94,14 +109,15 @@ def _play(
     numbers: Sequence[int],
     rng: np.random.Generator,
     explore: bool,
-    results: dict[int, tuple[float, int]],
+    max_steps: int | None,
+    results: dict[int, tuple[float, int, bool]],
     stop: Callable[[], bool],
     on_step: OnStep,
     on_episode: Callable[[float, int], None],
 ) -> None:
     if not envs:
         return
-    dtype = float32_or_uint8(envs[0].observation_space)
+    dtype = obs_dtype(envs[0].observation_space)
     at = list(range(len(envs)))  # which of `numbers` each env plays
     obs: list[Any] = [env.begin_episode(0, number) for env, number in zip(envs, numbers, strict=False)]
     total, length = [0.0] * len(envs), [0] * len(envs)
@@ -121,8 +137,9 @@ def _play(
             total[i] += float(reward)
             length[i] += 1
             on_step(envs[i], total[i], length[i])
-            if terminated or truncated:
-                results[numbers[at[i]]] = total[i], length[i]
+            over = bool(terminated or truncated)
+            if over or length[i] == max_steps:
+                results[numbers[at[i]]] = total[i], length[i], not over
                 on_episode(total[i], length[i])
                 at[i] += len(envs)
                 total[i], length[i] = 0.0, 0

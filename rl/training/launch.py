@@ -26,7 +26,7 @@ from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.outcome import FAILED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Stop
 from rl.runs.plan import Plan
-from rl.sweeps.launchers import _die_with, _environment
+from rl.sweeps.launchers import _environment, die_with
 
 PLACE = "ENCORE_PROCESSES"  # the environment variable that names what a parent shares with its processes
 LOST_THE_OTHERS = 77  # the exit code of a process that ends because another did; the parent tells why
@@ -143,7 +143,7 @@ def _start(
         stderr=output,
         env={**_environment(), **{name: str(value) for name, value in about.items()}},
         start_new_session=True,
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=die_with(os.getpid()),
     )
     if output is not None:
         output.close()

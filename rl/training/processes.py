@@ -220,7 +220,7 @@ def join(make_plan: Callable[[int], Plan], typed: str) -> tuple[Plan, str, Proce
     if rank:
         logging.basicConfig(level=logging.WARNING, format="[%(asctime)s][%(levelname)s] %(message)s")
         config = replace(plan.config, progress=False, logger={})
-        plan = replace(plan, composed=replace(plan.composed, config=config))
+        plan = replace(plan, composed=replace(plan.composed, config=config), mirror=None)
     group = ProcessGroup(dist.PrefixStore("group", store), rank, size, plan.config, board)
     return plan, typed, group
 

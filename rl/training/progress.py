@@ -25,7 +25,7 @@ class Progress:
     """A context in which training reports its progress."""
 
     def __init__(self, config: RunConfig) -> None:
-        self.frames, self.eval_every = config.frames, config.eval.every
+        self.frames, self.eval_every, self.solved = config.frames, config.eval.every, config.env.solved
         self.evaluations, self.evaluations_s = 0, 0.0  # of this session, and the seconds they took
         self.line: Any = None
         self._drawn_at = 0.0
@@ -50,7 +50,8 @@ class Progress:
         self._drawn_at = now
         frames, seconds = clock.frames - self._begin[1], now - self._begin[0]
         eta_s = self.eta_s(clock.frames)
-        self.line.draw(clock.frames, self.frames, frames / max(seconds, 1e-9), metrics.total_reward_ma, eta_s)
+        fps = frames / max(seconds, 1e-9)
+        self.line.draw(clock.frames, self.frames, fps, metrics.total_reward_ma, eta_s, self.solved)
 
     def start_session(self, frames: int) -> None:
         """Training begins at this frame."""
@@ -70,7 +71,9 @@ class Progress:
         """Report a row of metrics.csv."""
         if self.line is None:
             frames, eta_s = row["frames"], self.eta_s(row["frames"])
-            log.info(progress_text(frames, self.frames, row["fps"], row["total_reward_ma"], eta_s))
+            log.info(
+                progress_text(frames, self.frames, row["fps"], row["total_reward_ma"], eta_s, self.solved)
+            )
 
     def evaluation(self, evaluate: Callable[[], dict[str, Any]]) -> None:
         """Evaluate, and report the row of eval.csv."""
@@ -79,7 +82,8 @@ class Progress:
         self.evaluations += 1
         self.evaluations_s += time.monotonic() - started_at
         frames, mean, average = format_count(row["frames"]), row["total_reward"], row["total_reward_ma"]
-        log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f", frames, mean, average)
+        solved = f", solved ({self.solved:g})" if self.solved is not None and mean >= self.solved else ""
+        log.info("evaluation at %s: mean return %.1f, total_reward_ma %.1f%s", frames, mean, average, solved)
 
 
 class _LogAboveLine(logging.Handler):
@@ -123,9 +127,11 @@ class _Line:
         for handler in self.replaced:
             root.addHandler(handler)
 
-    def draw(self, frames: int, of: int, fps: float, average: float | None, eta_s: float) -> None:
+    def draw(
+        self, frames: int, of: int, fps: float, average: float | None, eta_s: float, solved: float | None
+    ) -> None:
         width = self.console.width
-        text = progress_text(frames, of, fps, average, eta_s, width)
+        text = progress_text(frames, of, fps, average, eta_s, solved, width)
         self.bar.columns = self.columns if len(text) + 25 <= width else self.columns[:1]
         self.bar.update(self.task, completed=frames, total=of, text=text)
         self.bar.refresh()

@@ -13,7 +13,7 @@ from rl.config.counts import format_count
 from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
-from rl.runs.history import pack
+from rl.runs.history import other_processes, pack
 from rl.runs.manifest import DamagedError, Manifest, read_verified
 from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
@@ -109,7 +109,7 @@ class Run:
         self.clock.wall_before_s = manifest.wall_s
         replay = self.agent.replay
         not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
-        not_exact += self.plan.other_processes
+        not_exact += other_processes(manifest.config, self.config.processes)
         for problem in not_exact:
             log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
         if self.group.rank:
@@ -215,7 +215,12 @@ class Run:
         self.group.check_same(self._weights, self.clock.frames)
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
-        scores = play(self.agent, self.parts.make_env, self.config.eval.episodes, seed, group=self.group)
+        cfg, group = self.config.eval, self.group
+        scores = play(
+            self.agent, self.parts.make_env, cfg.episodes, seed, group=group, max_steps=cfg.max_steps
+        )
+        if scores.cut:
+            log.info("evaluation at %s: %s", format_count(clock.frames), scores.note)
         row: dict[str, Any] = {
             "frames": clock.frames,
             "updates": clock.updates,
@@ -266,9 +271,12 @@ class Run:
             "stopped_at": self.stopped_at,
         }
         for name, (agent, frames) in agents.items():
-            episodes, asked = SCORE_EPISODES, lambda: stop.asked
-            scores = play(agent, self.parts.make_env, episodes, seed, group=self.group, stop=asked)
+            cap, episodes = self.config.eval.max_steps, SCORE_EPISODES
+            more: dict[str, Any] = {"group": self.group, "max_steps": cap, "stop": lambda: stop.asked}
+            scores = play(agent, self.parts.make_env, episodes, seed, **more)
             result[name] = {"weights_of_frame": frames, **scores.summary()}
+            if cap is not None:
+                result[name]["cut"] = scores.cut
         if self.group.rank == 0:
             files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
         return result

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from rl.config.change_table import change_table
 from rl.config.compose import options
 from rl.config.counts import format_count
 from rl.config.invocation import command
 from rl.runs import files
+from rl.runs.mirror_process import MirrorProcess
 from rl.runs.outcome import FAILED, DifferError, OthersLostError, Stop
-from rl.runs.plan import Plan, change_table
+from rl.runs.plan import Plan
 from rl.trackers import follow as trackers
 from rl.training.loop import train
 from rl.training.run import DivergedError, Run
@@ -23,13 +26,14 @@ if TYPE_CHECKING:
     from rl.training.build import Parts
 
 log = logging.getLogger("encore")
+_OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # it has no more to give; no fault in code
 
 
 def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
     """Train a planned run to its end; the score of its best weights. SystemExit with the exit code if it does
     not get there.
     """
-    from rl.envs.vector import closing
+    from rl.envs.vector import WorkerDiedError, closing
     from rl.training.evaluate import Interrupted
     from rl.training.progress import Progress
 
@@ -45,8 +49,11 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             progress.start_session(run.clock.frames)
             result = None
             started_at = time.time() - run.clock.wall_s
-            with trackers.TrackerProcess(
-                run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
+            with (
+                MirrorProcess(run.folder, plan.mirror, patience_s=lambda: 30 if stop else 300),
+                trackers.TrackerProcess(
+                    run.folder, plan.config.logger, started_at, patience_s=lambda: 5 if stop else 60
+                ),
             ):
                 try:
                     train(run, shared, progress)
@@ -67,11 +74,14 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
             raise SystemExit(shared.exit_code)
         _report(run, result)
     except OSError as error:
-        if not files.is_ours(error):
+        if not files.is_ours(error) and error.errno not in _OF_THE_SYSTEM:
             log.exception("failed; the last checkpoint stands: %s", resume_command)
             raise SystemExit(FAILED) from None
         where, why = error.filename or plan.folder, error.strerror or error
         log.error("stopped: %s: %s; the last checkpoint stands, go on with: %s", where, why, resume_command)
+        raise SystemExit(FAILED) from error
+    except WorkerDiedError as error:
+        log.error("stopped: %s; the last checkpoint stands, go on with: %s", error, resume_command)
         raise SystemExit(FAILED) from error
     except DivergedError as error:
         log.error("stopped: %s; %s", error, _recovery_hint(run))
@@ -81,10 +91,18 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
     except DifferError as error:
         log.error("stopped: %s; the last checkpoint stands, go on with: %s", error, resume_command)
         raise SystemExit(FAILED) from error
-    except Exception:
-        log.exception("failed; the last checkpoint stands: %s", resume_command)
+    except Exception as error:
+        if _is_out_of_memory(error):
+            log.error("stopped: out of memory: %s; the last checkpoint stands: %s", error, resume_command)
+        else:
+            log.exception("failed; the last checkpoint stands: %s", resume_command)
         raise SystemExit(FAILED) from None
     return float(result["best"]["total_reward"]) if "best" in result else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, NumPy or torch, which raises RuntimeError, got no memory."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "of memory" in str(error)
 
 
 def _recovery_hint(run: Run) -> str:
@@ -92,6 +110,7 @@ def _recovery_hint(run: Run) -> str:
     import numpy as np
 
     from rl.config.schedule import Schedule
+    from rl.spaces import all_finite
 
     saved, rollout, lr = (
         run.checkpoints.saved_frames or 0,
@@ -99,7 +118,7 @@ def _recovery_hint(run: Run) -> str:
         getattr(run.config.algo, "lr", None),
     )
     stands = f"the checkpoint at frame {format_count(saved)} stands"
-    if not (np.isfinite(rollout.reward).all() and np.isfinite(rollout.obs).all()):
+    if not (np.isfinite(rollout.reward).all() and all_finite(rollout.obs)):
         return (
             f"the environment gave a reward or an observation that is not finite; {stands}: "
             f"{command('train', f'resume={run.folder}')}"
@@ -148,9 +167,17 @@ def _report(run: Run, result: dict[str, Any]) -> None:
             )
             spread += "max {total_reward_max:.1f} over {episodes} fresh episodes"
             frame = format_count(score["weights_of_frame"])
-            log.info("%s weights (frame %s): %s", name, frame, spread.format(**score))
+            cut = f", {score['cut']} of them cut at {config.eval.max_steps} steps" if score.get("cut") else ""
+            log.info("%s weights (frame %s): %s", name, frame, spread.format(**score) + cut)
+    if config.env.solved is not None:
+        reached = [
+            n for n in ("best", "last") if n in result and result[n]["total_reward"] >= config.env.solved
+        ]
+        by = f"reached by the {' and the '.join(reached)} weights" if reached else "not reached"
+        log.info("solved is a mean return of %g: %s", config.env.solved, by)
     watch = [f"run={folder}", *([] if "best" in result else ["ckpt=last"])]
     more = "stop_at=null" if result["stopped_at"] is not None else f"frames={format_count(2 * config.frames)}"
     log.info("the run is in %s", folder)
     log.info("watch it:     %s", command("enjoy", *watch))
+    log.info("report:       %s", command("report", str(folder)))
     log.info("train it on:  %s", command("train", f"resume={folder}", more))

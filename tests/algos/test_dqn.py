@@ -25,7 +25,7 @@ from rl.algos.pqn import PQN
 from rl.algos.sarsa import Sarsa
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose
-from rl.learning.distributions import boltzmann, epsilon_greedy
+from rl.learning.exploration import boltzmann, epsilon_greedy
 from rl.learning.networks.mlp import DuelingMLP
 from rl.learning.replay import Batch
 from rl.runs.outcome import Refused

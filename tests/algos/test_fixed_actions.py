@@ -25,6 +25,7 @@ CONTINUOUS = {
     "td3": OFF_POLICY,
     "ddpg": OFF_POLICY,
     "crossq": (*OFF_POLICY, "algo.critic_network.hidden=[8]", "algo.alpha=0.1"),
+    "tqc": (*OFF_POLICY, "algo.critic_network.hidden=[8]", "algo.alpha=0.1"),
 }
 
 
@@ -43,7 +44,7 @@ def test_a_fixed_action_dimension_leaves_everything_finite(algo: str, compiled: 
     assert not_finite({name: part.state_dict() for name, part in run.agent.parts.items()}) == []
 
 
-@pytest.mark.parametrize("algo", ["sac", "td3", "crossq"])
+@pytest.mark.parametrize("algo", ["sac", "td3", "crossq", "tqc"])
 def test_what_is_taken_for_a_fixed_dimension_is_its_value(algo: str, tmp_path: Path) -> None:
     """The environment refuses anything else; the critics see 0 there, of rollouts and of policies alike."""
     run = begun(tmp_path / "run", f"algo={algo}", *SMALL, *CONTINUOUS[algo])
@@ -56,7 +57,7 @@ def test_what_is_taken_for_a_fixed_dimension_is_its_value(algo: str, tmp_path: P
     assert np.abs(unit[:, 0]).max() > 0.5
     assert box.stretch(unit) == pytest.approx(action, abs=1e-6)
     seen: list[np.ndarray] = []
-    critics = run.agent.networks.critics if algo == "sac" else run.agent.critics
+    critics = run.agent.networks.critics if algo in ("sac", "tqc") else run.agent.critics
     critics.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach().numpy()))
     iterate(run, 1)
     assert seen
@@ -64,7 +65,7 @@ def test_what_is_taken_for_a_fixed_dimension_is_its_value(algo: str, tmp_path: P
     assert any(np.unique(inputs[:, -2]).size > 2 for inputs in seen)
 
 
-@pytest.mark.parametrize("algo", ["sac", "td3", "crossq"])
+@pytest.mark.parametrize("algo", ["sac", "td3", "crossq", "tqc"])
 def test_the_free_dimension_is_learned(algo: str, tmp_path: Path) -> None:
     more = ("algo.policy_delay=1", "algo.network.warm_up=5") if algo == "crossq" else ()
     run = begun(tmp_path / "run", f"algo={algo}", *SMALL, *CONTINUOUS[algo], *more)

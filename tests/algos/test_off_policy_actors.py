@@ -1,5 +1,5 @@
-"""What SAC (both kinds), TD3, DDPG and CrossQ must do: learn, bootstrap only where an episode was cut off,
-and resume bit for bit.
+"""What SAC (both kinds), TD3, DDPG, CrossQ and TQC must do: learn, bootstrap only where an episode was cut
+off, and resume bit for bit.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from rl.config.compose import compose
 from rl.training.build import Parts, build
 from rl.training.evaluate import play
 
-ALGOS = ("sac", "sac_discrete", "td3", "ddpg", "crossq")
+ALGOS = ("sac", "sac_discrete", "td3", "ddpg", "crossq", "tqc")
 HIDDEN = ("algo.network.hidden=[8]",)
 CRITIC_HIDDEN = {
-    "crossq": ("algo.critic_network.hidden=[8]", "algo.critic_network.warm_up=20", "algo.network.warm_up=5")
+    "crossq": ("algo.critic_network.hidden=[8]", "algo.critic_network.warm_up=20", "algo.network.warm_up=5"),
+    "tqc": ("algo.critic_network.hidden=[8]",),
 }
 
 
@@ -113,7 +114,7 @@ def on(env: str, algo: str) -> list[str]:
 # --------------------------------------------------------------------------------------------------- learning
 
 
-@pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq"])
+@pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq", "tqc"])
 @pytest.mark.parametrize("as_ends", [False, True])
 def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(
     algo: str, as_ends: bool
@@ -121,6 +122,7 @@ def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(
     own = {
         "td3": ("algo.target_tau=0.2", "algo.policy_delay=1"),
         "crossq": ("algo.critic_network.hidden=[]", "algo.optimizer.betas=[0.9,0.999]"),
+        "tqc": ("algo.critic_network.hidden=[]", "algo.num_critics=2", "algo.target_tau=0.2"),
     }
     no_entropy = () if algo == "td3" else ("algo.alpha=1e-9", "algo.alpha_lr=0")
     agent = train(
@@ -137,14 +139,14 @@ def test_the_value_of_an_endless_env_is_reached_only_if_time_limits_are_no_ends(
         ),
         1_200,
     )
-    critics = agent.networks.critics if algo.startswith("sac") else agent.critics
+    critics = agent.critics if algo in ("td3", "crossq") else agent.networks.critics
     action = torch.zeros(4, 0 if algo == "sac_discrete" else 1)
     values = critics(torch.cat([torch.eye(4), action], -1)).mean(-1)  # [2, 4]
     by_hand = [3.439, 2.71, 1.9, 1.0] if as_ends else [10.0] * 4
     np.testing.assert_allclose(values.detach(), [by_hand] * 2, rtol=0.05)
 
 
-@pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq"])
+@pytest.mark.parametrize("algo", ["sac", "sac_discrete", "td3", "crossq", "tqc"])
 def test_what_is_seen_is_done(algo: str) -> None:
     parts = make(
         *(
@@ -155,8 +157,9 @@ def test_what_is_seen_is_done(algo: str) -> None:
             "algo.batch_size=64",
             "algo.learning_starts=200",
         ),
-        *(("algo.critic_network.hidden=[32]", "algo.policy_delay=1") if algo == "crossq" else ()),
-        *(("algo.alpha=0.1",) if "sac" in algo or algo == "crossq" else ()),
+        *(("algo.critic_network.hidden=[32]",) if algo in ("crossq", "tqc") else ()),
+        *(("algo.policy_delay=1",) if algo == "crossq" else ()),
+        *(("algo.alpha=0.1",) if algo != "td3" else ()),
     )
     agent = train(parts, 1_500)
     score = play(agent, parts.make_env, 20, seed=1).mean
@@ -188,6 +191,7 @@ OWN = {
     ),
     "ddpg": ("algo.normalize_obs=true",),
     "crossq": ("algo.policy_delay=5", "algo.updates_per_frame=0.3"),
+    "tqc": ("algo.normalize_obs=true", "algo.n_step=3"),
 }
 
 
@@ -230,6 +234,7 @@ PARTS = {
     "td3": [*TRAINED, "target_critics", "target_actor", "replay"],
     "crossq": [*TRAINED, "temperature", "temperature_optimizer", "replay"],
 }
+PARTS["tqc"] = PARTS["sac"]
 
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
@@ -337,6 +342,7 @@ def test_the_replay_ratio_does_not_depend_on_the_number_of_envs(algo: str) -> No
         ("sac", "cartpole", "needs a continuous action space.*algo=sac_discrete"),
         ("td3", "cartpole", "needs a continuous action space.*algo=sac_discrete"),
         ("crossq", "cartpole", "needs a continuous action space.*algo=sac_discrete"),
+        ("tqc", "cartpole", "needs a continuous action space.*algo=sac_discrete"),
         ("sac_discrete", "pendulum", "needs a Discrete action space.*algo=sac"),
     ],
 )
@@ -371,8 +377,8 @@ def batch_of(parts: Parts) -> Any:
 
 @pytest.mark.parametrize(
     ("algo", "is_frozen"),
-    [("sac", True), ("sac", False), ("sac_discrete", True)],
-    ids=["sac", "control", "discrete"],
+    [("sac", True), ("sac", False), ("sac_discrete", True), ("tqc", True)],
+    ids=["sac", "control", "discrete", "tqc"],
 )
 def test_only_their_own_loss_moves_the_critics(
     algo: str, is_frozen: bool, monkeypatch: pytest.MonkeyPatch
@@ -392,7 +398,34 @@ def test_only_their_own_loss_moves_the_critics(
     assert any(g.any() for g in moved)
 
 
-@pytest.mark.parametrize("algo", ["sac", "sac_discrete", "crossq"])
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_the_actor_follows_critics_of_any_network(algo: str) -> None:
+    """Its gradient with SimBa critics, against that of the loss written out."""
+    parts = filled(algo, "algo.network._target_=rl.networks.SimBa")
+    agent: Any = parts.agent
+    batch, noise = batch_of(parts)
+    critics = agent.networks.critics if algo == "sac" else agent.critics
+
+    def value(action: torch.Tensor) -> torch.Tensor:
+        return critics(torch.cat([batch.obs, action], -1)).squeeze(-1)
+
+    if algo == "sac":
+        actor = agent.networks.actor
+        _, report = agent._loss(agent.networks, batch, noise)
+        found = report["policy_loss"]
+        action, log_prob = agent.distribution.sample_with_log_prob(actor(batch.obs), noise[0])
+        expected = (report["alpha"] * log_prob - value(action).amin(0)).mean()
+    else:
+        actor = agent.actor
+        found, _ = agent._actor_loss(actor, batch.obs)
+        expected = -value(actor(batch.obs).tanh())[0].mean()
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(loss, list(actor.parameters())) for loss in (found, expected)]
+    for ours, by_hand in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, by_hand)
+
+
+@pytest.mark.parametrize("algo", ["sac", "sac_discrete", "crossq", "tqc"])
 @pytest.mark.parametrize("more_wanted", [True, False])
 def test_the_temperature_rises_where_entropy_is_lacking(algo: str, more_wanted: bool) -> None:
     if algo == "sac_discrete":  # at the start it is between the two
@@ -429,6 +462,36 @@ def test_the_target_of_td3_is_the_lower_critic_at_a_smoothed_action() -> None:
     target = batch.reward + batch.discount * next_q.min(0).values
     q = agent.critics(torch.cat([batch.obs, batch.action], -1)).squeeze(-1).detach()
     torch.testing.assert_close(error, (q - target).abs().mean(0))
+
+
+@pytest.mark.parametrize("dropped", [0, 2])
+def test_the_target_of_tqc_leaves_out_the_highest_quantiles(dropped: int) -> None:
+    """Of all critics together, so many for each critic; the loss is computed pair by pair."""
+    parts = filled("tqc", "algo.num_critics=3", "algo.quantiles=5", f"algo.dropped_quantiles={dropped}")
+    agent: Any = parts.agent
+    batch, noise = batch_of(parts)
+    _, report = agent._loss(agent.networks, batch, noise)
+    with torch.no_grad():
+        params = agent.networks.actor(batch.next_obs)
+        next_action, log_prob = agent.distribution.sample_with_log_prob(params, noise[1])
+        atoms = agent.target_critics(torch.cat([batch.next_obs, next_action], -1)).numpy()  # [3, 16, 5]
+        quantiles = agent.networks.critics(torch.cat([batch.obs, batch.action], -1)).numpy()
+    losses = np.zeros((3, 16))
+    for row in range(16):
+        kept = np.sort(atoms[:, row].flatten())[: 15 - 3 * dropped] - float(report["alpha"] * log_prob[row])
+        target = float(batch.reward[row]) + float(batch.discount[row]) * kept
+        for critic in range(3):
+            for i, quantile in enumerate(quantiles[critic, row]):
+                u = target - quantile
+                huber = np.where(np.abs(u) < 1, u**2 / 2, np.abs(u) - 0.5)
+                losses[critic, row] += (np.abs((i + 0.5) / 5 - (u < 0)) * huber).mean() / 5
+    np.testing.assert_allclose(report["td_error"], losses.mean(0), rtol=1e-4)
+    assert float(report["loss"].detach()) == pytest.approx(losses.mean(1).sum(), rel=1e-4)
+
+
+def test_tqc_must_keep_a_quantile() -> None:
+    with pytest.raises(ConfigError, match="algo.dropped_quantiles=25 leaves none of algo.quantiles=25"):
+        make("algo=tqc", "env=pendulum", "algo.dropped_quantiles=25")
 
 
 def test_the_smoothing_noise_is_clipped() -> None:
@@ -476,7 +539,10 @@ def test_the_actor_moves_at_every_third_update_alone(algo: str) -> None:
 
 @pytest.mark.parametrize(
     "algo",
-    ["sac", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac_discrete", "td3", "crossq"))],
+    [
+        "sac",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac_discrete", "td3", "crossq", "tqc")),
+    ],
 )
 def test_compiled_updates_agree_with_eager_ones_and_resume_exactly(algo: str, tmp_path: Path) -> None:
     line = line_for(algo, "algo.rollout_length=8", "algo.normalize_obs=true")

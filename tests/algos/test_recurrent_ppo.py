@@ -27,12 +27,14 @@ from rl.config.compose import compose
 from rl.envs.wrappers import Keep
 from rl.learning.gradient_step import flatten_parameters
 from rl.learning.networks.mlp import MLP
-from rl.learning.networks.recurrent import GRU
+from rl.learning.networks.recurrent import GRU, LSTM, Memory
 from rl.training.build import Parts, build
 from rl.training.evaluate import play
 
-SMALL = ["algo=recurrent_ppo", "algo.sequence_length=8", "algo.minibatch_size=32", "algo.state_size=8"]
+SIZE = 8
+SMALL = ["algo=recurrent_ppo", "algo.sequence_length=8", "algo.minibatch_size=32", f"algo.state_size={SIZE}"]
 # cut off, or fallen before
+LSTMS = "algo.memory._target_=rl.networks.LSTM"
 SHORT = ["env=cartpole", "env.num_envs=3", "+env.kwargs.max_episode_steps=13", "algo.rollout_length=32"]
 
 
@@ -45,19 +47,43 @@ def made(*overrides: str) -> tuple[Parts, RecurrentPPO]:
 # ------------------------------------------------------------------------------------------------ the network
 
 
-def gru() -> GRU:
+MEMORIES: list[type[Memory]] = [GRU, LSTM]
+
+
+def memory(kind: type[Memory] = GRU) -> Memory:
     torch.manual_seed(0)
-    network = GRU(functools.partial(MLP, hidden=[5], activation="tanh", init="default"), (3,), 4)
+    network = kind(functools.partial(MLP, hidden=[5], activation="tanh", init="default"), (3,), 4)
     torch.nn.init.normal_(network.recurrent.bias)
     return network
 
 
-def test_a_step_is_that_of_torchs_cell_in_torch_and_in_numpy() -> None:
-    network, cell = gru(), torch.nn.GRUCell(12, 4)
+def step_of_torchs_gru(network: Memory, obs: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    cell = torch.nn.GRUCell(12, 4)
     recurrent = {"weight_hh": network.recurrent.weight, "bias_hh": network.recurrent.bias}
     cell.load_state_dict({"weight_ih": torch.eye(12), "bias_ih": torch.zeros(12), **recurrent})
-    obs, state = torch.randn(6, 3), torch.randn(6, 4)
-    expected = cell(network.encoder(obs), state)
+    return cell(network.encoder(obs), state)
+
+
+def step_of_torchs_lstm(network: Memory, obs: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """Its gates come as i, f, g, o; ours as i, f, o, g."""
+    order, cell = [0, 1, 3, 2], torch.nn.LSTMCell(16, 4)
+    sorted_parts = {
+        "weight_ih": torch.eye(16),
+        "bias_ih": torch.zeros(16),
+        "weight_hh": network.recurrent.weight,
+        "bias_hh": network.recurrent.bias,
+    }
+    for name, value in sorted_parts.items():
+        sorted_parts[name] = torch.cat([value.detach().chunk(4)[gate] for gate in order])
+    cell.load_state_dict(sorted_parts)
+    return torch.cat(cell(network.encoder(obs), (state[:, :4], state[:, 4:])), -1)
+
+
+@pytest.mark.parametrize(("kind", "step"), [(GRU, step_of_torchs_gru), (LSTM, step_of_torchs_lstm)])
+def test_a_step_is_that_of_torchs_cell_in_torch_and_in_numpy(kind: type[Memory], step: Any) -> None:
+    network = memory(kind)
+    obs, state = torch.randn(6, 3), torch.randn(6, network.state_size)
+    expected = step(network, obs, state)
     torch.testing.assert_close(network(obs, state), expected)
     flatten_parameters(network)
     np.testing.assert_allclose(
@@ -65,25 +91,34 @@ def test_a_step_is_that_of_torchs_cell_in_torch_and_in_numpy() -> None:
     )
 
 
-def test_gates_far_from_0_do_not_overflow() -> None:
-    network = gru()
+def test_an_lstm_forgets_nothing_at_first() -> None:
+    network = LSTM(functools.partial(MLP, hidden=[5], activation="tanh", init="default"), (3,), 4)
+    assert network.recurrent.bias.tolist() == [0] * 4 + [1] * 4 + [0] * 8
+
+
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_gates_far_from_0_do_not_overflow(kind: type[Memory]) -> None:
+    network = memory(kind)
+    state = np.full((1, network.state_size), -1e6, np.float32)
     with np.errstate(all="raise"):
-        after = network.numpy_forward()(np.full((1, 3), 1e6, np.float32), np.full((1, 4), -1e6, np.float32))
+        after = network.numpy_forward()(np.full((1, 3), 1e6, np.float32), state)
     assert np.isfinite(after).all()
 
 
 def steps_one_by_one(
-    network: GRU, obs: torch.Tensor, state: torch.Tensor, begins: torch.Tensor
+    network: Memory, obs: torch.Tensor, state: torch.Tensor, begins: torch.Tensor
 ) -> torch.Tensor:
-    states = torch.empty(*obs.shape[:2], network.size)
+    states = torch.empty(*obs.shape[:2], network.state_size)
     for t, n in np.ndindex(*obs.shape[:2]):
-        before = torch.zeros(network.size) if begins[t, n] else states[t - 1, n] if t else state[n]
+        before = torch.zeros(network.state_size) if begins[t, n] else states[t - 1, n] if t else state[n]
         states[t, n] = network(obs[t, n].unsqueeze(0), before.unsqueeze(0))[0]
     return states
 
 
-def test_a_sequence_is_its_steps_one_by_one_from_zeros_where_an_episode_begins() -> None:
-    network, obs, state = gru(), torch.randn(7, 3, 3), torch.randn(3, 4)
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_a_sequence_is_its_steps_one_by_one_from_zeros_where_an_episode_begins(kind: type[Memory]) -> None:
+    network, obs = memory(kind), torch.randn(7, 3, 3)
+    state = torch.randn(3, network.state_size)
     begins = torch.zeros(7, 3, dtype=torch.bool)
     begins[0, 0] = begins[3, 1] = begins[4, 1] = True
     expected = steps_one_by_one(network, obs, state, begins)
@@ -94,8 +129,10 @@ def test_a_sequence_is_its_steps_one_by_one_from_zeros_where_an_episode_begins()
     torch.testing.assert_close(unreset[:, 2], expected[:, 2])
 
 
-def test_no_gradient_goes_beyond_an_episodes_beginning() -> None:
-    network, state = gru(), torch.randn(1, 4)
+@pytest.mark.parametrize("kind", MEMORIES)
+def test_no_gradient_goes_beyond_an_episodes_beginning(kind: type[Memory]) -> None:
+    network = memory(kind)
+    state = torch.randn(1, network.state_size)
     obs = torch.randn(6, 1, 3, requires_grad=True)
     begins = torch.tensor([False, False, True, False, False, False]).unsqueeze(1)
     network.sequence(obs, state, begins)[4].sum().backward()
@@ -125,8 +162,9 @@ def acted(parts: Parts, agent: RecurrentPPO, rollouts: int = 2) -> tuple[Rollout
     return rollout, states[-len(rollout.reward) :]
 
 
-def test_over_the_sequences_the_policy_is_as_it_acted() -> None:
-    parts, agent = made(*SHORT)
+@pytest.mark.parametrize("kind", [[], [LSTMS]], ids=["GRU", "LSTM"])
+def test_over_the_sequences_the_policy_is_as_it_acted(kind: list[str]) -> None:
+    parts, agent = made(*SHORT, *kind)
     rollout, states = acted(parts, agent)
     assert rollout.state is not None
     assert rollout.state.any()  # an episode went on
@@ -156,8 +194,9 @@ def action_of(rollout: Rollout) -> torch.Tensor:
     return torch.from_numpy(rollout.action).flatten(0, 1)
 
 
-def test_advantages_are_of_the_values_in_the_states_that_were_reached() -> None:
-    parts, agent = made(*SHORT, "algo.gamma=0.9", "algo.gae_lambda=0.8")
+@pytest.mark.parametrize("kind", [[], [LSTMS]], ids=["GRU", "LSTM"])
+def test_advantages_are_of_the_values_in_the_states_that_were_reached(kind: list[str]) -> None:
+    parts, agent = made(*SHORT, *kind, "algo.gamma=0.9", "algo.gae_lambda=0.8")
     rollout, states = acted(parts, agent)
     last = {(t, n): obs for t, n, obs in rollout.final_obs}
     assert rollout.truncated.any()
@@ -246,9 +285,9 @@ def test_what_cannot_be_is_refused_with_what_to_type(override: str, message: str
 # --------------------------------------------------------------------------------------------------- learning
 
 
-@pytest.mark.parametrize("algo", ["recurrent_ppo", "ppo"])
+@pytest.mark.parametrize("algo", ["recurrent_ppo", "LSTM", "ppo"])
 def test_what_only_the_past_shows_is_learned_with_a_memory_alone(algo: str, tmp_path: Path) -> None:
-    own = SMALL if algo == "recurrent_ppo" else ["algo=ppo"]
+    own = {"recurrent_ppo": SMALL, "LSTM": [*SMALL, LSTMS], "ppo": ["algo=ppo"]}[algo]
     line = [
         *own,
         "env=gym",
@@ -262,7 +301,7 @@ def test_what_only_the_past_shows_is_learned_with_a_memory_alone(algo: str, tmp_
     )
     iterate(run, 20)
     score = play(run.agent, run.parts.make_env, 40, 0).mean
-    assert score == 1.0 if algo == "recurrent_ppo" else score < 0.8
+    assert score < 0.8 if algo == "ppo" else score == 1.0
 
 
 def test_the_value_of_an_endless_env_is_what_it_is_worth(tmp_path: Path) -> None:
@@ -308,6 +347,7 @@ LINES = {
         "algo.normalize_reward=true",
         "algo.value_clip_range=[[0,1],[640,0.1]]",
     ],
+    "LSTM": [*TINY, *SMALL, HIDDEN, LSTMS],
     "continuous, async": [*TINY, *SMALL, "env=pendulum", "env.vectorization=async", "algo.target_kl=0.01"],
 }
 
@@ -324,15 +364,18 @@ def test_a_killed_run_ends_as_if_it_never_was(line: str, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("few_scores", "composed_once")
 @pytest.mark.parametrize("forgetful", [False, True])
-def test_without_what_it_remembers_the_continuation_differs(forgetful: bool, tmp_path: Path) -> None:
-    line = LINES["discrete"]
+@pytest.mark.parametrize("kind", ["discrete", "LSTM"])
+def test_without_what_it_remembers_the_continuation_differs(
+    kind: str, forgetful: bool, tmp_path: Path
+) -> None:
+    line = LINES[kind]
     assert go(tmp_path / "run", *line, "frames=320") == 0
     shutil.copytree(tmp_path / "run", tmp_path / "other", symlinks=True)
 
     def forget(state: dict[str, Any]) -> None:
         assert state["collector"]["state"].any()
         if forgetful:
-            state["collector"]["state"].zero_()
+            state["collector"]["state"][:, -SIZE:].zero_()  # of an LSTM what no policy sees
 
     rewrite(tmp_path / "other", forget)
     assert go(tmp_path / "run", *line) == 0

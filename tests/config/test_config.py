@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,29 @@ def test_an_override_of_a_schedule_replaces_it() -> None:
         == 0.0
     )
     assert isinstance(compose(["algo.entropy_coef=0.5"], RunConfig).config.algo.entropy_coef, Schedule)
+
+
+@pytest.mark.parametrize(
+    ("algo", "override", "value"),
+    [
+        ("ppo", "algo.optimizer.weight_decay=0.01", 0.01),
+        ("ppo", "+algo.optimizer.weight_decay=0.01", 0.01),
+        ("reinforce", "algo.optimizer.weight_decay=0.01", 0.01),  # torch's, which no schema knows
+        ("dqn_pong", "algo.network.channels=[4,8,8]", [4, 8, 8]),
+        ("dqn", "algo.network.channels=[4,8,8]", "algo.network.channels: no such key"),
+        ("ppo", "algo.optimizer.weigth_decay=1", "did you mean algo.optimizer.weight_decay?"),
+        ("ppo", "algo.replay.capacity=1k", "algo.replay: no such key"),
+    ],
+)
+def test_a_part_takes_keys_that_yaml_does_not_name(algo: str, override: str, value: object) -> None:
+    chosen = [f"experiment={algo}"] if "_" in algo else [f"algo={algo}"]
+    if isinstance(value, str):
+        with pytest.raises(ConfigError, match=re.escape(value)):
+            compose([*chosen, override], RunConfig)
+        return
+    composed = compose([*chosen, override], RunConfig)
+    _, part, name = override.partition("=")[0].split(".")
+    assert composed.values["algo"][part][name] == value
 
 
 def test_counts_and_interpolations_are_read() -> None:

@@ -66,7 +66,7 @@ def test_a_wrapper_without_state_dict_is_refused_by_name() -> None:
     [
         (["env.id=NoSuchEnv-v0"], "NoSuchEnv"),
         (["env.id=no_such_module:Env-v0"], "no_such_module"),
-        (["env.id=FrozenLake-v1"], "FlattenObservation"),
+        (["env.id=tiny_envs:Anything-v0", "+env.kwargs.space=[Text,5]"], "Text"),
         (["env.id=CartPole-v1", "+env.kwargs.nonsense=3"], "nonsense"),
         (
             ["env.id=CartPole-v1", "env.wrappers=[{_target_: gymnasium.wrappers.NormalizeReward}]"],

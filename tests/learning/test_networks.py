@@ -24,6 +24,7 @@ from rl.learning.networks.normed import BatchRenormMLP, LayerNormMLP, batch_reno
 from rl.learning.networks.numpy_forward import numpy_forward
 from rl.learning.networks.policy import ActorCritic, Policy
 from rl.learning.networks.recurrent import GRU
+from rl.learning.networks.simba import SimBa
 
 SPACES: list[gym.Space] = [gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,))]
 
@@ -133,6 +134,39 @@ def test_layer_norm_comes_before_the_activation(activation: str) -> None:
     )
 
 
+@pytest.mark.parametrize("quantiles", [None, 5])
+def test_simba_is_residual_blocks_after_layer_norm(quantiles: int | None) -> None:
+    """Against torch's own modules, in NumPy too; three as one module, and the first two of it."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"hidden": [8, 8], "activation": "relu", "init": "orthogonal"}
+    members = [SimBa((2, 2), 3, **options, quantiles=quantiles) for _ in range(3)]
+    obs = 3 + torch.randn(7, 2, 2)
+    expected = []
+    for network in members:
+        for norm in network.norms:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+        assert [tuple(layer.weight.shape) for layer in network.layers][:3] == [(8, 4), (32, 8), (8, 32)]
+        x = network.layers[0](obs.flatten(1))
+        for block in range(2):
+            up, down = network.layers[2 * block + 1], network.layers[2 * block + 2]
+            x = x + nn.Sequential(network.norms[block], up, nn.ReLU(), down)(x)
+        y = network.layers[-1](network.norms[-1](x))
+        expected.append(y if quantiles is None else y.view(7, 3, 5))
+        torch.testing.assert_close(network(obs), expected[-1])
+        found = network.numpy_forward()(obs.numpy())
+        assert found == pytest.approx(expected[-1].detach().numpy(), rel=1e-4, abs=1e-5)
+    if quantiles is None:
+        together: Any = SimBa.ensemble(members)
+        torch.testing.assert_close(together(obs), torch.stack(expected))
+        torch.testing.assert_close(together(obs, first=2), torch.stack(expected[:2]))
+
+
+def test_blocks_of_simba_are_equally_wide() -> None:
+    with pytest.raises(ValueError, match=r"hidden=\[8, 16\], all equally wide"):
+        SimBa((4,), 3, hidden=[8, 16], activation="relu", init="default")
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_in_numpy_equal_torch(activation: str) -> None:
     network = MLP((3,), 2, hidden=[16, 8], activation=activation, init="default")
@@ -184,6 +218,7 @@ KINDS: dict[str, Callable[[], tuple[nn.Module, int]]] = {  # networks, and the s
     "MLP": lambda: (MLP((4,), 3, **PLAIN), 0),
     "NoisyDuelingMLP": lambda: ((network := NoisyDuelingMLP((4,), 3, **PLAIN)), network.noise_size),
     "LayerNormMLP": lambda: (LayerNormMLP((4,), 3, **PLAIN), 0),
+    "SimBa": lambda: (SimBa((4,), 3, **PLAIN), 0),
     "BatchRenormMLP": lambda: (BatchRenormMLP((4,), 3, warm_up=0, **PLAIN), 0),
     "GRU": lambda: (GRU(functools.partial(MLP, **PLAIN), (4,), 5), 5),
     "Policy": lambda: (make_policy(SPACES[1]), 0),

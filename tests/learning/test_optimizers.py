@@ -17,6 +17,7 @@ DECAY = "+algo.optimizer.weight_decay=0.5"
 CASES = {
     "sac": ("env=pendulum", "algo.network.hidden=[8]"),
     "crossq": ("env=pendulum", "algo.network.hidden=[8]", "algo.critic_network.hidden=[8]"),
+    "tqc": ("env=pendulum", "algo.network.hidden=[8]", "algo.critic_network.hidden=[8]"),
     "ppo": ("env=pendulum", "algo.network.hidden=[8]"),
     "pqn": ("env=cartpole", "algo.network.hidden=[8]"),  # LayerNorm
     "rainbow": ("env=cartpole", "algo.network.hidden=[8]"),  # noisy
@@ -51,7 +52,7 @@ def test_weight_decay_acts_on_weights_of_layers_only(algo: str, tmp_path: Any) -
             torch.testing.assert_close(parameter, torch.full_like(parameter, 0.95**3))
     kept = {name.split(".")[-1] for name, _ in named if name not in moved}
     assert kept >= (
-        {"log_alpha"} if algo in ("sac", "crossq") else {"log_std"} if algo == "ppo" else {"bias"}
+        {"log_alpha"} if algo in ("sac", "crossq", "tqc") else {"log_std"} if algo == "ppo" else {"bias"}
     )
 
 

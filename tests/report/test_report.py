@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -24,6 +25,7 @@ from rl.report.__main__ import main, report
 from rl.report.curves import draw, over_seeds
 from rl.report.group import group
 from rl.report.runs import BASELINES, find_runs, read_run
+from rl.runs.__main__ import main as list_runs
 from rl.runs.lock import RunLock
 from rl.runs.outcome import Refused
 
@@ -105,9 +107,24 @@ def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
     text = read(page)
     pngs = sorted(path.name for path in page.parent.glob("*.png"))
     assert len(pngs) == 4
+    assert pngs[0] == "1-cartpole-v1-evaluation-over-frames.png"
     assert all(f'href="{name}"' in text for name in pngs)
     assert all((page.parent / name).read_bytes().startswith(b"\x89PNG") for name in pngs)
-    assert text.count("<svg role=") == 4
+    charts = re.findall(r'<svg role="img" aria-label="CartPole-v1: (.*?):', text)
+    assert [name for name in charts if " return over " not in name] == [
+        f"{name} over frames"
+        for name in (
+            "fps",
+            "episode_length",
+            "loss",
+            "lr",
+            "entropy_coef",
+            "entropy",
+            "grad_norm",
+            "policy_loss",
+        )
+    ]
+    assert len(charts) == 4 + 8
 
     scores = cells(text, "Scores")
     assert [row[:2] for row in scores[1:]] == [["reinforce lr=0.001", "2"], ["reinforce lr=0.01", "2"]]
@@ -117,7 +134,7 @@ def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
     ]
     assert scores[1][2].startswith(f"{sum(finals) / 2:.3g} [")
     assert scores[1][4] == " ".join(f"{score:.3g}" for score in finals)
-    assert scores[1][5:] == ["4 fresh episodes", "22.4"]
+    assert scores[1][5:7] == ["4 fresh episodes", "22.4"]
     assert cells(text, "What differs") == [
         ["key", "reinforce lr=0.001", "reinforce lr=0.01"],
         ["algo.lr", "0.001", "0.01"],
@@ -161,18 +178,17 @@ def test_reporting_a_run_does_not_change_its_resume() -> None:
     assert go(straight, *LINE, "frames=640") == 0
     one, other = record(run), record(straight)
     resumed = read_run(run)
-    assert [
-        cell
-        for cell in cells(read(report(["run"])), "Runs")[1][8:]
-        if re.fullmatch(r"at 320 \(20.*\), frames: 320 → 640", cell)
-    ]
+    text = read(report(["run"]))
+    assert cells(text, "Runs")[1][8] == "320"
+    (edit,) = cells(text, "What was edited, and when")[1:]
+    assert (edit[0], edit[1], edit[2][:2], edit[3:]) == ("run", "320", "20", ["frames: 320 → 640", ""])
     section = group([resumed])[0]
     means = {
         result.label: over_seeds([resumed.curves["training"]], measures.mean) for result in section.results
     }
     for over in ("frames", "wall_s"):
-        lines = draw(section, "training", over, means).axes[0].lines
-        curve, marks = lines[0], next(line for line in lines if line.get_marker() == "v")
+        lines = draw(section, "training", over, means, "title").axes[0].lines
+        curve, marks = lines[0], next(line for line in lines if line.get_marker() == "D")
         assert (curve.get_xdata()[1:] > curve.get_xdata()[:-1]).all()
         (at,) = marks.get_xdata()
         assert curve.get_xdata()[0] < at < curve.get_xdata()[-1]
@@ -258,6 +274,49 @@ def test_what_does_not_make_another_configuration_is_one_result(sweep: Path) -> 
     edit(sweep / "algo.lr=0.001,seed=1", frames="0.64k")
     results = group([read_run(path) for path in find_runs(str(sweep), Path("outputs"))])[0].results
     assert [[run.seed for run in result.runs] for result in results] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.usefixtures("without_charts")
+def test_tags_and_what_is_solved_are_shown(sweep: Path) -> None:
+    edit(sweep / "algo.lr=0.001,seed=1", tags={"note": "a <first> try", "batch": 7})
+    for lr, solved in (("0.001", 1.0), ("0.01", None)):
+        for seed in (1, 2):
+            edit(sweep / f"algo.lr={lr},seed={seed}", env__solved=solved)
+    text = read(report([str(sweep)]))
+    scores = cells(text, "Scores")
+    column = scores[0].index("solved")
+    assert [row[column] for row in scores[1:]] == ["2 of 2 reach 1", ""]
+    runs = cells(text, "Runs")
+    column = runs[0].index("tags")
+    assert [row[column] for row in runs[1:]] == ["note=a &lt;first&gt; try, batch=7", "", "", ""]
+
+
+@pytest.mark.usefixtures("without_charts")
+def test_edits_of_keys_and_code_are_listed_with_their_frames(sweep: Path) -> None:
+    run = sweep / "algo.lr=0.01,seed=1"
+    start = json.loads((run / "history.jsonl").read_text())
+    start |= {"fork": {"run": "outputs/<old>", "weights": "best"}, "time": "t0"}
+    sessions = [start]
+    for frames, keys, files in ((128, [], ["mine.py"]), (256, [("algo.lr", 0.01, 0.1)], []), (384, [], [])):
+        known = sessions[-1].get("code_changed") or []
+        changes = [{"key": key, "was": was, "now": now} for key, was, now in keys]
+        code = [*known, *([{"frames": frames, "files": files}] if files else [])]
+        session = {
+            "event": "resume",
+            "frames": frames,
+            "time": f"t{frames}",
+            "changes": changes,
+            "fork": None,
+        }
+        sessions.append(start | session | {"code_changed": code})
+    (run / "history.jsonl").write_text("".join(json.dumps(session) + "\n" for session in sessions))
+    text = read(report([str(run)]))
+    assert cells(text, "What was edited, and when")[1:] == [
+        [run.name, "0", "t0", "forked from outputs/&lt;old&gt; (best weights)", ""],
+        [run.name, "128", "t128", "", "mine.py"],
+        [run.name, "256", "t256", "algo.lr: 0.01 → 0.1", ""],
+    ]
+    assert cells(text, "Runs")[1][8] == "128, 256, 384"
 
 
 def test_names_are_shown_as_they_are(sweep: Path) -> None:
@@ -348,6 +407,25 @@ def test_the_command_line_refuses_with_2(
     assert capsys.readouterr().err.startswith("sweeep: no such folder")
 
 
+@pytest.mark.parametrize(("command", "says"), [("encore", "encore runs"), ("python", "python -m rl.runs")])
+def test_hints_name_the_command_that_exists(
+    command: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, run, arguments in (
+        ("report", main, []),
+        ("report", main, ["nothing"]),
+        ("runs", list_runs, ["--help"]),
+        ("runs", list_runs, ["nothing"]),
+    ):
+        start = f"encore {name}" if command == "encore" else f"rl/{name}/__main__.py"
+        monkeypatch.setattr(sys, "argv", [start, *arguments])
+        with contextlib.suppress(SystemExit):
+            run()
+        shown = "".join(capsys.readouterr())
+        assert says in shown
+        assert ("python -m" in shown) == (command == "python")
+
+
 def test_every_cheap_environment_has_a_random_baseline() -> None:
     import benchmarks.random_baselines as recorded
 
@@ -417,7 +495,7 @@ def test_a_browser_shows_the_page_without_errors(sweep: Path) -> None:
             assert driver.title == "sweep: report"
             assert driver.execute_script("return document.documentElement.scrollWidth") == width
             charts = driver.execute_script(
-                "return [...document.querySelectorAll('figure svg')]"
+                "return [...document.querySelectorAll('.charts figure svg')]"
                 ".map(s => [s.getBoundingClientRect().width, s.getBBox().height])"
             )
             assert len(charts) == 4

@@ -17,7 +17,7 @@ from rl.runs.manifest import Manifest, describe
 from rl.serialize import load, serialize
 
 pytestmark = pytest.mark.usefixtures("few_scores")
-CONTINUOUS = ("sac", "td3", "ddpg", "crossq")
+CONTINUOUS = ("sac", "td3", "ddpg", "crossq", "tqc")
 SMALL = {
     "rollout_length": "16",
     "hidden": "[8]",

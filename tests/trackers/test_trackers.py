@@ -56,23 +56,21 @@ def in_tensorboard(run: Path) -> Points:
 
 
 def in_mlflow(run: Path) -> Points:
-    client, found = mlflow_run(run)
-    history = client.get_metric_history
-    return [
-        (tag, point.step, point.value)
-        for tag in found.data.metrics
-        for point in history(found.info.run_id, tag)
-    ]
+    return mlflow_points(f"sqlite:///{run.parent / 'outputs/mlflow.db'}", (run / ID).read_text())
 
 
-def mlflow_run(run: Path, uri: str = "") -> tuple[Any, Any]:
+def mlflow_points(uri: str, run_id: str) -> Points:
+    """Of all MLflow runs with a run's tag that are not deleted."""
     from mlflow import MlflowClient
 
-    # which it keeps open by its name
-    client = MlflowClient(uri or f"sqlite:///{run.parent / 'outputs/mlflow.db'}")
+    client = MlflowClient(uri)
     numbers = [experiment.experiment_id for experiment in client.search_experiments()]
-    (found,) = client.search_runs(numbers, f"tags.`{MLflow.TAG}` = '{(run / ID).read_text()}'")
-    return client, found
+    return [
+        (tag, point.step, point.value)
+        for found in client.search_runs(numbers, f"tags.`{MLflow.TAG}` = '{run_id}'")
+        for tag in found.data.metrics
+        for point in client.get_metric_history(found.info.run_id, tag)
+    ]
 
 
 def in_wandb(run: Path) -> Points:
@@ -253,35 +251,30 @@ def rows_of(*frames: int) -> list[Row]:
     return [Row("train", n, n / 100, {"train/episodes": float(n), "train/loss": 1 / n}) for n in frames]
 
 
-def test_a_server_gets_the_rows_after_its_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is not a file of SQLite, by a client that stands for it."""
+def test_an_mlflow_run_that_no_longer_holds_is_replaced(tmp_path: Path) -> None:
+    """Through MLflow's client alone; what people wrote about the old run stays."""
     pytest.importorskip("mlflow")
-    logged: list[int] = []
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
-    class Client:
-        def __init__(self, uri: str) -> None:
-            assert uri == "http://server"
+    def session(at: int, *frames: int, lr: float = 1.0, started_at: float = 0.0) -> str:
+        tracker = MLflow(uri, "x")
+        config = {"outputs": str(tmp_path), "algo": {"lr": lr}}
+        tracker.open(RunInfo(tmp_path, "id", started_at, {"seed": "0"}, config, resumed_at=at))
+        tracker.add(rows_of(*frames))
+        tracker.client.set_tag(tracker.run_id, "mlflow.note.content", "mine")
+        tracker.close(finished=False)
+        run = tracker.client.get_run(tracker.run_id)
+        assert (run.data.params["algo.lr"], run.data.tags["mlflow.note.content"]) == (str(lr), "mine")
+        steps = [step for tag, step, _ in mlflow_points(uri, "id") if tag == "train/loss"]
+        assert steps == list(frames)
+        return str(tracker.run_id)
 
-        def get_experiment_by_name(self, name: str) -> Any:
-            return SimpleNamespace(experiment_id="1")
-
-        def search_runs(self, experiments: list[str], text: str) -> list[Any]:
-            return [SimpleNamespace(info=SimpleNamespace(run_id="r"))]
-
-        def update_run(self, run_id: str, status: str) -> None:
-            return
-
-        def get_metric_history(self, run_id: str, metric: str) -> list[Any]:
-            return [SimpleNamespace(step=step) for step in (64, 128)] if metric == "train/episodes" else []
-
-        def log_batch(self, run_id: str, metrics: list[Any]) -> None:
-            logged.extend(metric.step for metric in metrics if metric.key == "train/loss")
-
-    monkeypatch.setattr("mlflow.MlflowClient", Client)
-    tracker = MLflow("http://server", "x")
-    tracker.open(RunInfo(tmp_path, "id", 0.0, {}, {}))
-    tracker.add(rows_of(64, 128, 192, 256))
-    assert logged == [192, 256]
+    first = session(0, 64, 128, 192)
+    assert session(192, 64, 128, 192, 256, started_at=1.0) == first
+    assert session(192, 64, 128, 192, 256, 320, started_at=1.0) == first  # it failed, and starts over
+    cut = session(128, 64, 128, 200, started_at=2.0)
+    assert cut != first
+    assert session(200, 64, 128, 200, started_at=3.0, lr=2.0) not in (first, cut)
 
 
 def test_wandb_online_goes_on_after_its_last_step() -> None:

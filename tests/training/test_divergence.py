@@ -26,11 +26,12 @@ OFF_POLICY = [
 ]
 NARROW = {
     "crossq": ["algo.critic_network.hidden=[8]"],
+    "tqc": ["algo.critic_network.hidden=[8]"],
     "ppo": ["algo.minibatch_size=8"],
     "recurrent_ppo": ["algo.minibatch_size=16"],
     "pqn": ["algo.minibatch_size=8"],
 }
-PENDULUM = ("sac", "td3", "ddpg", "crossq")
+PENDULUM = ("sac", "td3", "ddpg", "crossq", "tqc")
 DISCRETE = ("dqn", "ddqn_per", "qr_dqn", "rainbow", "sac_discrete")
 ALGOS = ("reinforce", "a2c", "ppo", "recurrent_ppo", "sarsa", "pqn", *DISCRETE, *PENDULUM)
 

@@ -11,8 +11,11 @@ import pytest
 import torch
 from short_runs import TINY, begun, go, iterate, record
 
+from rl.config import EnjoyConfig
+from rl.config.compose import compose
 from rl.config.overrides import Overrides
 from rl.config.text import score_text
+from rl.enjoy import enjoy
 from rl.report.group import Result
 from rl.report.page import final_scores
 from rl.report.runs import read_run
@@ -95,6 +98,24 @@ def test_the_summary_by_hand_numbers(tmp_path: Path) -> None:
         "episode_length": 4.0,
     }
     assert play(run.agent, run.parts.make_env, 3, 0).summary() == expected
+
+
+def test_an_episode_is_cut_with_its_return_so_far(capsys: pytest.CaptureFixture[str]) -> None:
+    """Episodes of 4 steps with the rewards 1, 2, 3, 4: evaluated, scored and watched for 2 of them."""
+    run = Path("run")
+    env = ["env=gym", "env.id=tiny_envs:Counting-v0", "env.kwargs.length=4"]
+    assert go(run, *TINY, *env, "eval.max_steps=2") == 0
+    assert {row["total_reward"] for row in read_rows(run / "eval.csv")} == {"3.0"}
+    assert {row["episode_length"] for row in read_rows(run / "eval.csv")} == {"2.0"}
+    result = json.loads((run / "result.json").read_text())
+    assert [(result[n]["total_reward"], result[n]["cut"]) for n in ("last", "best")] == [(3.0, 4)] * 2
+    for max_steps, returns, note in (
+        (2, [3.0], ", 1 of 1 episode cut at 2 steps\n"),
+        (4, [10.0], "1 episode\n"),
+    ):
+        words = ["run=run", "episodes=1", "render=none", f"max_steps={max_steps}"]
+        assert enjoy(compose(words, EnjoyConfig, "enjoy").config).returns == returns
+        assert capsys.readouterr().out.endswith(note)
 
 
 def test_of_equal_scores_the_later_is_the_best(tmp_path: Path) -> None:

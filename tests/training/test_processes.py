@@ -24,7 +24,7 @@ from short_runs import TINY, command, differences, environment, forked, go, reco
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose, options
 from rl.group import ALONE, Group, SharedDraws
-from rl.learning.distributions import epsilon_greedy
+from rl.learning.exploration import epsilon_greedy
 from rl.runs import history
 from rl.runs.outcome import OthersLostError
 from rl.runs.plan import make_plan
@@ -38,7 +38,7 @@ from rl.training.session import perform
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 ITERATIONS, LOST = 4, 3
 SMALL = ["env.num_envs=4", "algo.network.hidden=[8]", "progress=false"]
-CONTINUOUS = ("sac", "td3", "ddpg", "crossq")
+CONTINUOUS = ("sac", "td3", "ddpg", "crossq", "tqc")
 ON_POLICY = ["algo.rollout_length=16"]
 OFF_POLICY = ["algo.rollout_length=8", "algo.learning_starts=40", "algo.batch_size=16"]
 NORMALIZED = ["algo.normalize_obs=true", "algo.normalize_reward=true"]

@@ -63,10 +63,27 @@ def test_a_resumed_session_has_its_own_speed(clock: Time) -> None:
 
 @pytest.mark.parametrize("width", [200, 70, 55, 40, 20, 12])
 def test_a_narrow_terminal_keeps_the_eta(width: int) -> None:
-    text = progress_text(10_240, 200_000, 1234.5, 27.8, 3725, width)
+    text = progress_text(10_240, 200_000, 1234.5, 27.8, 3725, width=width)
     assert len(text) <= width
     assert text.endswith("eta 1:02:05")
     assert ("fps 1" in text, "frames" in text) == (width >= 70, width >= 40)
+
+
+@pytest.mark.usefixtures("few_scores")
+@pytest.mark.parametrize(
+    ("solved", "says"),
+    [("1", "reached by the best and the last weights"), ("5000", "not reached"), ("null", None)],
+)
+def test_progress_and_the_end_say_whether_it_is_solved(
+    solved: str, says: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "encore")
+    assert go(Path("run"), *TINY, "frames=256", f"env.solved={solved}") == 0
+    assert (f", solved at {solved}, eta" in caplog.text) == (solved != "null")
+    assert bool(re.search(r"evaluation at 192: .*, solved \(1\)\n", caplog.text)) == (solved == "1")
+    found = re.findall(r"solved is a mean return of \d+: (.*)", caplog.text)
+    assert found == ([] if says is None else [says])
+    assert re.search(r"report: +python -m rl.report run\n", caplog.text)
 
 
 @pytest.mark.usefixtures("few_scores")

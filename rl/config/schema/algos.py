@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from rl.config.keys import SCHEDULE, Count, Key, Target
 from rl.config.schedule import Schedule
+from rl.config.schema.parts import MemoryConfig
 
 # keys that several algorithms have
 AlgorithmClass = Annotated[str, Key("the algorithm's class")]
@@ -50,6 +51,10 @@ TargetTau = Annotated[
     float,
     Key("how far the target critics go to the critics after every update; 1: a copy", above=0, high=1),
 ]
+
+
+def _gru() -> Any:
+    return MemoryConfig("rl.networks.GRU")
 
 
 @dataclass(kw_only=True)
@@ -154,8 +159,9 @@ class RecurrentPPOConfig(ClippedConfig):
             high=10_000_000,
         ),
     ]
-    state_size: Annotated[int, Key("units of the GRU: numbers that it remembers", low=1, high=1_000_000)]
+    state_size: Annotated[int, Key("units of the memory", low=1, high=1_000_000)]
     network: Annotated[Target, Key("encoder of observations: _target_ and its arguments")]
+    memory: Annotated[Target, Key("rl.networks.GRU or rl.networks.LSTM")] = field(default_factory=_gru)
 
 
 @dataclass(kw_only=True)
@@ -306,6 +312,26 @@ class CrossQConfig(OffPolicyConfig):
     policy_delay: Annotated[int, Key("updates of the critics for each of the actor", low=1, high=1_000_000)]
     network: Annotated[Target, Key("actor, with batch renormalisation: _target_ and its arguments")]
     critic_network: Annotated[Target, Key("critics, with batch renormalisation: _target_ and its arguments")]
+
+
+@dataclass(kw_only=True)
+class TQCConfig(OffPolicyConfig):
+    """`algo=tqc`."""
+
+    actor_lr: ActorLearningRate
+    alpha_lr: AlphaLearningRate
+    alpha: Alpha
+    target_entropy: TargetEntropy
+    target_tau: TargetTau
+    num_critics: Annotated[int, Key("critics, whose quantiles make up one distribution", low=1, high=100)]
+    quantiles: Annotated[
+        int, Key("values of equal probability that each critic gives to the return", low=1, high=100_000)
+    ]
+    dropped_quantiles: Annotated[
+        int, Key("for each critic, so many of the highest of all are left out of the target", low=0)
+    ]
+    network: Annotated[Target, Key("actor: _target_ and its arguments")]
+    critic_network: Annotated[Target, Key("critics: _target_ and its arguments")]
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from rl.config.keys import Key, Target
+from rl.config.keys import Count, Key, Target
 
 
 @dataclass
@@ -24,6 +24,7 @@ class EnjoyConfig:
     run: Annotated[str, Key("latest, or a run's folder")]
     ckpt: Annotated[str, Key("best, last, or the frames of a kept checkpoint (120k)")]
     episodes: Annotated[int, Key("episodes to play", low=1, high=1_000_000)]
+    max_steps: Annotated[Count | None, Key("cut an episode after so many steps; null: never", low=1)]
     seed: Annotated[int, Key("seed of the first episode", low=0, high=2**63 - 1)]
     deterministic: Annotated[bool, Key("the policy's most likely action; false: sampled")]
     render: Annotated[
@@ -66,6 +67,8 @@ class ReportConfig:
         Key("the folder of the report; null: report/ in what is reported, for several under outputs"),
     ]
     center: Annotated[str, Key("over seeds: the interquartile mean, or the mean", choices=("iqm", "mean"))]
+    watch: Annotated[bool, Key("write nothing, but show the page on http://127.0.0.1 while runs train")]
+    port: Annotated[int, Key("of that page; 0: any free one", low=0, high=65535)]
     outputs: Annotated[str, Key("root of the run folders: where latest is looked for")]
 
 

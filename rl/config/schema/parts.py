@@ -22,6 +22,16 @@ class MlpConfig:
 
 
 @dataclass
+class SimBaConfig(MlpConfig):
+    """The keyword arguments of rl.networks.SimBa."""
+
+    hidden: Annotated[
+        list[int],
+        Key("width of every residual block: [512, 512] are two", low=1, high=1_000_000),
+    ]
+
+
+@dataclass
 class ConvolutionsConfig:
     """The keyword arguments of the networks in rl.pixels."""
 
@@ -43,6 +53,13 @@ class BatchRenormMlpConfig:
     activation: Annotated[str, Key("between the layers (gelu: its tanh form)", choices=ACTIVATIONS)]
     init: Annotated[str, Key("weights at the start", choices=("orthogonal", "default"))]
     warm_up: Annotated[Count, Key("batches of plain batch normalisation, before renormalisation", low=0)]
+
+
+@dataclass
+class MemoryConfig:
+    """rl.networks.GRU and rl.networks.LSTM, which take no arguments."""
+
+    _target_: Annotated[str, Key("the memory's class")]
 
 
 @dataclass
@@ -96,8 +113,8 @@ class PrioritizedReplayConfig(UniformReplayConfig):
 
 
 @dataclass
-class FreshWorldConfig:
-    """rl.wrappers.FreshWorld, which takes no arguments."""
+class WithoutArguments:
+    """A wrapper that takes no arguments."""
 
     _target_: Annotated[str, Key("the wrapper's class")]
 

@@ -51,6 +51,14 @@ class EvalConfig:
 
     every: Annotated[Count | None, Key("frames between evaluations; null: never", FREE, low=1)]
     episodes: Annotated[int, Key("episodes of one evaluation", FREE, low=1, high=1_000_000)]
+    max_steps: Annotated[
+        Count | None,
+        Key(
+            "cut an episode of an evaluation or of the final score after so many steps; null: never",
+            FREE,
+            low=1,
+        ),
+    ]
 
 
 @dataclass
@@ -117,7 +125,16 @@ class RunConfig:
     ]
     tags: Annotated[dict[str, Any], Key("notes of your own, such as tags.note=...", FREE)]
     outputs: Annotated[str, Key("root of the run folders", FREE)]
-    resume: Annotated[str | None, Key("latest, or a run's folder: go on with that run", FREE)]
+    mirror: Annotated[
+        str | None,
+        Key("a URL such as s3://bucket/folder: checkpoints are uploaded there while the run trains", FREE),
+    ]
+    mirror_takeover: Annotated[
+        bool, Key("go on with a mirrored run though another machine is, or was since, at work on it", FREE)
+    ]
+    resume: Annotated[
+        str | None, Key("latest, a run's folder or its URL in a mirror: go on with that run", FREE)
+    ]
     fork: Annotated[
         str | None,
         Key(

@@ -44,7 +44,7 @@ class Convolutions(nn.Module):
     def __init__(
         self,
         obs_shape: Sequence[int],
-        num_outputs: int,
+        num_outputs: int | None,
         *,
         hidden: Sequence[int],
         activation: str,
@@ -53,7 +53,10 @@ class Convolutions(nn.Module):
         out_gain: float | Sequence[float] = 1.0,
         quantiles: int | None = None,
     ) -> None:
-        """ValueError for observations that are not large enough images, or a wrong number of `channels`."""
+        """ValueError for observations that are not large enough images, or a wrong number of `channels`.
+
+        Without `num_outputs` there is no MLP: the features are the outputs.
+        """
         super().__init__()
         channels = channels or self.default_channels
         name, count, smallest = type(self).__name__, len(self.default_channels), self.smallest
@@ -74,10 +77,12 @@ class Convolutions(nn.Module):
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            features = self.features(torch.zeros(1, *obs_shape, dtype=torch.uint8)).numel()
+            self.num_features = self.features(torch.zeros(1, *obs_shape, dtype=torch.uint8)).numel()
         options: dict[str, Any] = {"hidden": hidden, "activation": activation, "init": init}
         options |= {"out_gain": out_gain, "quantiles": quantiles}
-        self.head = self.head_class((features,), num_outputs, **options)
+        self.head: nn.Module = nn.Flatten()
+        if num_outputs is not None:
+            self.head = self.head_class((self.num_features,), num_outputs, **options)
         self.noise_size = getattr(self.head, "noise_size", 0)
 
     def make(self, in_channels: int, channels: Sequence[int]) -> list[nn.Conv2d]:
@@ -90,7 +95,8 @@ class Convolutions(nn.Module):
 
     def forward(self, images: Tensor, *noise: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, num_outputs] or [B, num_outputs, quantiles]; `noise` is a noisy head's."""
-        return self.head(self.features(images), *noise)
+        outputs: Tensor = self.head(self.features(images), *noise)
+        return outputs
 
     def first(self, images: Tensor) -> Tensor:
         """The first convolution, of bytes divided by 255 or of other numbers."""

@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-TensorFunction = Callable[[Tensor], Tensor]
+TensorFunction = Callable[[Any], Tensor]  # of a tensor, or of tensors by name
 
 
 class Greedy(nn.Module):
-    """Observations [B, *obs_shape] -> the actions [B, ...] that a policy thinks best, by its network."""
+    """Observations [B, *obs_shape] -> the actions [B, ...] that a policy thinks best, by its network.
+
+    Those of a Dict or Tuple are tensors by the names of their leaves.
+    """
 
     def __init__(self, normalize: TensorFunction, network: nn.Module, best: TensorFunction) -> None:
         """`best` turns the network's outputs into actions."""
         super().__init__()
         self.normalize, self.network, self.best = normalize, network, best
 
-    def forward(self, obs: Tensor) -> Tensor:
+    def forward(self, obs: Any) -> Tensor:
         """As the environment takes them, but not clipped to its bounds."""
         return self.best(self.network(self.normalize(obs)))
 
 
 class RecurrentGreedy(nn.Module):
-    """Observations and states [B, H] -> actions, and the states after them; `memory` makes these."""
+    """Observations and states [B, S] -> actions, and the states after them."""
 
-    def __init__(
-        self, normalize: TensorFunction, memory: nn.Module, network: nn.Module, best: TensorFunction
-    ) -> None:
+    def __init__(self, normalize: TensorFunction, networks: Any, best: TensorFunction) -> None:
+        """`networks` are a RecurrentActorCritic."""
         super().__init__()
-        self.normalize, self.memory, self.network, self.best = normalize, memory, network, best
+        self.normalize, self.memory, self.network = normalize, networks.memory, networks.heads.policy
+        self.hide, self.best = networks.hide, best
 
-    def forward(self, obs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, obs: Any, state: Tensor) -> tuple[Tensor, Tensor]:
         """As Greedy's; a state is zero where an episode begins."""
-        state = self.memory(self.normalize(obs), state)
-        return self.best(self.network(state)), state
+        inputs = self.normalize(obs)
+        state = self.memory(inputs, state)
+        params = self.network(state[:, : self.memory.size])
+        return self.best(self.hide(params, inputs)), state
 
 
 class Clipped(nn.Module):
@@ -48,7 +54,7 @@ class Clipped(nn.Module):
         self.policy = policy
         self.low, self.high = (torch.as_tensor(bound, dtype=torch.float32) for bound in (low, high))
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Any) -> Tensor | tuple[Tensor, Tensor]:
         """The policy's own inputs and outputs."""
         outputs = self.policy(*inputs)
         if isinstance(outputs, Tensor):

@@ -14,6 +14,20 @@ from rl.learning.networks.mlp import MLP, MLPEnsemble
 from rl.learning.networks.numpy_forward import Array, NumpyFunction, memory, numpy_forward
 
 
+def norm_by_numpy(norm: nn.LayerNorm) -> Callable[[Array], None]:
+    """A layer normalisation of [B, width], in place, over the memory where its weights are now."""
+    scale, shift, eps = memory(norm.weight), memory(norm.bias), norm.eps
+    average = np.full(len(scale), 1 / len(scale), np.float32)
+
+    def normalise(y: Array) -> None:
+        y -= np.dot(y, average)[:, None]  # a product takes 1 us, `mean` 5
+        y /= np.sqrt(np.dot(y * y, average) + eps)[:, None]
+        y *= scale
+        y += shift
+
+    return normalise
+
+
 class LayerNormMLP(MLP):
     """An MLP with layer normalisation (Ba et al. 2016) before each activation, as in PQN's paper."""
 
@@ -27,17 +41,8 @@ class LayerNormMLP(MLP):
     def _change_by_numpy(self, number: int) -> Callable[[Array, Array, Array | None], None] | None:
         if number == len(self._norms):
             return None
-        norm = self._norms[number]
-        scale, shift, eps = memory(norm.weight), memory(norm.bias), norm.eps
-        average = np.full(len(scale), 1 / len(scale), np.float32)
-
-        def normalise(y: Array, x: Array, noise: Array | None) -> None:
-            y -= np.dot(y, average)[:, None]  # a product takes 1 us, `mean` 5
-            y /= np.sqrt(np.dot(y * y, average) + eps)[:, None]
-            y *= scale
-            y += shift
-
-        return normalise
+        normalise = norm_by_numpy(self._norms[number])
+        return lambda y, x, noise: normalise(y)
 
 
 class BatchRenormMLP(nn.Module):

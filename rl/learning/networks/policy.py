@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
+from rl.learning.networks.masked import hide, hide_in_numpy
 from rl.learning.networks.numpy_forward import (
     Array,
     NetworkFactory,
@@ -24,7 +25,8 @@ from rl.learning.networks.numpy_forward import (
 class Policy(nn.Module):
     """A network whose outputs are the parameters of an action distribution.
 
-    A Gaussian's log standard deviations do not depend on the observation: they are one learned vector.
+    A Gaussian's log standard deviations do not depend on the observation: they are one learned vector. The
+    parameters of masked actions are MASKED (`rl.learning.masks`).
     """
 
     def __init__(
@@ -42,37 +44,43 @@ class Policy(nn.Module):
         self.num_extra = num_extra
         gain: Any = [out_gain] * means + [1.0] * num_extra if num_extra else out_gain
         self.network = network(obs_shape, means + num_extra, out_gain=gain)
+        self.mask_size = getattr(network, "mask_size", 0)  # the last columns of its inputs
         num_log_std = distribution.num_params - means
         self.log_std = nn.Parameter(torch.full((num_log_std,), log_std_init)) if num_log_std else None
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_params]."""
-        return self.with_extra(obs)[0] if self.num_extra else self._append_log_std(self.network(obs))
+        return self.with_extra(obs)[0] if self.num_extra else self._complete(self.network(obs), obs)
 
     def with_extra(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         """[B, *obs_shape] -> [B, num_params] and [B, num_extra]."""
         means, extra = self.network(obs).tensor_split((self.num_means,), -1)
-        return self._append_log_std(means), extra
+        return self._complete(means, obs), extra
 
-    def _append_log_std(self, means: Tensor) -> Tensor:
+    def _complete(self, means: Tensor, obs: Tensor) -> Tensor:
+        """With the log standard deviations, or without what is masked."""
+        if self.mask_size:
+            return hide(means, obs[:, -self.mask_size :])
         if self.log_std is None:
             return means
         return torch.cat([means, self.log_std.expand(means.shape[0], -1)], -1)
 
     def by_numpy(self) -> NumpyFunction:
         """`forward` over the memory where the weights are now."""
-        if self.log_std is None and not self.num_extra:
+        if self.log_std is None and not self.num_extra and not self.mask_size:
             return by_numpy(self.network)
         forward = self._with_extra_by_numpy()
         return lambda obs, extra: forward(obs, extra)[0]
 
     def _with_extra_by_numpy(self) -> NumpyFunction:
-        network, count = by_numpy(self.network), self.num_means
+        network, count, mask_size = by_numpy(self.network), self.num_means, self.mask_size
         log_std = None if self.log_std is None else memory(self.log_std)
 
         def forward(obs: Array, extra: Array | None) -> tuple[Array, Array]:
             outputs = network(obs, extra)
             means, others = outputs[:, :count], outputs[:, count:]
+            if mask_size:
+                return hide_in_numpy(means, obs[:, -mask_size:]), others
             if log_std is None:
                 return means, others
             params = np.empty((len(means), count + len(log_std)), np.float32)
