@@ -354,7 +354,10 @@ def compare(place: Path, only: str) -> int:
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         found = measure(Path(folder), only)
         wanted = {name: parts for name, parts in wanted.items() if only in name}
-        halves = [name for name in ALGORITHMS if only in name]
+        new = [name for name in found if name not in wanted]
+        print(f"not in the table, so not compared: {', '.join(new)}" if new else "")
+        found = {name: parts for name, parts in found.items() if name in wanted}
+        halves = [name for name in ALGORITHMS if only in name and (place / "halves" / name).exists()]
 
         def resume(name: str) -> None:
             copy = Path(folder) / "halves" / name

@@ -60,6 +60,7 @@ def cases() -> dict[str, list[str]]:
     """The experiments that have no result file, and OTHERS."""
     names = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
     missing = [name for name in names if not (RESULTS / f"scores_{name}.csv").exists()]
+    missing.sort(key=lambda name: name.startswith("ppo"))  # the dear ones first
     return {**{name: [f"experiment={name}"] for name in missing}, **{n: o.split() for n, o in OTHERS.items()}}
 
 
@@ -103,7 +104,11 @@ def measure(name: str, overrides: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Measure them all."""
     only = dict(word.split("=", 1) for word in sys.argv[1:]).get("only", "")
-    record("hours", [measure(name, overrides) for name, overrides in cases().items() if only in name])
+    rows: list[dict[str, Any]] = []
+    for name, overrides in cases().items():
+        if only in name:
+            rows.append(measure(name, overrides))
+            record("hours", rows)  # what is measured stays if it is stopped
 
 
 if __name__ == "__main__":

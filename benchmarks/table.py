@@ -144,11 +144,12 @@ def scores() -> list[list[str]]:
 def hours() -> list[list[str]]:
     """Trainings that have no scores, and the hours of one core that a seed would take."""
     table = [["training", "frames", "updates a frame", "updates per second", "hours a seed"]]
-    for row in read(RESULTS / "hours.csv"):
-        if (RESULTS / f"scores_{row['training']}.csv").exists():
-            continue
-        names = ("updates_per_frame", "updates_per_cpu_second", "hours_a_seed")
-        table.append([f"`{row['overrides']}`", f"{int(row['frames']):,}", *(row[name] for name in names)])
+    names = ("updates_per_frame", "updates_per_cpu_second", "hours_a_seed")
+    for path in RESULTS.glob("hours.csv"):
+        for row in read(path):
+            if not (RESULTS / f"scores_{row['training']}.csv").exists():
+                frames = f"{int(row['frames']):,}"
+                table.append([f"`{row['overrides']}`", frames, *(row[name] for name in names)])
     return table
 
 

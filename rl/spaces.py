@@ -134,6 +134,19 @@ def as_rows(space: gym.Space, obs: Any) -> tuple[NDArray[Any], bool]:
     return (rows, False) if lead else (np.asarray(rows)[None], True)
 
 
+def describe_obs(space: gym.Space) -> str:
+    """The fields of observations with their dtypes and shapes, for people; '' for a plain Box."""
+    if isinstance(space, Box):
+        return ""
+    space = space.space if isinstance(space, Packed) else space
+    parts = []
+    for name, leaf in leaves(space).items():
+        kind = "Box" if isinstance(leaf, Box) else str(leaf) if not leaf.shape else type(leaf).__name__
+        shape = f" {list(leaf.shape)}" if leaf.shape else ""
+        parts.append(f"{name} {kind}{shape} {_leaf_dtype(leaf)}".strip())
+    return ", ".join(parts)
+
+
 def all_finite(obs: NDArray[Any]) -> bool:
     """Whether no number in observations is NaN or inf."""
     return all(bool(np.isfinite(obs[name] if name else obs).all()) for name in obs.dtype.names or [""])

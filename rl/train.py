@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import hydra
@@ -23,6 +21,7 @@ from rl.config.help import show_help
 from rl.config.hydra_words import read_flags, read_words
 from rl.config.invocation import flags, set_flags
 from rl.config.overrides import Overrides, quote
+from rl.imports import uncollected
 from rl.runs import mirror
 from rl.runs.completion import completed
 from rl.runs.history import saved_config
@@ -86,7 +85,7 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
             plan.take_folder()
         raise SystemExit(launch(plan, typed, sys.argv[1:]))
 
-    with _uncollected():
+    with uncollected():
         from rl.training.build import build  # imports torch: not before the command line is validated
 
         with mirror.released_on_error(plan.mirror):
@@ -137,22 +136,6 @@ def _run_with_others(overrides: Overrides, config_dir: str | None, typed: str) -
             _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
     except OthersLostError as error:
         leave_lost(error)
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """A context of imports: what they make stays, so that the garbage collector need not look at it, then or
-    later. It would take a tenth of torch's import.
-    """
-    if "torch" in sys.modules or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:

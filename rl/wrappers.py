@@ -1,5 +1,5 @@
 """Environment wrappers, as configurations name them."""
 
-from rl.envs.wrappers import ActionMask, FreshWorld, Keep
+from rl.envs.wrappers import ActionMask, FreshWorld, Keep, MiniGrid
 
-__all__ = ["ActionMask", "FreshWorld", "Keep"]
+__all__ = ["ActionMask", "FreshWorld", "Keep", "MiniGrid"]

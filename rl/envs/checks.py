@@ -20,7 +20,7 @@ from rl.envs.make import EnvFactory
 from rl.learning.masks import sample_allowed
 from rl.state import GlobalRandom, derive_seed
 
-_TESTED_PACKAGES = ("gymnasium", "ale_py", "rl")
+_TESTED_PACKAGES = ("gymnasium", "ale_py", "minigrid", "rl")
 # steps of each trial episode; state left over in BipedalWalkerHardcore's world may show only after ten resets
 _STEPS = (50, *[5] * 11)
 _SECONDS = 0.4  # time limit of the trial; the second playing takes as long again

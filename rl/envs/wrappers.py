@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -108,3 +109,77 @@ class Keep(gym.ObservationWrapper):
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
         """The components in the order of `indices`."""
         return observation[self.indices]
+
+
+class MiniGrid(gym.ObservationWrapper):
+    """MiniGrid's observations without text: a Dict of `image`, `direction` and `mission`.
+
+    The three numbers of a cell are an object, a colour and a state, not amounts: MultiDiscrete [H, W, 3]. The
+    mission is a word's number at each of its `max_words` places, 0 where it has ended: MultiDiscrete.
+    """
+
+    CELL = (11, 6, 4)  # objects, colours, states (an agent's is its direction)
+
+    def __init__(
+        self,
+        env: gym.Env,
+        *,
+        symbols: bool = True,
+        words: Sequence[str] | None = None,
+        max_words: int | None = None,
+    ) -> None:
+        """`symbols=False`: the image is pixels, and stays as it is. `words` and `max_words` of missions are
+        by default read from the env's own. ValueError for an env that does not tell them.
+        """
+        super().__init__(env)
+        space: Any = env.observation_space
+        if not (isinstance(space, gym.spaces.Dict) and {"image", "direction", "mission"} <= set(space)):
+            raise ValueError(f"rl.wrappers.MiniGrid: {space} is no Dict of image, direction and mission")
+        if words is None or max_words is None:
+            missions = [self.split(mission) for mission in _missions(space["mission"])]
+            words = words or sorted({word for mission in missions for word in mission})
+            max_words = max_words or max(map(len, missions))
+        self.words = {word: number for number, word in enumerate(words, 1)}
+        self.max_words = max_words
+        image: Any = space["image"]
+        height, width, _ = image.shape
+        cells = np.tile(np.array(self.CELL), (height, width, 1))
+        self.observation_space = gym.spaces.Dict(
+            {
+                "image": gym.spaces.MultiDiscrete(cells, dtype=np.uint8) if symbols else image,
+                "direction": space["direction"],
+                "mission": gym.spaces.MultiDiscrete([len(self.words) + 1] * max_words),
+            }
+        )
+
+    @staticmethod
+    def split(mission: str) -> list[str]:
+        """The words of a mission; a comma is one."""
+        return re.findall(r"\w+|,", mission.lower())
+
+    def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """With the mission in numbers. ValueError if it has other words than it may, or more."""
+        words = self.split(observation["mission"])
+        unknown = [word for word in words if word not in self.words]
+        if unknown or len(words) > self.max_words:
+            raise ValueError(
+                f"rl.wrappers.MiniGrid: the mission '{observation['mission']}' does not fit the"
+                f" {len(self.words)} words and max_words={self.max_words}: give the wrapper both, as"
+                " {_target_: rl.wrappers.MiniGrid, words: [go, to, ...], max_words: 20}"
+            )
+        mission = np.zeros(self.max_words, np.int64)
+        mission[: len(words)] = [self.words[word] for word in words]
+        return {"image": observation["image"], "direction": observation["direction"], "mission": mission}
+
+
+def _missions(space: Any) -> Iterator[str]:
+    """Missions in which every word occurs, the longest among them. ValueError for a space without a list."""
+    if not hasattr(space, "ordered_placeholders"):
+        raise ValueError(
+            f"rl.wrappers.MiniGrid: {type(space).__name__} does not list its missions: give the wrapper"
+            " words=[...] and max_words=..."
+        )
+    places: list[list[str]] = space.ordered_placeholders or []
+    for n in range(max(map(len, places), default=1)):
+        yield space.mission_func(*(choices[n % len(choices)] for choices in places))
+    yield space.mission_func(*(max(choices, key=lambda text: len(text.split())) for choices in places))

@@ -33,7 +33,7 @@ class OneBox:
 
     def __call__(self, obs: Array) -> Array:
         """[..., *shape]."""
-        return self.inner(np.ascontiguousarray(obs[self.name]))
+        return self.inner(obs[self.name].copy())  # a view of one row has odd strides, which torch refuses
 
     def in_torch(self, obs: Any) -> Tensor:
         """The same, from tensors by name."""

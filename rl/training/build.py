@@ -262,7 +262,7 @@ def make_probe(make_env: EnvFactory, config: EnvConfig) -> tuple[gym.Env, list[s
 
 
 # module -> the extra of setup.cfg that brings it
-_EXTRAS = {"Box2D": "box2d", "mujoco": "mujoco", "ale_py": "atari"}
+_EXTRAS = {"Box2D": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minigrid": "minigrid"}
 
 
 def _missing_extra(error: BaseException) -> str:

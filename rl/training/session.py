@@ -130,6 +130,8 @@ def _recovery_hint(run: Run) -> str:
 
 
 def _announce(run: Run) -> None:
+    from rl.spaces import describe_obs
+
     config, manifest = run.config, run.plan.manifest
     what = f"{run.folder}: {format_count(config.frames)} frames of {config.env.id}, seed {config.seed}"
     log.info(f"going on at frame {format_count(manifest.frames)} with {what}" if manifest else what)
@@ -137,6 +139,8 @@ def _announce(run: Run) -> None:
     tuned = f"{choices['algo']}_{choices['env']}"
     if manifest is None and run.plan.typed_pair and tuned in options("experiment"):
         log.info("experiment=%s is this pair with tuned values", tuned)
+    if fields := describe_obs(run.collector.envs.single_observation_space):
+        log.info("observations: %s", fields)
     if run.agent.replay:
         memory = run.agent.replay
         log.info(

@@ -125,3 +125,13 @@ class KeepConfig:
 
     _target_: Annotated[str, Key("the wrapper's class")]
     indices: Annotated[list[int], Key("the components of observations that are shown", low=0)]
+
+
+@dataclass
+class MiniGridConfig:
+    """The keyword arguments of rl.wrappers.MiniGrid."""
+
+    _target_: Annotated[str, Key("the wrapper's class")]
+    symbols: Annotated[bool, Key("images are of symbols; false: of pixels")] = True
+    words: Annotated[list[str] | None, Key("of the missions; null: the environment lists them")] = None
+    max_words: Annotated[int | None, Key("of the longest mission; null: of those listed", low=1)] = None
