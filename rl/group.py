@@ -45,11 +45,12 @@ class Group:
         """What the first process gives."""
         return value
 
-    def check_same(self, parts: Callable[[], Mapping[str, Any]], frames: int) -> None:
-        """`DifferError` if the states that `parts` gives by name are not the same in all processes."""
+    def check_same(self, parts: Callable[[], Mapping[str, Any]], frames: int, hint: str) -> None:
+        """SystemExit, with `hint` in the log, if the states by name are not the same in all processes."""
 
-    def leave(self) -> None:
-        """Part from the others, at the end."""
+    def share_stop(self, stop: Any, run: Any) -> Any:
+        """A request to stop (`rl.runs.outcome.Stop`) as all processes that train a run know it."""
+        return stop
 
 
 ALONE = Group()

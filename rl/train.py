@@ -25,7 +25,7 @@ from rl.imports import uncollected
 from rl.runs import mirror
 from rl.runs.completion import completed
 from rl.runs.history import saved_config
-from rl.runs.outcome import Finished, OthersLostError, with_exit_codes
+from rl.runs.outcome import Finished, with_exit_codes
 from rl.runs.plan import Plan, make_plan
 from rl.runs.weights import load_learned
 from rl.trackers import follow as trackers
@@ -62,29 +62,20 @@ def _do(args: Namespace) -> None:
     elif multirun:
         _sweep(overrides, args.config_dir)
     else:
-        _run(overrides, args.config_dir)
+        run = _run_with_others if int(os.environ.get("WORLD_SIZE", 1)) > 1 else _run
+        run(overrides, args.config_dir)
 
 
 def _run(overrides: Overrides, config_dir: str | None) -> None:
     """Validate and build before anything is made; then take the folder, and train in it as Hydra's job."""
     typed = shlex.join(sys.argv)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        _run_with_others(overrides, config_dir, typed)
-        return
     plan = make_plan(overrides, config_dir)
     if plan.unnamed and plan.composed.multirun:
         _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
     if plan.config.processes > 1:
-        from rl.training.launch import check_processes, launch
-
-        check_processes(plan.config)
-    _claim_mirror(plan)
-    if plan.config.processes > 1:
-        with mirror.released_on_error(plan.mirror):
-            plan.take_folder()
-        raise SystemExit(launch(plan, typed, sys.argv[1:]))
-
+        _launch(plan, typed)
+    plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
     with uncollected():
         from rl.training.build import build  # imports torch: not before the command line is validated
 
@@ -96,46 +87,43 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
     _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
 
 
-def _claim_mirror(plan: Plan) -> None:
-    """Take the run's place in its mirror, if it has one."""
-    plan.mirror = mirror.claim(
-        plan.config,
-        plan.folder,
-        existing=plan.lock is not None,
-        named=not plan.unnamed,
-        takeover=plan.takeover,
-    )
+def _launch(plan: Plan, typed: str) -> NoReturn:
+    """Train in several processes, as the parent of them all."""
+    from rl.training.launch import check_processes, launch
+
+    plan.warnings += check_processes(plan.config)
+    plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
+    with mirror.released_on_error(plan.mirror):
+        plan.take_folder()
+    raise SystemExit(launch(plan, typed, sys.argv[1:]))
 
 
-def _run_with_others(overrides: Overrides, config_dir: str | None, typed: str) -> None:
+def _run_with_others(overrides: Overrides, config_dir: str | None) -> None:
     """Train as one of several processes, which were started by `launch`, by torchrun or by a cluster."""
     from rl.training.build import build, check_parts_of
     from rl.training.launch import check_processes
-    from rl.training.processes import join, leave_lost
+    from rl.training.processes import join
 
     def planned(size: int) -> Plan:
         if (given := overrides.get("processes")) not in (None, str(size)):
             raise ConfigError(f"processes={given}: {size} were started; type processes={size}, or nothing")
         plan = make_plan(overrides.merge([f"processes={size}"]), config_dir)
         trackers.make(plan.config.logger)
-        check_processes(plan.config)
+        plan.warnings += check_processes(plan.config)
         check_parts_of(plan)
-        _claim_mirror(plan)
+        plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
         with mirror.released_on_error(plan.mirror):
             plan.take_folder()
         return plan
 
-    try:
-        plan, typed, group = join(planned, typed)
-        parts = build(plan.config, group)
-        if plan.weights:
-            plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
-        if group.rank:
-            perform(plan, parts, typed)
-        else:
-            _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
-    except OthersLostError as error:
-        leave_lost(error)
+    plan, typed, group = join(planned, shlex.join(sys.argv))
+    parts = build(plan.config, group)
+    if plan.weights:
+        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
+    if group.rank:
+        perform(plan, parts, typed)
+    else:
+        _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
 
 
 def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:

@@ -144,8 +144,7 @@ def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> 
 
 def world(config: RunConfig) -> dict[str, Any]:
     """What bit-exactness depends on besides the run itself."""
-    names = ("device", "threads", "processes", "deterministic")
-    settings = {name: getattr(config, name) for name in names}
+    settings = {n: getattr(config, n) for n in ("device", "threads", "processes", "deterministic")}
     return {**versions(), **commit(), "host": platform.node(), **settings}
 
 
@@ -159,9 +158,7 @@ def versions() -> dict[str, str]:
 
 
 def other_processes(config: dict[str, Any] | str | None, now: int) -> list[str]:
-    """What is not exact if the run with this configuration, as a checkpoint has it, had another number of
-    processes than `now`.
-    """
+    """What is not exact if a checkpoint's configuration has another number of processes than `now`."""
     was = (unpack(config) or {}).get("processes", 1)
     return [f"processes {was} -> {now}"] if was != now else []
 

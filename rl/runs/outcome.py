@@ -34,14 +34,6 @@ class Finished(Exception):
         self.folder = folder
 
 
-class OthersLostError(Exception):
-    """Of several processes that train together another has ended, or does not answer."""
-
-
-class DifferError(Exception):
-    """What must be the same in all processes is not; the message names it."""
-
-
 def with_exit_codes(action: Callable[[], object]) -> None:
     """Do it; what it raises becomes a message and an exit code: 2 if refused, 0 if nothing is left to do."""
     try:
@@ -93,7 +85,7 @@ class Stop:
         return bool(self)
 
     def settle(self) -> None:
-        """Have all processes that train together know."""
+        """At the end: have all processes that train together know."""
 
     def pass_on(self) -> None:
         """Call the handlers that were there before ours: a launcher's requeues the job."""

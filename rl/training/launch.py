@@ -70,9 +70,11 @@ class Board:
         return time.monotonic() - since if since else 0.0
 
 
-def check_processes(config: RunConfig) -> None:
-    """ConfigError, with the nearest numbers that would do, if the environments or a minibatch cannot be
-    shared out evenly.
+def check_processes(config: RunConfig) -> list[str]:
+    """A warning if there are more processes than cores here.
+
+    ConfigError, with the nearest numbers that would do, if the environments or a minibatch cannot be shared
+    out evenly.
     """
     algo, size = config.algo, config.processes
     whole = {"env.num_envs": (config.env.num_envs, 1)}
@@ -94,6 +96,11 @@ def check_processes(config: RunConfig) -> None:
         raise ConfigError(
             "\n".join([*lines, f"with these numbers processes={nearest} is the nearest that does"])
         )
+    cores = len(os.sched_getaffinity(0))
+    if size * config.threads <= cores:
+        return []
+    each = f"processes={size} with threads={config.threads} each"
+    return [f"{each}: there are {cores} cores here; more processes are slower"]
 
 
 @dataclass

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from rl.config import ConfigError, RunConfig
 from rl.group import Group
-from rl.runs.outcome import FAILED, REFUSED, DifferError, OthersLostError, Stop
+from rl.runs.outcome import FAILED, REFUSED, Stop
 from rl.runs.plan import Plan
 from rl.training.launch import LOST_THE_OTHERS, PLACE, Board
+from rl.training.run import Run
+from rl.training.shared_collector import SharedCollector
 
 log = logging.getLogger("encore")
 _PATIENCE_S = 60.0  # beyond processes_limit_s, so that a parent, which knows who is silent, ends it first
@@ -54,14 +56,14 @@ class ProcessGroup(Group):
         self._talk(lambda: dist.init_process_group(backend, **options))
 
     def _talk(self, action: Callable[[], Any]) -> Any:
-        """Do what takes all processes. OthersLostError if one is lost."""
+        """Do what takes all processes. SystemExit if one has ended, or does not answer."""
         began = time.perf_counter()
         if self.board:
             self.board.waits(self.rank, True)
         try:
             return action()
         except RuntimeError as error:
-            raise OthersLostError(str(error).partition("\n")[0]) from error
+            _leave(error)
         finally:
             self.talked_s += time.perf_counter() - began
             if self.board:
@@ -132,22 +134,30 @@ class ProcessGroup(Group):
         """What the first process gives."""
         return self.gather(value if self.rank == 0 else None)[0]
 
-    def check_same(self, parts: Callable[[], Mapping[str, Any]], frames: int) -> None:
-        """DifferError naming the first part whose state is not that of the first process."""
+    def check_same(self, parts: Callable[[], Mapping[str, Any]], frames: int, hint: str) -> None:
+        """SystemExit, naming in the log the first part whose state is not that of the first process."""
         own = {name: _digest(state) for name, state in parts().items()}
         everyone = self.gather(own)
         for rank, theirs in enumerate(everyone):
             wrong = [name for name in own if theirs[name] != everyone[0][name]]
             if wrong:
                 more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-                raise DifferError(
-                    f"at frame {frames} {wrong[0]}{more} of process {rank} is not that of process 0"
-                )
+                what = f"{wrong[0]}{more} of process {rank} is not that of process 0"
+                log.error("stopped: at frame %d %s; the last checkpoint stands: %s", frames, what, hint)
+                raise SystemExit(FAILED)
 
-    def leave(self) -> None:
-        """Part from the others, who have nothing to say any more."""
-        self.gather(None)
-        dist.destroy_process_group()
+    def share_stop(self, stop: Stop, run: Run) -> SharedStop:
+        """A request to stop as all processes know it. With it they agree on the time for a checkpoint."""
+        assert isinstance(run.collector, SharedCollector)
+        shared = SharedStop(stop, self)
+
+        def hear(said: list[list[int]]) -> None:
+            shared.hear([number for number, _ in said])
+            run.time_to_save = bool(said[0][1])
+
+        run.collector.tell = lambda: (shared.number, run.minutes_have_passed())
+        run.collector.hear = hear
+        return shared
 
 
 def _digest(state: Any) -> bytes:
@@ -193,9 +203,11 @@ class SharedStop(Stop):
         return bool(self.number)
 
     def settle(self) -> None:
-        """Have all processes know what any has got."""
+        """At the end: have all processes know what any has got."""
+        numbers = self.group.gather(self.number)
         if not self.requested:
-            self.hear(self.group.gather(self.number))
+            self.hear(numbers)
+        dist.destroy_process_group()
 
     def hear(self, numbers: Sequence[int]) -> None:
         """Take over what each process has got."""
@@ -246,11 +258,10 @@ def _exchange_plan(
     return plan, typed
 
 
-def leave_lost(error: OthersLostError) -> NoReturn:
+def _leave(error: RuntimeError) -> NoReturn:
     """Exit, for the others are lost; a parent knows more, and says it."""
     if PLACE in os.environ:
-        raise SystemExit(LOST_THE_OTHERS)
-    log.error(
-        "stopped: another process has ended, or has not answered: %s; the last checkpoint stands", error
-    )
-    raise SystemExit(FAILED)
+        raise SystemExit(LOST_THE_OTHERS) from error
+    why = str(error).partition("\n")[0]
+    log.error("stopped: another process has ended, or does not answer: %s; the last checkpoint stands", why)
+    raise SystemExit(FAILED) from error

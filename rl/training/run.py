@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rl.config.counts import format_count
+from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
@@ -36,13 +37,14 @@ class DivergedError(Exception):
 class Run:
     """A run in its folder: the parts that train, and the files they write."""
 
+    time_to_save = False  # of several processes: the first said so when they last spoke
+
     def __init__(self, plan: Plan, parts: Parts) -> None:
         from rl.training.metrics import EVAL_COLUMNS, Metrics, Table
 
         self.plan, self.parts, self.config, self.folder = plan, parts, plan.config, plan.folder
         self.clock, self.agent, self.collector = parts.clock, parts.agent, parts.collector
-        self.group = parts.group
-        self.callbacks = parts.callbacks
+        self.group, self.callbacks = parts.group, parts.callbacks
         self.metrics = Metrics(self.folder / "metrics.csv", self.agent.columns)
         self.evaluations = Table(self.folder / "eval.csv", EVAL_COLUMNS)
         self.tables = [self.metrics.table.path, self.evaluations.path]
@@ -51,7 +53,6 @@ class Run:
             self._write_nothing()
         self.stateful = {"metrics": self.metrics, **parts.stateful}
         self._saved_at = time.monotonic()
-        self._time_to_save = False  # as all processes know it
 
     def _write_nothing(self) -> None:
         """The first process writes the files, and makes the callbacks that do not ask for all."""
@@ -61,25 +62,6 @@ class Run:
         self.metrics.table = self.evaluations = table  # type: ignore[assignment]
         self.checkpoints = checkpoints  # type: ignore[assignment]
         self.callbacks = [one for one in self.callbacks if getattr(one, "every_process", False)]
-
-    def share_stop(self, stop: Stop) -> Stop:
-        """A request to stop as all processes know it. With it they agree on the time for a checkpoint."""
-        if self.group.size == 1:
-            return stop
-        from rl.training.processes import ProcessGroup, SharedStop
-        from rl.training.shared_collector import SharedCollector
-
-        assert isinstance(self.group, ProcessGroup)
-        assert isinstance(self.collector, SharedCollector)
-        shared = SharedStop(stop, self.group)
-
-        def hear(said: list[list[int]]) -> None:
-            shared.hear([number for number, _ in said])
-            self._time_to_save = bool(said[0][1])
-
-        self.collector.tell = lambda: (shared.number, self._minutes_have_passed())
-        self.collector.hear = hear
-        return shared
 
     def begin(self, command: str) -> None:
         """Start at frame 0, or restore the checkpoint and delete everything newer."""
@@ -158,7 +140,7 @@ class Run:
         self.check_weights()
         state = {name: part.state_dict() for name, part in self.stateful.items()}
         same = {name: state[name] for name in state if name.startswith(("agent.", "clock", "streams"))}
-        self.group.check_same(lambda: same, self.clock.frames)
+        self.group.check_same(lambda: same, self.clock.frames, self.resume_command)
         frames, wall_s = self.clock.frames, self.clock.wall_s
         self.checkpoints.save(
             state,
@@ -195,13 +177,19 @@ class Run:
         return {n: part.state_dict() for n, part in self.agent.parts.items() if part is not self.agent.replay}
 
     @property
+    def resume_command(self) -> str:
+        """What goes on with this run."""
+        return command("train", f"resume={self.folder}")
+
+    @property
     def minutes_passed(self) -> bool:
         """Whether `ckpt.minutes` have gone by since the last checkpoint; of several processes, as the first
         said when they last exchanged a rollout.
         """
-        return self._minutes_have_passed() if self.group.size == 1 else self._time_to_save
+        return self.minutes_have_passed() if self.group.size == 1 else self.time_to_save
 
-    def _minutes_have_passed(self) -> bool:
+    def minutes_have_passed(self) -> bool:
+        """The same by this process's time."""
         minutes = self.config.ckpt.minutes
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
@@ -212,7 +200,7 @@ class Run:
         from rl.training.metrics import EVAL_AVERAGE, moving_average
 
         self.check_weights()
-        self.group.check_same(self._weights, self.clock.frames)
+        self.group.check_same(self._weights, self.clock.frames, self.resume_command)
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
         cfg, group = self.config.eval, self.group

@@ -16,7 +16,7 @@ from rl.config.counts import format_count
 from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.mirror_process import MirrorProcess
-from rl.runs.outcome import FAILED, DifferError, OthersLostError, Stop
+from rl.runs.outcome import FAILED, Stop
 from rl.runs.plan import Plan
 from rl.trackers import follow as trackers
 from rl.training.loop import train
@@ -44,7 +44,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
                 log.warning(warning)
             run = Run(plan, parts)
             run.begin(typed)
-            shared = run.share_stop(stop)
+            stop = run.group.share_stop(stop, run)
             _announce(run)
             progress.start_session(run.clock.frames)
             result = None
@@ -56,22 +56,20 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
                 ),
             ):
                 try:
-                    train(run, shared, progress)
+                    train(run, stop, progress)
                 except Exception:
                     run.check_weights()  # weights of NaN or inf are the reason, not the error they caused
                     raise
                 if run.finished:
                     run.checkpoints.prune()
                     with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
-                        result = run.score(shared)
+                        result = run.score(stop)
+        stop.settle()
         if result is None:
-            shared.settle()
-        run.group.leave()
-        if result is None:
-            name, frames = signal.Signals(shared.requested[0]).name, format_count(run.clock.frames)
+            name, frames = signal.Signals(stop.requested[0]).name, format_count(run.clock.frames)
             log.info("stopped by %s at frame %s, saved; go on with: %s", name, frames, resume_command)
-            shared.pass_on()
-            raise SystemExit(shared.exit_code)
+            stop.pass_on()
+            raise SystemExit(stop.exit_code)
         _report(run, result)
     except OSError as error:
         if not files.is_ours(error) and error.errno not in _OF_THE_SYSTEM:
@@ -85,11 +83,6 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
         raise SystemExit(FAILED) from error
     except DivergedError as error:
         log.error("stopped: %s; %s", error, _recovery_hint(run))
-        raise SystemExit(FAILED) from error
-    except OthersLostError:
-        raise
-    except DifferError as error:
-        log.error("stopped: %s; the last checkpoint stands, go on with: %s", error, resume_command)
         raise SystemExit(FAILED) from error
     except Exception as error:
         if _is_out_of_memory(error):
@@ -149,14 +142,7 @@ def _announce(run: Run) -> None:
             format_count(memory.capacity * memory.num_envs),
         )
     cores = len(os.sched_getaffinity(0))
-    if config.processes * config.threads > cores and config.processes > 1:
-        log.warning(
-            "processes=%d with threads=%d each: there are %d cores here; more processes are slower",
-            config.processes,
-            config.threads,
-            cores,
-        )
-    elif config.threads > cores:
+    if config.threads > cores:
         log.warning("threads=%d: there are %d cores here; more threads are slower", config.threads, cores)
     if run.plan.changes:
         log.info("accepted changes:\n%s", change_table(run.plan.changes))
