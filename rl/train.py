@@ -62,7 +62,8 @@ def _do(args: Namespace) -> None:
     elif multirun:
         _sweep(overrides, args.config_dir)
     else:
-        _run(overrides, args.config_dir)
+        run = _run_with_others if int(os.environ.get("WORLD_SIZE", 1)) > 1 else _run
+        run(overrides, args.config_dir)
 
 
 def _run(overrides: Overrides, config_dir: str | None) -> None:
@@ -72,14 +73,9 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
     if plan.unnamed and plan.composed.multirun:
         _sweep(overrides, config_dir)
     trackers.make(plan.config.logger)
-    plan.mirror = mirror.claim(
-        plan.config,
-        plan.folder,
-        existing=plan.lock is not None,
-        named=not plan.unnamed,
-        takeover=plan.takeover,
-    )
-
+    if plan.config.processes > 1:
+        _launch(plan, typed)
+    plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
     with uncollected():
         from rl.training.build import build  # imports torch: not before the command line is validated
 
@@ -89,6 +85,45 @@ def _run(overrides: Overrides, config_dir: str | None) -> None:
                 plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
             plan.take_folder()
     _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
+
+
+def _launch(plan: Plan, typed: str) -> NoReturn:
+    """Train in several processes, as the parent of them all."""
+    from rl.training.launch import check_processes, launch
+
+    plan.warnings += check_processes(plan.config)
+    plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
+    with mirror.released_on_error(plan.mirror):
+        plan.take_folder()
+    raise SystemExit(launch(plan, typed, sys.argv[1:]))
+
+
+def _run_with_others(overrides: Overrides, config_dir: str | None) -> None:
+    """Train as one of several processes, which were started by `launch`, by torchrun or by a cluster."""
+    from rl.training.build import build, check_parts_of
+    from rl.training.launch import check_processes
+    from rl.training.processes import join
+
+    def planned(size: int) -> Plan:
+        if (given := overrides.get("processes")) not in (None, str(size)):
+            raise ConfigError(f"processes={given}: {size} were started; type processes={size}, or nothing")
+        plan = make_plan(overrides.merge([f"processes={size}"]), config_dir)
+        trackers.make(plan.config.logger)
+        plan.warnings += check_processes(plan.config)
+        check_parts_of(plan)
+        plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
+        with mirror.released_on_error(plan.mirror):
+            plan.take_folder()
+        return plan
+
+    plan, typed, group = join(planned, shlex.join(sys.argv))
+    parts = build(plan.config, group)
+    if plan.weights:
+        plan.warnings += load_learned(parts.agent, plan.weights, plan.config.device)
+    if group.rank:
+        perform(plan, parts, typed)
+    else:
+        _call_hydra(lambda _: perform(plan, parts, typed), *_hydra_overrides(plan, overrides))
 
 
 def _hydra_overrides(plan: Plan, typed: Overrides) -> list[str]:

@@ -137,6 +137,11 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
     """Do it in a fork of this process, with everything imported already; the exit code, negative for a
     signal.
     """
+    return os.waitstatus_to_exitcode(os.waitpid(forked(action, output), 0)[1])
+
+
+def forked(action: Callable[[], Any], output: Path | None = None) -> int:
+    """Do it in a fork that is left running; its process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -156,7 +161,7 @@ def in_child(action: Callable[[], Any], output: Path | None = None) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return child
 
 
 # -------------------------------------------------------------------------------------------------- comparing

@@ -72,11 +72,12 @@ class A2C(Agent):
         self, networks: Any, obs: Tensor, action: Tensor, advantage: Tensor, target: Tensor, entropy_coef: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The gradients of algorithm S3, with the entropy bonus of section 4."""
+        if self.cfg.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        obs, action, advantage, target = self.step.share((obs, action, advantage, target))
         params, value = networks(obs)
         log_prob, entropy = self.distribution.log_prob_and_entropy(params, action)
         entropy = entropy.mean()
-        if self.cfg.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         policy_loss = -(log_prob * advantage).mean()
         value_loss = (value - target).square().mean()
         loss = policy_loss + self.cfg.value_coef * value_loss - entropy_coef * entropy

@@ -10,6 +10,7 @@ import gymnasium as gym
 from torch import nn
 
 from rl.clock import Clock
+from rl.group import ALONE, Group
 from rl.learning.distributions import BY_POLICY
 from rl.learning.features import Features, OneBox
 from rl.learning.gradient_step import GradientStep, Loss
@@ -34,6 +35,7 @@ class AgentContext:
     frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
     zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
     stacked_keys: Sequence[str] | None = None  # the leaves that are stacks; all where None
+    group: Group = ALONE  # the processes that train together
 
     @property
     def obs_shape(self) -> Sequence[int]:
@@ -123,7 +125,9 @@ class AgentContext:
     ) -> GradientStep:
         """Steps that lower `loss(networks, *inputs)`; each of `groups` has a learning rate of its own."""
         options: dict[str, Any] = {"optimizer": optimizer, "max_grad_norm": max_grad_norm}
-        return GradientStep(networks, groups or [networks], loss, **options, compile=self.compile)
+        return GradientStep(
+            networks, groups or [networks], loss, **options, compile=self.compile, group=self.group
+        )
 
     def replay(self, agent: Any, cfg: Any) -> UniformReplay:
         """The replay memory of an agent's keys, for its actions."""

@@ -101,7 +101,7 @@ class DQN(Agent):
         q = q_network(obs, *noise).gather(-1, action)
         loss = (weight * self.td_loss(q, target, reduction="none")).mean()
         q = q.detach()
-        return loss, {"q_mean": q.mean(), "td_error": (target - q).squeeze(-1)}
+        return loss, {"q_mean": q.mean(), "td_error": self.step.whole((target - q).squeeze(-1))}
 
     def _quantile_loss(
         self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
@@ -109,7 +109,7 @@ class DQN(Agent):
         """The same for quantiles; what counts as TD error is the loss."""
         quantiles = q_network(obs, *noise).take_along_dim(action.unsqueeze(-1), 1).squeeze(1)
         loss = quantile_loss(quantiles, target, self.td_loss)
-        report = {"q_mean": quantiles.detach().mean(), "td_error": loss.detach()}
+        report = {"q_mean": quantiles.detach().mean(), "td_error": self.step.whole(loss.detach())}
         return (weight.squeeze(-1) * loss).mean(), report
 
     def _inputs(self, batch: Batch) -> list[Tensor]:
@@ -117,6 +117,7 @@ class DQN(Agent):
 
         Every evaluation of a noisy network has noise of its own (Fortunato et al. 2018, section 3.1).
         """
+        batch = self.step.share(batch)
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         noise = functools.partial(self.noise, 1, self.streams.minibatch)
         outputs = self.target_values(next_obs, *noise())

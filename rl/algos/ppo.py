@@ -97,12 +97,14 @@ class PPO(Agent):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """-L^{CLIP+VF+S} (eq. 9) of the minibatch `index` [M] of the batch."""
         advantage, target, old_value, old_log_prob = batch.steps.index_select(1, index).unbind()
+        if self.cfg.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        index, advantage, target = self.step.share((index, advantage, target))
+        old_value, old_log_prob = self.step.share((old_value, old_log_prob))
         params, value = networks(select(batch.obs, index))
         action = batch.action.index_select(0, index)
         log_prob, entropy = self.distribution.log_prob_and_entropy(params, action)
         entropy = entropy.mean()
-        if self.cfg.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()  # r(theta)

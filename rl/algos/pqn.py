@@ -74,7 +74,7 @@ class PQN(Agent):
         for _ in range(cfg.epochs):
             order = torch.from_numpy(self.rng.permutation(self.batch_size)).to(self.device)
             for index in order.split(cfg.minibatch_size):
-                self.step(*batch, index)
+                self.step(*batch, self.step.share(index))
                 self.clock.updates += 1
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr, "explore": explore}

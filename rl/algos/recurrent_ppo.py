@@ -93,13 +93,16 @@ class RecurrentPPO(Agent):
         self, networks: Any, batch: Batch, index: Tensor, clip_range: Any, value_clip: Any, entropy_coef: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """-L^{CLIP+VF+S} (eq. 9) of the sequences `index` [M] of the batch."""
+        advantage = batch.steps.index_select(1, index).flatten(0, 1).unbind(-1)[0]
+        if self.cfg.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        advantage = self.step.share(advantage.unflatten(0, (-1, len(index))), 1).flatten()
+        index = self.step.share(index)
         obs, action, steps, begins = (x.index_select(1, index) for x in batch[:4])
-        advantage, target, old_value, old_log_prob = steps.flatten(0, 1).unbind(-1)
+        _, target, old_value, old_log_prob = steps.flatten(0, 1).unbind(-1)
         params, value, _ = networks(obs, batch.state.index_select(0, index), begins)
         log_prob, entropy = self.distribution.log_prob_and_entropy(params, action.flatten(0, 1))
         entropy = entropy.mean()
-        if self.cfg.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()  # r(theta)

@@ -116,7 +116,7 @@ class SAC(Agent):
 
         loss = critic_loss + actor_loss + temperature_loss
         report = {"loss": critic_loss, "policy_loss": actor_loss, "q_mean": q.mean(), "entropy": entropy}
-        return loss, {**report, "alpha": alpha, "td_error": error.detach().abs().mean(0)}
+        return loss, {**report, "alpha": alpha, "td_error": self.step.whole(error.detach().abs().mean(0))}
 
     def _inputs(self, batch: Batch) -> tuple[Batch, Tensor]:
         """The batch for the loss, and the noise of the actions in obs and next_obs [2, B, A]."""
@@ -124,4 +124,5 @@ class SAC(Agent):
         action = self.distribution.box.shrink(batch.action)
         noise = self.streams.minibatch.standard_normal((2, *action.shape), np.float32)
         batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
-        return batch.to(self.device), torch.as_tensor(noise, device=self.device)
+        share = self.step.share
+        return share(batch.to(self.device)), share(torch.as_tensor(noise, device=self.device), 1)

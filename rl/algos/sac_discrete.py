@@ -124,7 +124,8 @@ class DiscreteSAC(Agent):
             "q_mean": mean_allowed(lower_q) if self.mask_size else lower_q.mean(),
             "alpha": alpha,
         }
-        return loss, {**report, "entropy": entropy, "td_error": error.detach().abs().mean(0)}
+        td_error = self.step.whole(error.detach().abs().mean(0))
+        return loss, {**report, "entropy": entropy, "td_error": td_error}
 
     def _target_entropy(self, log_prob: Tensor) -> Any:
         """Of policies [B, A]: a share of the highest entropy, which is lower where actions are masked."""
@@ -134,6 +135,7 @@ class DiscreteSAC(Agent):
 
     def _inputs(self, batch: Batch) -> Batch:
         """The batch for the loss."""
+        batch = self.step.share(batch)
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
         action = batch.action - self.distribution.start
         return batch._replace(obs=obs, action=action, next_obs=next_obs).to(self.device)

@@ -65,7 +65,7 @@ class Sarsa(Agent):
         cfg, frames = self.cfg, self.clock.frames
         lr, explore = cfg.lr(frames), self.exploration(frames - rollout.reward.size)  # the policy that acted
         self.step.set_lr(lr)
-        self.step(*self._batch(rollout, explore))
+        self.step(*self.step.share(self._batch(rollout, explore)))
         self.clock.updates += 1
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr, "explore": explore}
@@ -76,7 +76,7 @@ class Sarsa(Agent):
         q = q_network(obs).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         return self.td_loss(q, target), {"q_mean": q.detach().mean()}
 
-    def _batch(self, rollout: Rollout, explore: float) -> list[Tensor]:
+    def _batch(self, rollout: Rollout, explore: float) -> tuple[Tensor, ...]:
         """Observations [B, ...], actions [B] and targets [B]."""
         cfg, (rows, n) = self.cfg, rollout.reward.shape
         obs = self.obs_normalizer(rollout.obs)
@@ -92,4 +92,4 @@ class Sarsa(Agent):
         next_value = rollout.next_values(value, of_last)
         advantage = gae(rollout.reward, value[:-1], next_value, *rollout.ends, cfg.gamma, cfg.td_lambda)
         target = (advantage + value[:-1]).astype(np.float32)
-        return flat_tensors(self.device, obs[:-1], action[:-1], target)
+        return tuple(flat_tensors(self.device, obs[:-1], action[:-1], target))

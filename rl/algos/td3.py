@@ -113,7 +113,8 @@ class TD3(Agent):
         q = critics(torch.cat([batch.obs.flatten(1), batch.action], -1)).squeeze(-1)
         error = q - target
         loss = (batch.weight * error.square()).mean(-1).sum()
-        return loss, {"q_mean": q.detach().mean(), "td_error": error.detach().abs().mean(0)}
+        td_error = self.critic_step.whole(error.detach().abs().mean(0))
+        return loss, {"q_mean": q.detach().mean(), "td_error": td_error}
 
     def _actor_loss(self, actor: Any, obs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """-Q of the first critic; its weights stay constant."""
@@ -128,4 +129,5 @@ class TD3(Agent):
         deviation, clip = np.float32(self.cfg.target_noise), self.cfg.target_noise_clip
         noise = self.streams.minibatch.standard_normal(action.shape, np.float32) * deviation
         batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
-        return batch.to(self.device), torch.as_tensor(noise.clip(-clip, clip), device=self.device)
+        clipped = torch.as_tensor(noise.clip(-clip, clip), device=self.device)
+        return self.critic_step.share((batch.to(self.device), clipped))  # type: ignore[no-any-return]

@@ -92,7 +92,7 @@ _SECTIONS = {
     "the run": ("frames", "stop_at", "seed", "tags", "outputs"),
     "go on with a run, or start from one": ("resume", "base", "fork", "mirror_takeover"),
     "scores, checkpoints and logs": ("eval.", "ckpt.", "mirror", "log_every", "progress", "logger"),
-    "the machine": ("device", "threads", "compile", "deterministic"),
+    "the machine": ("device", "threads", "processes", "processes_limit_s", "compile", "deterministic"),
     "the environment": ("env.",),
     "the algorithm": ("algo.",),
     "sweeps": ("launcher",),

@@ -25,9 +25,10 @@ class Episodes(gym.Wrapper):
     (`rl.spaces`).
     """
 
-    def __init__(self, env: gym.Env, seed: int, index: int) -> None:
+    def __init__(self, env: gym.Env, seed: int, index: int, first: int = 0) -> None:
+        """`index`: among the envs that are stepped with it; `first`: the number of the first of them."""
         super().__init__(env)
-        self.seed, self.index, self.episode = seed, index, -1
+        self.seed, self.index, self.number, self.episode = seed, index, first + index, -1
         form = ActionForm(env.action_space)
         boxed = isinstance(env.action_space, gym.spaces.Box)
         self._form: Any = None if form.trivial else form.clip if boxed else form
@@ -62,7 +63,7 @@ class Episodes(gym.Wrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin the next episode with its own seed (`seed` is ignored)."""
         self.episode += 1
-        episode_seed = derive_seed(self.seed, self.index, self.episode)
+        episode_seed = derive_seed(self.seed, self.number, self.episode)
         if multiprocessing.parent_process() is not None:  # no checkpoint holds a worker's global generators
             random.seed(episode_seed)
             np.random.seed(episode_seed)

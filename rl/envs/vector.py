@@ -57,8 +57,10 @@ class NativeEnvs(VectorWrapper):
     and tapes are replayed.
     """
 
-    def __init__(self, env: gym.vector.VectorEnv, seed: int) -> None:
-        """ValueError unless the caller can reset single envs with a seed (`AutoresetMode.DISABLED`)."""
+    def __init__(self, env: gym.vector.VectorEnv, seed: int, first: int = 0) -> None:
+        """`first`: the number of the first env among all envs of a run.
+
+        ValueError unless the caller can reset single envs with a seed (`AutoresetMode.DISABLED`)."""
         super().__init__(env)
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.DISABLED:
@@ -73,7 +75,7 @@ class NativeEnvs(VectorWrapper):
                 f"its vector env gives {self.single_observation_space}, and a Dict or Tuple must come from"
                 " single envs; type env.vectorization=sync"
             )
-        self.seed, self.episode = seed, np.full(self.num_envs, -1)
+        self.seed, self.first, self.episode = seed, first, np.full(self.num_envs, -1)
         space = self.single_action_space
         if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
             raise ValueError(f"its vector env takes {space}; type env.vectorization=sync")
@@ -83,7 +85,8 @@ class NativeEnvs(VectorWrapper):
         """Begin these episodes [N] of the envs in `mask`; return the observations of all envs."""
         self.episode[mask] = episodes[mask]
         seeds = [
-            derive_seed(self.seed, n, int(self.episode[n])) if mask[n] else None for n in range(self.num_envs)
+            derive_seed(self.seed, self.first + n, int(self.episode[n])) if mask[n] else None
+            for n in range(self.num_envs)
         ]
         return self.env.reset(seed=seeds, options={"reset_mask": mask.copy()})[0]  # type: ignore[arg-type]
 
@@ -142,16 +145,20 @@ class NativeEnvs(VectorWrapper):
 VectorEnv = SyncVectorEnv | AsyncVectorEnv | NativeEnvs
 
 
-def make_native(env_id: str, kwargs: dict[str, Any], num_envs: int, seed: int) -> NativeEnvs:
+def make_native(env_id: str, kwargs: dict[str, Any], num_envs: int, seed: int, first: int = 0) -> NativeEnvs:
     """The environment's own vector env. ValueError, or gymnasium's error, if it has none that can be used."""
-    return NativeEnvs(gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **kwargs), seed)
+    envs = gym.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+    return NativeEnvs(envs, seed, first)
 
 
-def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: int) -> VectorEnv:
+def make_vector(
+    factory: EnvFactory, num_envs: int, vectorization: str, seed: int, first: int = 0
+) -> VectorEnv:
     """N envs whose every step gives N real transitions: an env is reset in the step that ends its episode.
 
     The infos: `final_obs` holds the last observations of ended episodes and `_final_obs` marks their envs.
-    `life_lost`, if present, marks the envs where learning sees an end though the episode goes on.
+    `life_lost`, if present, marks the envs where learning sees an end though the episode goes on. `first` is
+    the number of the first env among all of the run.
     """
 
     def maker(index: int) -> Callable[[], gym.Env]:
@@ -159,7 +166,7 @@ def make_vector(factory: EnvFactory, num_envs: int, vectorization: str, seed: in
             if multiprocessing.parent_process() is not None:
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                     signal.signal(number, signal.SIG_IGN)  # the parent saves, then closes its workers
-            return Episodes(factory(), seed, index)
+            return Episodes(factory(), seed, index, first)
 
         return make
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.config.schedule import Schedule
+from rl.group import SharedDraws
 from rl.learning.masks import LOWEST, random_allowed
 
 Array = NDArray[Any]
@@ -19,7 +20,7 @@ def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Ar
     One whose value is MASKED is never chosen.
     """
     action, random = value.argmax(-1), rng.random(len(value)) < epsilon
-    if not np.count_nonzero(random):
+    if not np.count_nonzero(random) and not (type(rng) is SharedDraws and (rng.last < epsilon).any()):
         return action
     if value.min() < LOWEST:
         return np.where(random, random_allowed(value > LOWEST, rng), action)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rl.group import ALONE, Group
 from rl.learning.compiled import Constants, compile_graph
 from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights, skip_compiler_import
 
@@ -36,7 +37,9 @@ class GradientStep:
     """Steps that lower `loss(networks, *inputs)`. The parameters of `networks` become views of flat vectors.
 
     `groups` are the modules that have a learning rate, and an optimizer, of their own; together they hold all
-    parameters of `networks`.
+    parameters of `networks`. Of several processes that train together (`group`), each evaluates the loss, and
+    the gradients and what is reported are averaged. A loss that takes its `share` of the inputs does its part
+    of the work; one that does not does all of it, in every process.
     """
 
     def __init__(
@@ -48,23 +51,27 @@ class GradientStep:
         optimizer: Callable[..., Any],
         max_grad_norm: float | None,
         compile: bool,
+        group: Group = ALONE,
     ) -> None:
         self.networks, self.loss, self.max_grad_norm = networks, loss, max_grad_norm
+        self.group = group
+        # for a loss that evaluates its networks on this process's part of a minibatch alone
+        self.share, self.whole = group.share, group.whole
         names = {id(parameter): name for name, parameter in networks.named_parameters()}
         self.layouts = [
-            [(names.pop(id(p)), p.shape, p.numel()) for p in group.parameters()] for group in groups
+            [(names.pop(id(p)), p.shape, p.numel()) for p in part.parameters()] for part in groups
         ]
         assert not names, f"in no group: {sorted(names.values())}"
-        self.flats = [flatten_parameters(group) for group in groups]
+        self.flats = [flatten_parameters(part) for part in groups]
         skip_compiler_import()
         made = [optimizer([flat], lr=0.0) for flat in self.flats]
         self.optimizers = [
             TorchOptimizer(one, flat) if isinstance(one, torch.optim.Optimizer) else one
             for one, flat in zip(made, self.flats, strict=True)
         ]
-        for one, group in zip(self.optimizers, groups, strict=True):
+        for one, part in zip(self.optimizers, groups, strict=True):
             if isinstance(one, Adam):
-                one.limit_decay(layer_weights(group))
+                one.limit_decay(layer_weights(part))
         self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Outcome] = self._compile() if compile else self._eager
         self._constants: Constants | None = None  # known once everything is built
@@ -75,7 +82,9 @@ class GradientStep:
         self._names: tuple[str, ...] = ()
 
     def _compile(self) -> Callable[..., Outcome]:
-        """The whole step as one graph; without the optimizer if it is one of torch.optim."""
+        """The whole step as one graph; without the optimizer if it is one of torch.optim, or if gradients of
+        several processes are averaged before.
+        """
 
         def whole(*inputs: Any) -> Outcome:
             return self._apply(*self._gradients(*inputs))
@@ -83,10 +92,10 @@ class GradientStep:
         def gradients(*inputs: Any) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
             return self._gradients(*inputs)
 
-        if not any(isinstance(one, TorchOptimizer) for one in self.optimizers):
+        if self.group.size == 1 and not any(isinstance(one, TorchOptimizer) for one in self.optimizers):
             return compile_graph(whole)
         compiled = compile_graph(gradients)
-        return lambda *inputs: self._apply(*compiled(*inputs))
+        return lambda *inputs: self._apply(*self.group.average(*compiled(*inputs)))
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -137,7 +146,7 @@ class GradientStep:
             grad.zero_()
         loss, report = self.loss(self.networks, *inputs)
         loss.backward()
-        return self._apply(grads, {"loss": loss, **report})
+        return self._apply(*self.group.average(grads, {"loss": loss, **report}))
 
     def _gradients(self, *inputs: Any) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
         """The gradient of each group, and the report; free of side effects, for torch.compile."""

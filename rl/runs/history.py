@@ -144,7 +144,7 @@ def exactness(frames: int, not_exact: list[str], not_reproducible: str = "") -> 
 
 def world(config: RunConfig) -> dict[str, Any]:
     """What bit-exactness depends on besides the run itself."""
-    settings = {"device": config.device, "threads": config.threads, "deterministic": config.deterministic}
+    settings = {n: getattr(config, n) for n in ("device", "threads", "processes", "deterministic")}
     return {**versions(), **commit(), "host": platform.node(), **settings}
 
 
@@ -155,6 +155,12 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }
+
+
+def other_processes(config: dict[str, Any] | str | None, now: int) -> list[str]:
+    """What is not exact if a checkpoint's configuration has another number of processes than `now`."""
+    was = (unpack(config) or {}).get("processes", 1)
+    return [f"processes {was} -> {now}"] if was != now else []
 
 
 def other_world(history: list[dict[str, Any]]) -> list[str]:

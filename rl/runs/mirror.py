@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rl.config import RunConfig
 from rl.config.invocation import command
@@ -115,6 +116,11 @@ def place_of(root: str, folder: Path, outputs: Path) -> tuple[str, str]:
         return f"{sweep.url}/{folder.name}", f"{sweep.name}/{folder.name}"
     name = name_of(folder, outputs)
     return f"{root.rstrip('/')}/{name}", name
+
+
+def claims(plan: Any) -> dict[str, bool]:
+    """What `claim` is told of a `Plan`."""
+    return {"existing": plan.lock is not None, "named": not plan.unnamed, "takeover": plan.takeover}
 
 
 def claim(config: RunConfig, folder: Path, *, existing: bool, named: bool, takeover: bool) -> Claim | None:

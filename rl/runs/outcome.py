@@ -79,6 +79,14 @@ class Stop:
             os._exit(INTERRUPTED if number == signal.SIGINT else 128 + number)
         self.requested.append(number)
 
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked, though others that train with it may not know yet."""
+        return bool(self)
+
+    def settle(self) -> None:
+        """At the end: have all processes that train together know."""
+
     def pass_on(self) -> None:
         """Call the handlers that were there before ours: a launcher's requeues the job."""
         for number in self.requested:

@@ -292,5 +292,5 @@ def validate_job(
     finally:
         if plan.lock is not None:
             plan.lock.release()
-    job.frames, job.threads = plan.config.frames, plan.config.threads
+    job.frames, job.threads = plan.config.frames, plan.config.threads * plan.config.processes
     return job

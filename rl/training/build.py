@@ -21,6 +21,7 @@ from rl.envs.checks import interface_warnings
 from rl.envs.episodes import layers
 from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory, stacked_keys
 from rl.envs.vector import VectorEnv, make_native, make_vector
+from rl.group import ALONE, Group
 from rl.learning.networks.masked import IgnoringMask
 from rl.learning.networks.multi_input import multi_input
 from rl.learning.replay import UniformReplay
@@ -29,6 +30,7 @@ from rl.runs.weights import load_learned
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 from rl.trackers import follow as trackers
 from rl.training.collector import Collector
+from rl.training.shared_collector import SharedCollector, SharedRandom
 from rl.training.torch_setup import keep_freed_memory, set_up_torch
 
 
@@ -45,6 +47,7 @@ class Parts:
     global_random: GlobalRandom
     callbacks: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)  # of what was found while building
+    group: Group = ALONE  # the processes that train together
 
     @property
     def stateful(self) -> dict[str, Stateful]:
@@ -68,17 +71,20 @@ class Parts:
         return {name: part.state_dict() for name, part in self.agent.learned_parts.items()}
 
 
-def build(config: RunConfig) -> Parts:
-    """All parts, seeded, before the first frame. ConfigError says which of the configuration's wishes cannot
-    be met.
+def build(config: RunConfig, group: Group = ALONE) -> Parts:
+    """All parts, seeded, before the first frame; of several processes (`group`) each builds its own.
+
+    ConfigError says which of the configuration's wishes cannot be met.
     """
     set_up_torch(config)
     keep_freed_memory()
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()
+    if group.size > 1:
+        global_random = SharedRandom(group)
     make_env = build_env_factory(config.env)
     callbacks = build_callbacks(config)
     probe, warnings = make_probe(make_env, config.env)
-    agent = build_agent(config, probe, clock, streams)
+    agent = build_agent(config, probe, clock, streams, group)
     carries = any(isinstance(layer, Stateful) for layer in layers(probe))
     probe.close()
     if agent.replay is not None:
@@ -94,9 +100,10 @@ def build(config: RunConfig) -> Parts:
             "env.vectorization=native: what the environment learns across episodes would be lost; type"
             " env.vectorization=sync"
         )
-    envs = build_vector(make_env, cfg, derive_seed(config.seed, "env"))
-    collector = Collector(
-        envs,
+    share = group.part(cfg.num_envs)
+    own = dataclasses.replace(cfg, num_envs=share.stop - share.start)
+    collector: Any = Collector(
+        build_vector(make_env, own, derive_seed(config.seed, "env"), share.start),
         agent,
         streams=streams,
         clock=clock,
@@ -104,7 +111,11 @@ def build(config: RunConfig) -> Parts:
         clip_rewards=cfg.clip_rewards,
         carries=carries,
     )
-    return Parts(config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings)
+    if group.size > 1:
+        collector = SharedCollector(collector, group, cfg.num_envs, streams, clock)
+    return Parts(
+        config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings, group
+    )
 
 
 def build_callbacks(config: RunConfig) -> list[Any]:
@@ -120,17 +131,22 @@ def build_callbacks(config: RunConfig) -> list[Any]:
 
 
 def allocate(memory: UniformReplay) -> None:
-    """Take the memory. ConfigError if this machine, or this process's share of it, has less."""
+    """Take the memory. ConfigError if this machine, or this process's share of it, has less.
+
+    Each of several processes on it has all of the memory.
+    """
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
         limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     try:
-        memory.allocate(limit)
+        memory.allocate(limit // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams) -> Agent:
+def build_agent(
+    config: RunConfig, env: gym.Env, clock: Clock, streams: Streams, group: Group = ALONE
+) -> Agent:
     """The algorithm with its networks, their weights drawn from the stream `init`, for what `env` gives and
     takes.
 
@@ -138,7 +154,15 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     """
     spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
     context = AgentContext(
-        *spaces, config.env.num_envs, clock, streams, config.device, config.compile, *stack, stacked_keys(env)
+        *spaces,
+        config.env.num_envs,
+        clock,
+        streams,
+        config.device,
+        config.compile,
+        *stack,
+        stacked_keys(env),
+        group=group,
     )
     torch.manual_seed(derive_seed(config.seed, "init"))
     target = entries(config.algo)["_target_"]
@@ -148,6 +172,11 @@ def build_agent(config: RunConfig, env: gym.Env, clock: Clock, streams: Streams)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"algo={name}: {error}") from error
     agent.policy_parts = agent.policy_parts or agent.playing
+    if group.size > 1 and context.mask_size and hasattr(agent, "exploration"):
+        raise ConfigError(
+            f"processes={group.size}: algo={name} cannot explore under action masks in several processes;"
+            " type processes=1, or algo=ppo"
+        )
     networks = [part for part in agent.parts.values() if isinstance(part, torch.nn.Module)]
     noisy = {
         type(module).__name__
@@ -201,17 +230,20 @@ def build_env_factory(config: EnvConfig) -> EnvFactory:
     return make_factory(config.id, config.kwargs, [instantiate(wrapper) for wrapper in config.wrappers])
 
 
-def build_vector(make_env: EnvFactory, config: EnvConfig, seed: int) -> VectorEnv:
-    """The envs that are stepped together. ConfigError if the entry offers no vector env that can be used."""
+def build_vector(make_env: EnvFactory, config: EnvConfig, seed: int, first: int = 0) -> VectorEnv:
+    """The envs that are stepped together, `first` the number of the first among all of the run.
+
+    ConfigError if the entry offers no vector env that can be used.
+    """
     if config.vectorization != "native":
-        return make_vector(make_env, config.num_envs, config.vectorization, seed)
+        return make_vector(make_env, config.num_envs, config.vectorization, seed, first)
     if config.wrappers:
         raise ConfigError(
             "env.vectorization=native takes no env.wrappers: they wrap one environment; type"
             " env.vectorization=sync"
         )
     try:
-        return make_native(config.id, config.kwargs, config.num_envs, seed)
+        return make_native(config.id, config.kwargs, config.num_envs, seed, first)
     except (gym.error.Error, ValueError, TypeError) as error:
         raise ConfigError(f"env.vectorization=native: env.id={config.id}: {error}") from error
 

@@ -91,6 +91,7 @@ class Collector:
         self.ended_returns: list[float] = []  # episodes that ended in the last rollout
         self.ended_lengths: list[int] = []
         self.not_exact: list[str] = []  # what the last load could not restore
+        self.first_env = 0  # the number of the first env among all of the run
         self._warned_long = False
 
     def start(self) -> None:
@@ -181,7 +182,7 @@ class Collector:
             if not problem and total != state["returns"][n]:
                 problem = f"its return is {total!r}, not {state['returns'][n]!r}"
             if problem:
-                where = f"env {n}, {len(actions[n])} steps into its episode"
+                where = f"env {self.first_env + n}, {len(actions[n])} steps into its episode"
                 self.not_exact.append(f"{where}: {problem}; it begins a new episode")
                 self._begin_next_episode(n)
                 actions[n] = actions[n][:0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from rl.algos.agent import Agent
 from rl.config.text import counted
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory
+from rl.group import ALONE, Group
 from rl.spaces import obs_dtype
-from rl.state import GlobalRandom
+from rl.state import GlobalRandom, derive_seed
 
 WIDTH = 10  # envs played side by side
 OnStep = Callable[[gym.Env, float, int], None]  # env, return and length of its episode so far
@@ -65,6 +66,7 @@ def play(
     episodes: int,
     seed: int,
     *,
+    group: Group = ALONE,
     explore: bool = False,
     width: int = WIDTH,
     max_steps: int | None = None,
@@ -75,19 +77,28 @@ def play(
     """Play `episodes` episodes on new envs, the n-th seeded from (seed, n).
 
     Env i plays episodes i, i + width, ...: a fixed quota, since taking the first to finish would favour short
-    episodes. One that is not over after `max_steps` ends there, with the return so far. The global random
-    generators are restored afterwards. Interrupted if `stop()` becomes true.
+    episodes. One that is not over after `max_steps` ends there, with the return so far. Of several processes
+    each plays its share, and all get the scores of all. The global random generators are restored afterwards.
+    Interrupted if `stop()` becomes true, in any process.
     """
-    width = min(width, episodes)
-    rng = np.random.default_rng(seed)
+    numbers = range(group.rank, episodes, group.size)
+    rng = np.random.default_rng(derive_seed(seed, group.rank) if group.rank else seed)
     results: dict[int, tuple[float, int, bool]] = {}
+    interrupted = False
     with GlobalRandom().apart(seed):
-        envs = [Episodes(make_env(), seed, 0) for _ in range(width)]
+        envs = [Episodes(make_env(), seed, 0) for _ in range(min(width, len(numbers)))]
         try:
-            _play(agent, envs, episodes, rng, explore, max_steps, results, stop, on_step, on_episode)
+            _play(agent, envs, numbers, rng, explore, max_steps, results, stop, on_step, on_episode)
+        except Interrupted:
+            interrupted = True
         finally:
             for env in envs:
                 env.close()
+    for other_interrupted, share in group.gather((interrupted, results)):
+        interrupted = interrupted or other_interrupted
+        results.update(share)
+    if interrupted:
+        raise Interrupted
     returns, lengths, cut = zip(*(results[n] for n in range(episodes)), strict=True)
     return Scores(list(returns), list(lengths), sum(cut))
 
@@ -95,7 +106,7 @@ def play(
 def _play(
     agent: Agent,
     envs: list[Episodes],
-    episodes: int,
+    numbers: Sequence[int],
     rng: np.random.Generator,
     explore: bool,
     max_steps: int | None,
@@ -104,12 +115,14 @@ def _play(
     on_step: OnStep,
     on_episode: Callable[[float, int], None],
 ) -> None:
+    if not envs:
+        return
     dtype = obs_dtype(envs[0].observation_space)
-    number = list(range(len(envs)))  # of each env's current episode
-    obs: list[Any] = [env.begin_episode(0, n) for n, env in enumerate(envs)]
+    at = list(range(len(envs)))  # which of `numbers` each env plays
+    obs: list[Any] = [env.begin_episode(0, number) for env, number in zip(envs, numbers, strict=False)]
     total, length = [0.0] * len(envs), [0] * len(envs)
     state = agent.initial_state(len(envs))
-    active = number.copy()
+    active = at.copy()
     for env in envs:
         on_step(env, 0.0, 0)
     while active:
@@ -126,14 +139,14 @@ def _play(
             on_step(envs[i], total[i], length[i])
             over = bool(terminated or truncated)
             if over or length[i] == max_steps:
-                results[number[i]] = total[i], length[i], not over
+                results[numbers[at[i]]] = total[i], length[i], not over
                 on_episode(total[i], length[i])
-                number[i] += len(envs)
+                at[i] += len(envs)
                 total[i], length[i] = 0.0, 0
-                if number[i] >= episodes:
+                if at[i] >= len(numbers):
                     active.remove(i)
                     continue
-                obs[i] = envs[i].begin_episode(0, number[i])
+                obs[i] = envs[i].begin_episode(0, numbers[at[i]])
                 if state is not None:
                     state[i] = 0.0
                 on_step(envs[i], 0.0, 0)

@@ -24,7 +24,7 @@ def train(run: Run, stop: Stop, progress: Progress) -> None:
             progress.row(metrics.write(clock))
         if clock.due(cfg.eval.every):
             progress.evaluation(run.evaluate)
-        for callback in run.parts.callbacks:
+        for callback in run.callbacks:
             callback(run)
         if clock.due(cfg.ckpt.every) or run.minutes_passed:
             run.save()

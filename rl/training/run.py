@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rl.config.counts import format_count
+from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.checkpoints import Checkpoints
 from rl.runs.find import RESULT
-from rl.runs.history import pack
+from rl.runs.history import other_processes, pack
 from rl.runs.manifest import DamagedError, Manifest, read_verified
 from rl.runs.outcome import Stop
 from rl.runs.plan import Plan
@@ -36,17 +37,31 @@ class DivergedError(Exception):
 class Run:
     """A run in its folder: the parts that train, and the files they write."""
 
+    time_to_save = False  # of several processes: the first said so when they last spoke
+
     def __init__(self, plan: Plan, parts: Parts) -> None:
         from rl.training.metrics import EVAL_COLUMNS, Metrics, Table
 
         self.plan, self.parts, self.config, self.folder = plan, parts, plan.config, plan.folder
         self.clock, self.agent, self.collector = parts.clock, parts.agent, parts.collector
+        self.group, self.callbacks = parts.group, parts.callbacks
         self.metrics = Metrics(self.folder / "metrics.csv", self.agent.columns)
         self.evaluations = Table(self.folder / "eval.csv", EVAL_COLUMNS)
         self.tables = [self.metrics.table.path, self.evaluations.path]
         self.checkpoints = Checkpoints(self.folder, self.config.ckpt.keep)
+        if self.group.rank:
+            self._write_nothing()
         self.stateful = {"metrics": self.metrics, **parts.stateful}
         self._saved_at = time.monotonic()
+
+    def _write_nothing(self) -> None:
+        """The first process writes the files, and makes the callbacks that do not ask for all."""
+        from rl.training.without_files import NoCheckpoints, NoTable
+
+        table, checkpoints = NoTable(), NoCheckpoints(self.folder)
+        self.metrics.table = self.evaluations = table  # type: ignore[assignment]
+        self.checkpoints = checkpoints  # type: ignore[assignment]
+        self.callbacks = [one for one in self.callbacks if getattr(one, "every_process", False)]
 
     def begin(self, command: str) -> None:
         """Start at frame 0, or restore the checkpoint and delete everything newer."""
@@ -66,19 +81,23 @@ class Run:
         if problem:
             log.warning("A RESUME OF THIS RUN WILL NOT BE EXACT: %s", problem)
         self.collector.start()
-        self.plan.write_history(frames=0, command=command, not_exact=[], not_reproducible=problem)
+        if self.group.rank == 0:
+            self.plan.write_history(frames=0, command=command, not_exact=[], not_reproducible=problem)
         self.save()
 
     def _restore(self, manifest: Manifest, command: str) -> None:
         self.load(manifest)  # may fail, so it comes before anything is moved or cut
         self.checkpoints.resume_from(manifest)
-        for name, size in manifest.offsets.items():
-            files.cut(self.folder / name, size)
         self.clock.wall_before_s = manifest.wall_s
         replay = self.agent.replay
         not_exact = [*self.collector.not_exact, *(replay.not_exact if replay else [])]
+        not_exact += other_processes(manifest.config, self.config.processes)
         for problem in not_exact:
             log.warning("NOT EXACT from frame %d: %s", self.clock.frames, problem)
+        if self.group.rank:
+            return
+        for name, size in manifest.offsets.items():
+            files.cut(self.folder / name, size)
         changed = self.plan.write_history(frames=self.clock.frames, command=command, not_exact=not_exact)
         for change in changed:
             log.warning(
@@ -120,6 +139,8 @@ class Run:
             return
         self.check_weights()
         state = {name: part.state_dict() for name, part in self.stateful.items()}
+        same = {name: state[name] for name in state if name.startswith(("agent.", "clock", "streams"))}
+        self.group.check_same(lambda: same, self.clock.frames, self.resume_command)
         frames, wall_s = self.clock.frames, self.clock.wall_s
         self.checkpoints.save(
             state,
@@ -144,21 +165,31 @@ class Run:
         """DivergedError if weights or the state of an optimizer or a normaliser hold NaN or inf."""
         from rl.state import not_finite
 
-        parts = {
-            name: part.state_dict()
-            for name, part in self.agent.parts.items()
-            if part is not self.agent.replay
-        }
-        wrong = not_finite(parts)
+        wrong = not_finite(self._weights())
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise DivergedError(
                 f"at frame {format_count(self.clock.frames)} {wrong[0]}{more} holds NaN or inf"
             )
 
+    def _weights(self) -> dict[str, Any]:
+        """The states of the agent's parts but for its replay memory."""
+        return {n: part.state_dict() for n, part in self.agent.parts.items() if part is not self.agent.replay}
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run."""
+        return command("train", f"resume={self.folder}")
+
     @property
     def minutes_passed(self) -> bool:
-        """Whether `ckpt.minutes` have gone by since the last checkpoint."""
+        """Whether `ckpt.minutes` have gone by since the last checkpoint; of several processes, as the first
+        said when they last exchanged a rollout.
+        """
+        return self.minutes_have_passed() if self.group.size == 1 else self.time_to_save
+
+    def minutes_have_passed(self) -> bool:
+        """The same by this process's time."""
         minutes = self.config.ckpt.minutes
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
@@ -169,10 +200,13 @@ class Run:
         from rl.training.metrics import EVAL_AVERAGE, moving_average
 
         self.check_weights()
+        self.group.check_same(self._weights, self.clock.frames, self.resume_command)
         clock, by = self.clock, self.config.ckpt.best_by
         seed = derive_seed(self.config.seed, "eval", clock.frames)
-        cfg = self.config.eval
-        scores = play(self.agent, self.parts.make_env, cfg.episodes, seed, max_steps=cfg.max_steps)
+        cfg, group = self.config.eval, self.group
+        scores = play(
+            self.agent, self.parts.make_env, cfg.episodes, seed, group=group, max_steps=cfg.max_steps
+        )
         if scores.cut:
             log.info("evaluation at %s: %s", format_count(clock.frames), scores.note)
         row: dict[str, Any] = {
@@ -209,12 +243,14 @@ class Run:
 
         seed = derive_seed(self.config.seed, "score")
         agents = {"last": (self.agent, self.clock.frames)}
-        best = self.checkpoints.load_best(self.config.device)
-        if best is not None and self.checkpoints.best is not None:
+        best = self.checkpoints.best
+        weights = self.checkpoints.load_best(self.config.device)
+        weights, frames = self.group.from_first((weights, best and best.frames))
+        if weights is not None:
             agent = build_player(self.config)
-            for name, state in best.items():
+            for name, state in weights.items():
                 agent.parts[name].load_state_dict(state)
-            agents["best"] = (agent, self.checkpoints.best.frames)
+            agents["best"] = (agent, frames)
         result: dict[str, Any] = {
             "frames": self.clock.frames,
             "episodes": self.clock.episodes,
@@ -223,12 +259,12 @@ class Run:
             "stopped_at": self.stopped_at,
         }
         for name, (agent, frames) in agents.items():
-            cap = self.config.eval.max_steps
-            scores = play(
-                agent, self.parts.make_env, SCORE_EPISODES, seed, max_steps=cap, stop=lambda: bool(stop)
-            )
+            cap, episodes = self.config.eval.max_steps, SCORE_EPISODES
+            more: dict[str, Any] = {"group": self.group, "max_steps": cap, "stop": lambda: stop.asked}
+            scores = play(agent, self.parts.make_env, episodes, seed, **more)
             result[name] = {"weights_of_frame": frames, **scores.summary()}
             if cap is not None:
                 result[name]["cut"] = scores.cut
-        files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
+        if self.group.rank == 0:
+            files.write_atomic(self.folder / RESULT, json.dumps(result, indent=1).encode())
         return result

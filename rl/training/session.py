@@ -42,6 +42,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
                 log.warning(warning)
             run = Run(plan, parts)
             run.begin(typed)
+            stop = run.group.share_stop(stop, run)
             _announce(run)
             progress.start_session(run.clock.frames)
             result = None
@@ -61,6 +62,7 @@ def perform(plan: Plan, parts: Parts, typed: str) -> float | None:
                     run.checkpoints.prune()
                     with contextlib.suppress(Interrupted):  # the checkpoint stands; the next session scores
                         result = run.score(stop)
+        stop.settle()
         if result is None:
             name, frames = signal.Signals(stop.requested[0]).name, format_count(run.clock.frames)
             log.info("stopped by %s at frame %s, saved; go on with: %s", name, frames, resume_command)

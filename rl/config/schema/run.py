@@ -93,6 +93,19 @@ class RunConfig:
     seed: Annotated[int, Key("everything random derives from it", low=0, high=2**63 - 1)]
     device: Annotated[str, Key("where networks live", NUMERICS, choices=("cpu", "cuda"))]
     threads: Annotated[int, Key("CPU threads for torch", NUMERICS, low=1, high=1024)]
+    processes: Annotated[
+        int,
+        Key(
+            "processes that train this run together, each with its part of the environments and of every"
+            " minibatch, and with `threads`",
+            NUMERICS,
+            low=1,
+            high=1024,
+        ),
+    ]
+    processes_limit_s: Annotated[
+        float, Key("of several processes, how long they wait for one that does not answer", FREE, above=0)
+    ]
     compile: Annotated[bool, Key("compile the update with torch.compile; pays on long runs", NUMERICS)]
     deterministic: Annotated[bool, Key("only deterministic kernels: exact resume on GPU too", NUMERICS)]
     log_every: Annotated[Count, Key("frames between rows of metrics.csv", FREE, low=1)]
