@@ -58,7 +58,6 @@ class DQN(Agent):
         self.noise = noise_for(self.q_network)
         self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.replay: UniformReplay = context.replay(self, cfg)
-
         learned = {"q_network": self.q_network, "target_network": self.target_network, **self.step.parts}
         self.parts = {**learned, "replay": self.replay, **self.obs_normalizer.parts}
         self.policy_parts = ("q_network", *self.obs_normalizer.parts)

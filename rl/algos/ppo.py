@@ -51,7 +51,6 @@ class PPO(Agent):
         self.policy_and_value = self.networks.numpy_forward() if shared else None
         self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
-
         normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}
         self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
         self.policy_parts = ("networks", *self.obs_normalizer.parts)

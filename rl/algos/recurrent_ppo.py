@@ -50,7 +50,6 @@ class RecurrentPPO(Agent):
         self.policy_params, self.value = self.networks.numpy_policy(), self.networks.numpy_value()
         self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
         self.reward_normalizer = reward_normalizer(context.num_envs, cfg.gamma, cfg.normalize_reward)
-
         normalizers = {**self.obs_normalizer.parts, **self.reward_normalizer.parts}
         self.parts = {"networks": self.networks, **self.step.parts, **normalizers}
         self.policy_parts = ("networks", *self.obs_normalizer.parts)
@@ -132,14 +131,12 @@ class RecurrentPPO(Agent):
         arrays = self.obs_normalizer(rollout.obs), rollout.state, begins, rollout.action
         obs, state, begun, action = (torch.as_tensor(array, device=self.device) for array in arrays)
         params, values, states = self.networks(obs, state, begun)  # of all T + 1 observations
-
         value, after = values.view(begun.shape).cpu().numpy(), states.cpu().numpy()
         next_value = rollout.next_values(
             value, lambda last, t, n: self.value(self.remember(self.obs_normalizer(last), after[t, n]))
         )
         advantage = gae(reward, value[:-1], next_value, *rollout.ends, cfg.gamma, cfg.gae_lambda)
         target = advantage + value[:-1]
-
         log_prob = self.distribution.log_prob(params[: reward.size], action.flatten(0, 1)).view(reward.shape)
         known = np.stack([advantage, target, value[:-1]], -1).astype(np.float32)
         steps = torch.cat([torch.as_tensor(known, device=self.device), log_prob.unsqueeze(-1)], -1)
