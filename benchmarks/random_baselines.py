@@ -1,4 +1,5 @@
-"""`python -m benchmarks.random_baselines [episodes=100]`: the returns of random actions in each environment.
+"""`python -m benchmarks.random_baselines [episodes=100] [envs=NAME,...]`: returns of random actions in each
+environment. With `envs` in these alone; the rows of all others are kept.
 
 Written to rl/report/random_baselines.csv, which the package ships: `rl.report` measures strength against it.
 What takes hours is left out: CarRacing, and all Atari games but Pong.
@@ -6,6 +7,7 @@ What takes hours is left out: CarRacing, and all Atari games but Pong.
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 
@@ -23,8 +25,9 @@ def main() -> None:
     """Play random actions in all environments, and record the returns."""
     arguments = dict(argument.split("=", 1) for argument in sys.argv[1:])
     episodes = int(arguments.get("episodes", "100"))
-    rows = []
-    for env in sorted(options("env").keys() - LEFT_OUT):
+    chosen = arguments["envs"].split(",") if "envs" in arguments else sorted(options("env").keys() - LEFT_OUT)
+    rows: list[dict[str, object]] = []
+    for env in chosen:
         composed = compose(["algo=random", f"env={env}"], RunConfig)
         entry = composed.values["env"]
         agent, make_env = build_player(composed.config), build_env_factory(composed.config.env)
@@ -32,6 +35,10 @@ def main() -> None:
         arguments_of_env = {key: json.dumps(entry[key]) for key in ("kwargs", "wrappers")}
         rows.append({"id": entry["id"], **arguments_of_env, **scores.summary()})
         print(env, rows[-1], flush=True)
+    if "envs" in arguments:
+        new = {str(row["id"]) for row in rows}
+        with (ROOT / "rl" / "report" / "random_baselines.csv").open(newline="") as file:
+            rows += [row for row in csv.DictReader(file) if row["id"] not in new]
     rows.sort(key=lambda row: (str(row["id"]), str(row["kwargs"])))
     record("random_baselines", rows, ROOT / "rl" / "report")
 

@@ -25,15 +25,18 @@ def started(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
-    """Write <name>.csv in benchmarks/results/ or another folder; every row says how it was produced."""
+    """Write <name>.csv in benchmarks/results/ or another folder; every row says how it was produced. Rows
+    that say it already, since they are kept from an earlier file, keep their words.
+    """
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("place=")]
     origin = {"command": " ".join([f"python -m {module_name()}", *arguments]), **surroundings()}
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *origin], lineterminator="\n")
+        columns = dict.fromkeys([*rows[0], *origin])
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, **origin} for row in rows)
+        writer.writerows({**origin, **row} for row in rows)
     print(f"wrote {path.relative_to(ROOT)}")
     return path
 

@@ -172,7 +172,9 @@ def test_over_the_sequences_the_policy_is_as_it_acted(kind: list[str]) -> None:
     (obs, action, numbers, begins, starts), _ = agent._batch(rollout)
     assert obs.shape == (8, 12, 4)
 
-    params = torch.from_numpy(np.stack([agent.policy_params(state) for state in states]))
+    inputs = agent.obs_normalizer(rollout.obs[:-1])
+    pairs = zip(states, inputs, strict=True)
+    params = torch.from_numpy(np.stack([agent.policy_params(state, seen) for state, seen in pairs]))
     value = torch.from_numpy(np.stack([agent.value(state) for state in states]))
     log_prob = agent.distribution.log_prob(params.flatten(0, 1), action_of(rollout)).view(32, 3)
     close = {"rtol": 1e-4, "atol": 1e-5}
