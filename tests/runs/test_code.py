@@ -68,7 +68,7 @@ def test_a_run_whose_agent_changed_is_not_called_exact(agent: Path) -> None:
         "not exact from frame 320: the code changed: my_agent.py",
         "not exact from frame 320: the code changed: my_agent.py; at frame 384 again: my_agent.py",
     ]
-    assert run_cells(read_run(run), Path(), Path())["not_exact"] == exactness(run)[2:]
+    assert list(run_cells(read_run(run), Path(), Path())["not_exact"]) == exactness(run)[2:]
 
 
 def test_reworded_comments_and_docstrings_are_no_change(agent: Path) -> None:
