@@ -34,6 +34,8 @@ class AgentContext:
     frame_stack: int = 1  # observations are so many frames, newest last, each step bringing one
     zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
     stacked_keys: Sequence[str] | None = None  # the leaves that are stacks; all where None
+    # gives what computes the rewards of an env with goals (`rl.envs.goals`), or raises ValueError
+    goal_functions: Callable[[], dict[str, Any]] | None = None
 
     @property
     def obs_shape(self) -> Sequence[int]:
@@ -129,7 +131,7 @@ class AgentContext:
         """The replay memory of an agent's keys, for its actions."""
         obs = self.obs_space.shape or (), obs_dtype(self.obs_space), self.frame_stack
         learned = self.num_envs, cfg.gamma, cfg.n_step, cfg.learning_starts
-        padding = self.zero_padded, self.stacked_keys
-        transitions = Transitions(*obs, agent.action_shape, agent.action_dtype, *learned, *padding)
+        rest = self.zero_padded, self.stacked_keys, self.goal_functions
+        transitions = Transitions(*obs, agent.action_shape, agent.action_dtype, *learned, *rest)
         memory: UniformReplay = cfg.replay(transitions)
         return memory
