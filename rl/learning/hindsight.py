@@ -14,7 +14,7 @@ UNKNOWN = np.iinfo(np.int64).max  # the last row of an episode that has not ende
 
 
 class HindsightReplay(UniformReplay):
-    """Uniform replay with other goals in hindsight (Andrychowicz et al. 2017, algorithm 1, strategy `future`).
+    """Uniform replay with other goals in hindsight (Andrychowicz et al. 2017, algorithm 1, with `future`).
 
     Of goals + 1 transitions of a batch `goals`, on average, get as their goal what their episode achieved in
     one of the observations after them, all equally likely. Their reward is computed for it, and where the env
