@@ -36,6 +36,8 @@ class AgentContext:
     zero_padded: bool = False  # frames before an episode's first are zeros; else they are that one
     stacked_keys: Sequence[str] | None = None  # the leaves that are stacks; all where None
     group: Group = ALONE  # the processes that train together
+    # gives what computes the rewards of an env with goals (`rl.envs.goals`), or raises ValueError
+    goal_functions: Callable[[], dict[str, Any]] | None = None
 
     @property
     def obs_shape(self) -> Sequence[int]:
@@ -133,7 +135,7 @@ class AgentContext:
         """The replay memory of an agent's keys, for its actions."""
         obs = self.obs_space.shape or (), obs_dtype(self.obs_space), self.frame_stack
         learned = self.num_envs, cfg.gamma, cfg.n_step, cfg.learning_starts
-        padding = self.zero_padded, self.stacked_keys
-        transitions = Transitions(*obs, agent.action_shape, agent.action_dtype, *learned, *padding)
+        rest = self.zero_padded, self.stacked_keys, self.goal_functions
+        transitions = Transitions(*obs, agent.action_shape, agent.action_dtype, *learned, *rest)
         memory: UniformReplay = cfg.replay(transitions)
         return memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,9 @@ def make_factory(
         rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         if "mujoco" in str(getattr(gym.registry.get(env_id), "entry_point", "")):
             _quiet_mujoco()
+        if env_id.startswith("gymnasium_robotics:"):
+            _quiet_mujoco()
+            _let_robotics_take_mujoco_4()
         env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
         warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # once is enough
         for wrapper in wrappers:
@@ -57,6 +61,20 @@ def _quiet_mujoco() -> None:
         import mujoco
 
         mujoco.set_mju_user_warning(warn)
+
+
+def _let_robotics_take_mujoco_4() -> None:
+    """Have gymnasium-robotics compare the types of joints as numbers.
+
+    Version 1.4.2 asks whether a NumPy integer is `in` a tuple of enum members; of MuJoCo 4 it never is.
+    """
+    with contextlib.suppress(ImportError):  # gymnasium.make says what is missing
+        import mujoco
+        from gymnasium_robotics.utils import mujoco_utils
+
+        joints = {name: int(member) for name, member in mujoco.mjtJoint.__members__.items()}
+        names = vars(mujoco) | {"mjtJoint": types.SimpleNamespace(**joints)}
+        mujoco_utils.mujoco = types.SimpleNamespace(**names)
 
 
 def check_env(env: gym.Env) -> None:

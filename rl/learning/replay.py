@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -58,6 +58,7 @@ class Transitions:
     learning_starts: int  # how many must have come in before anything is learned
     zero_padded: bool = False  # what stands in a stack before an episode's first frame: zeros, or that frame
     stacked_keys: Sequence[str] | None = None  # of a structured dtype: the fields that are stacks, or all
+    goal_functions: Callable[[], dict[str, Any]] | None = None  # gives those of an env with goals, by name
 
 
 class Ends:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from rl.config import ConfigError, EnvConfig, RunConfig, install_line
 from rl.config.instantiate import entries, instantiate, locate
 from rl.envs.checks import interface_warnings
 from rl.envs.episodes import layers
+from rl.envs.goals import goal_functions
 from rl.envs.make import EnvFactory, check_env, frame_stack, make_factory, stacked_keys
 from rl.envs.vector import VectorEnv, make_native, make_vector
 from rl.group import ALONE, Group
@@ -153,16 +155,18 @@ def build_agent(
     A replay memory is not allocated yet. ConfigError if it cannot be.
     """
     spaces, stack = (env.observation_space, env.action_space), frame_stack(env)
+    goals = functools.partial(goal_functions, env, clip_rewards=config.env.clip_rewards)
+    device = config.device, config.compile
     context = AgentContext(
         *spaces,
         config.env.num_envs,
         clock,
         streams,
-        config.device,
-        config.compile,
+        *device,
         *stack,
         stacked_keys(env),
         group=group,
+        goal_functions=goals,
     )
     torch.manual_seed(derive_seed(config.seed, "init"))
     target = entries(config.algo)["_target_"]
@@ -262,7 +266,13 @@ def make_probe(make_env: EnvFactory, config: EnvConfig) -> tuple[gym.Env, list[s
 
 
 # module -> the extra of setup.cfg that brings it
-_EXTRAS = {"Box2D": "box2d", "mujoco": "mujoco", "ale_py": "atari", "minigrid": "minigrid"}
+_EXTRAS = {
+    "Box2D": "box2d",
+    "mujoco": "mujoco",
+    "ale_py": "atari",
+    "minigrid": "minigrid",
+    "gymnasium_robotics": "robotics",
+}
 
 
 def _missing_extra(error: BaseException) -> str:

@@ -54,6 +54,7 @@ TARGETS: dict[str, type] = {
     "rl.optimizers.RMSprop": parts.RMSpropConfig,
     "rl.replay.UniformReplay": parts.UniformReplayConfig,
     "rl.replay.PrioritizedReplay": parts.PrioritizedReplayConfig,
+    "rl.replay.HindsightReplay": parts.HindsightReplayConfig,
     "rl.wrappers.ActionMask": parts.WithoutArguments,
     "rl.wrappers.FreshWorld": parts.WithoutArguments,
     "rl.wrappers.Keep": parts.KeepConfig,

@@ -113,6 +113,13 @@ class PrioritizedReplayConfig(UniformReplayConfig):
 
 
 @dataclass
+class HindsightReplayConfig(UniformReplayConfig):
+    """The keyword arguments of rl.replay.HindsightReplay."""
+
+    goals: Annotated[int, Key("other goals for each one that was pursued", low=1)] = 4
+
+
+@dataclass
 class WithoutArguments:
     """A wrapper that takes no arguments."""
 
