@@ -90,7 +90,7 @@ def _play(env: gym.Env) -> tuple[list[Any], list[Any], list[float]]:
 
 
 def batched(method: Callable[..., Any], achieved: Array, desired: Array) -> GoalFunction:
-    """A method of two goals as a function of arrays of them: called once if these [B, ...] show that it can."""
+    """A method of two goals as a function of arrays of them: called once, if for these [B, ...] that works."""
 
     def one_by_one(achieved: Array, desired: Array) -> Array:
         return np.array([method(*pair, {}) for pair in zip(achieved, desired, strict=True)])
