@@ -484,6 +484,7 @@ def _command_line(pid: str) -> str:
 def tracker_hangs(run: Hurt) -> str:
     """A tracker that never comes back: training goes on without it."""
     session = run.start("+logger.hangs={_target_: benchmarks.hanging.HangingTracker}")
+    run.whole_line = True  # resume= would keep the tracker, and wait for it at the run's end
     before = newest_frames(run.folder)
     if not session.wait_for(lambda: newest_frames(run.folder) > before):
         return ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 
 from rl.envs.episodes import Episodes
@@ -189,24 +189,33 @@ def closing(env: Any) -> Any:
     try:
         yield env
     except BaseException as error:
-        if not isinstance(env, AsyncVectorEnv):
-            env.close()
-            raise
         died = _died(env) if isinstance(error, OSError | EOFError) else ""
-        for process in env.processes:  # they ignore SIGTERM, and would tell of a closed pipe
-            process.kill()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # gymnasium warns of the step that nobody waits for
-            env.close(terminate=True)
+        _end(env)
         if died:
             raise WorkerDiedError(died) from error
         raise
-    env.close()
+    try:
+        env.close()
+    except (OSError, EOFError):
+        if not _died(env):  # else it died when nothing was left to do
+            raise
+        _end(env)
 
 
-def _died(env: AsyncVectorEnv) -> str:
+def _end(env: Any) -> None:
+    """Close an env without a word to its workers."""
+    if not isinstance(env, AsyncVectorEnv):
+        env.close()
+        return
+    for process in env.processes:  # they ignore SIGTERM, and would tell of a closed pipe
+        process.kill()
+    env._state = AsyncState.DEFAULT  # gymnasium would wait for the step that was going on
+    env.close(terminate=True)
+
+
+def _died(env: Any) -> str:
     """Which worker's process has ended, and how; '' if none has."""
-    for n, process in enumerate(env.processes):
+    for n, process in enumerate(getattr(env, "processes", ())):
         process.join(0.2)  # its pipe closes a moment before the process is gone
         code = process.exitcode
         if code is not None and code < 0:
