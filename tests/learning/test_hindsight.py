@@ -328,7 +328,6 @@ def test_with_refill_it_begins_with_new_episodes(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- learning
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("memory", "reached"), [("Hindsight", True), ("Uniform", False)])
 def test_ten_bits_are_learned_in_hindsight_alone(memory: str, reached: bool, tmp_path: Path) -> None:
     """Bit flipping (Andrychowicz et al. 2017, section 3.1): without, no reward is ever seen."""
