@@ -27,6 +27,7 @@ WORLDS = {
     "lunar_lander": ["env=lunar_lander", "+env.kwargs.max_episode_steps=90"],
     "bipedal_walker": ["env=bipedal_walker", "algo.baseline=true", "+env.kwargs.max_episode_steps=50"],
     "halfcheetah": ["env=halfcheetah", "algo.baseline=true", "+env.kwargs.max_episode_steps=70"],
+    "fetch_reach": ["env=fetch_reach", "algo.baseline=true"],
     "cartpole": ["env=cartpole"],
     "cartpole, async": ["env=cartpole", "env.vectorization=async"],
     "car_racing": [  # a step takes 10 ms

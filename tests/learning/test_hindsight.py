@@ -54,10 +54,8 @@ class Bits(gym.Env):
         return bool((achieved == desired).all())
 
     def _observe(self) -> dict[str, Any]:
-        bits = self.bits.copy()
-        return {"observation": bits} | (
-            {} if self.plain else {"achieved_goal": bits, "desired_goal": self.goal}
-        )
+        goals = {"achieved_goal": self.bits.copy(), "desired_goal": self.goal.copy()}
+        return {"observation": self.bits.copy()} | ({} if self.plain else goals)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -325,6 +323,30 @@ def test_with_refill_it_begins_with_new_episodes(tmp_path: Path) -> None:
     iterate(again, 3)
     assert made.begin == 24
     assert (made._begin >= np.array(24)).all()
+
+
+# -------------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize(("memory", "reached"), [("Hindsight", True), ("Uniform", False)])
+def test_ten_bits_are_learned_in_hindsight_alone(memory: str, reached: bool, tmp_path: Path) -> None:
+    """Bit flipping (Andrychowicz et al. 2017, section 3.1): without, no reward is ever seen."""
+    run = begun(
+        tmp_path / "run",
+        *("algo=dqn", f"algo.replay._target_=rl.replay.{memory}Replay", "algo.replay.capacity=40k"),
+        *("env=gym", "env.id=test_hindsight:Bits-v0", "+env.kwargs.size=10", "+env.kwargs.steps=10"),
+        *("env.num_envs=8", "frames=40k", "algo.rollout_length=1", "algo.updates_per_frame=0.25"),
+        *("algo.batch_size=64", "algo.learning_starts=500", "algo.network.hidden=[64]", "algo.lr=1e-3"),
+        *("algo.epsilon=0.2", "algo.gamma=0.98", "algo.target_every=400"),
+    )
+    iterate(run, 1500)
+    successes = []
+    for _ in range(300):
+        iterate(run)
+        successes += [total > -10 for total in run.collector.ended_returns]
+    assert len(successes) > 200
+    assert (np.mean(successes) > 0.7) == reached
+    assert reached or np.mean(successes) < 0.05
 
 
 # ------------------------------------------------------------------------------------------- what is refused
