@@ -57,7 +57,7 @@ OFF_POLICY = [
     *("algo.rollout_length=8", "algo.batch_size=4", "algo.learning_starts=8", "algo.replay.capacity=64"),
     "algo.updates_per_frame=0.25",
 ]
-CONTINUOUS = {"crossq", "ddpg", "sac", "td3"}
+CONTINUOUS = {"crossq", "ddpg", "sac", "td3", "tqc"}
 
 
 def words(space: Any) -> str:
