@@ -1,4 +1,4 @@
-"""What the site has besides docs/*.md: README.md as its first page, the notebook, and a reference of the code."""
+"""What the site has besides docs/*.md: README.md as its first page, the notebook, a reference of the code."""
 
 from __future__ import annotations
 
