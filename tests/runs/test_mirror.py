@@ -345,7 +345,8 @@ def test_run_outlives_machine_uploader_and_server(
     with the bits of an undisturbed run, and rl.runs lists it."""
     for name, value in bucket[0].items():
         monkeypatch.setenv(name, value)
-    line = ["frames=150k", "ckpt.every=5k", "eval.every=50k", "eval.episodes=2", "progress=false"]
+    line = ["frames=120k", "env.num_envs=1", "ckpt.every=5k", "eval.every=50k", "eval.episodes=2"]
+    line += ["progress=false"]
     url = f"s3://{s3_server.BUCKET}/t"
     machines = [tmp_path / name for name in ("alone", "first", "second")]
     for machine in machines:
