@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,9 +27,14 @@ def serialize(state: Any) -> bytes:
 
 
 def _clone(value: Any) -> Any:
-    """A copy without views: saving a view would save the whole memory behind it."""
+    """A copy without views: saving a view would save the whole memory behind it.
+
+    Equal strings are one object: one that comes again is written as a reference, and a loaded state has its own.
+    """
     if isinstance(value, dict):
-        return {key: _clone(part) for key, part in value.items()}
+        return {_clone(key): _clone(part) for key, part in value.items()}
+    if type(value) is str:
+        return sys.intern(value)
     if isinstance(value, list | tuple):
         return type(value)(_clone(part) for part in value)
     return value.detach().clone() if hasattr(value, "detach") else value

@@ -373,10 +373,11 @@ def test_run_outlives_machine_uploader_and_server(
     assert "is at work on it" in refused.stderr
     assert os.listdir(machines[2]) == []
     assert not any(map(alive, left))
-    ended = typed(f"resume={url}/run", "mirror_takeover=true")
+    longer = "frames=140k"  # so that checkpoints follow, wherever the first machine was lost
+    ended = typed(f"resume={url}/run", longer, "mirror_takeover=true")
     assert ended.returncode == 0, ended.stderr
     monkeypatch.chdir(machines[0])
-    assert typed(*line, "hydra.run.dir=outputs/run").returncode == 0
+    assert typed(*line, longer, "hydra.run.dir=outputs/run").returncode == 0
     ours, alone = (record(machines[number] / "outputs" / "run") for number in (2, 0))
     ours["files"] = [name for name in ours["files"] if name != "mirror.json"]
     assert differences(alone, ours) == []
