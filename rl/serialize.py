@@ -29,7 +29,8 @@ def serialize(state: Any) -> bytes:
 def _clone(value: Any) -> Any:
     """A copy without views: saving a view would save the whole memory behind it.
 
-    Equal strings are one object: one that comes again is written as a reference, and a loaded state has its own.
+    Equal strings are one object: one that comes again is written as a reference, and a loaded state has
+    its own.
     """
     if isinstance(value, dict):
         return {_clone(key): _clone(part) for key, part in value.items()}
