@@ -142,7 +142,7 @@ def _check_hydra(own: Any) -> None:
     if own.job.chdir:
         raise ConfigError(
             "hydra.job.chdir=true: a run stays in the directory where it was typed, to which its paths are "
-            "relative; leave it away"
+            "relative; leave it out"
         )
     launcher = own.runtime.choices.get("hydra/launcher")
     if launcher not in (None, "basic"):
