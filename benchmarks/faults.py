@@ -37,7 +37,9 @@ import rl.runs.checkpoints
 import rl.train
 import rl.training.run
 from benchmarks.compare import differences
+from benchmarks.hanging import HANGS
 from benchmarks.kills import newest_frames
+from benchmarks.process_kills import children
 from benchmarks.record import ROOT, record
 from rl.runs.manifest import Manifest
 from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED
@@ -455,11 +457,10 @@ def worker_killed(run: Hurt) -> str:
     session = run.start("env.vectorization=async")
     if not run.train_a_while(session):
         return ""
-    children = Path(f"/proc/{session.pid}/task/{session.pid}/children").read_text().split()
-    workers = [child for child in children if "resource_tracker" not in _command_line(child)]
+    workers = [pid for pid in children(session.pid) if "resource_tracker" not in _command_line(str(pid))]
     if workers:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(run.rng.choice(workers)), signal.SIGKILL)
+            os.kill(run.rng.choice(workers), signal.SIGKILL)
     session.end()
     if not workers or session.code == FINISHED:
         return ""
@@ -483,8 +484,10 @@ def _command_line(pid: str) -> str:
 
 def tracker_hangs(run: Hurt) -> str:
     """A tracker that never comes back: training goes on without it."""
-    session = run.start("+logger.hangs={_target_: benchmarks.hanging.HangingTracker}")
-    run.whole_line = True  # resume= would keep the tracker, and wait for it at the run's end
+    if not run.early:
+        return ""
+    tracker = "+logger.hangs={_target_: benchmarks.hanging.HangingTracker}"
+    session = run.start(tracker, before=lambda: os.environ.update({HANGS: "1"}))
     before = newest_frames(run.folder)
     if not session.wait_for(lambda: newest_frames(run.folder) > before):
         return ""

@@ -26,7 +26,7 @@ FLOORS = (
     "config",
     "leaves",
 )
-LEAVES = ("rl", "rl.clock", "rl.group", "rl.imports", "rl.state", "rl.serialize", "rl.spaces")
+LEAVES = ("rl", "rl.children", "rl.clock", "rl.group", "rl.imports", "rl.state", "rl.serialize", "rl.spaces")
 
 
 def modules(root: Path) -> dict[str, Path]:

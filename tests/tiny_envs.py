@@ -147,11 +147,11 @@ class Masking(gym.Env):
         return obs, reward, self.steps >= 10, False, self._info()
 
 
-class Hybrid(gym.Env):
+class Hybrid(Identity):
     """A Dict of actions of every kind, nested; the reward is the share that matches the observed bit."""
 
     def __init__(self, render_mode: str | None = None, flat: bool = False) -> None:
-        self.observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+        super().__init__()
         self.action_space: gym.Space = gym.spaces.Dict(
             which=gym.spaces.Discrete(2, start=1),
             rest=gym.spaces.Tuple(
@@ -160,15 +160,6 @@ class Hybrid(gym.Env):
         )
         if flat:
             self.action_space = gym.spaces.MultiBinary(2)
-
-    def _observe(self) -> Any:
-        self.bit = int(self.np_random.integers(2))
-        return np.array([2 * self.bit - 1], np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert self.action_space.contains(action), action

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.async_vector_env import AsyncState
 from numpy.typing import NDArray
 
+from rl.children import die_with
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory
 from rl.spaces import packer
@@ -164,6 +166,7 @@ def make_vector(
     def maker(index: int) -> Callable[[], gym.Env]:
         def make() -> gym.Env:
             if multiprocessing.parent_process() is not None:
+                die_with(os.getppid())()  # else it would tell of a closed pipe when its parent is killed
                 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
                     signal.signal(number, signal.SIG_IGN)  # the parent saves, then closes its workers
             return Episodes(factory(), seed, index, first)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rl.children import start_beside
 from rl.config.invocation import command
 from rl.runs.find import RESULT
 from rl.runs.history import HISTORY
@@ -62,17 +61,7 @@ class MirrorProcess:
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     def _start(self) -> subprocess.Popen[str]:
-        root = str(Path(__file__).resolve().parent.parent.parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rl.runs.upload", str(self.folder.absolute())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
+        process = start_beside("rl.runs.upload", str(self.folder.absolute()))
         with self._lock:
             self._process = process
             if self._ending.is_set():

@@ -11,7 +11,6 @@ however these end.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import json
@@ -24,10 +23,11 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import IO, Any
 
-_PR_SET_PDEATHSIG = 1
+from rl.children import die_with, read_errors
+
 _PACKET = 1 << 20  # bytes; a command line is far shorter
 _POLL_S = 0.02
 # what every run imports, and nothing else: a job's history tells the code that it has loaded
@@ -133,22 +133,7 @@ class Forked:
     @property
     def errors(self) -> str:
         """What it wrote to stderr, if that was not shown."""
-        if self._errors is None:
-            return ""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")
-
-
-def die_with(parent: int) -> Callable[[], None]:
-    """What a child does first: ask the kernel to be killed when its parent is gone, however that ends."""
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: little may be done after it
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(128 + signal.SIGKILL)
-
-    return ask
+        return read_errors(self._errors)
 
 
 def main() -> None:

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rl.children import die_with, environment, read_errors
 from rl.config import ConfigError, install_line
 from rl.runs.outcome import EXIT_CODES
-from rl.sweeps.forkserver import Forkserver, Unusable, die_with
-
-_ROOT = Path(__file__).resolve().parent.parent.parent
+from rl.sweeps.forkserver import Forkserver, Unusable
 
 
 class Running(Protocol):
@@ -94,7 +93,7 @@ class _LocalJobs:
         try:
             while self._warm and job is None:
                 if self._server is None or self._server.lost:
-                    self._server = Forkserver(_environment(), self._output)
+                    self._server = Forkserver(environment(), self._output)
                 job = self._server.start(arguments, shown=self._output is None)
                 if job is None:  # its code is old by now
                     self._server = None
@@ -117,7 +116,7 @@ class Process:
             stderr=self._errors,
             text=True,
             errors="replace",
-            env=_environment(),
+            env=environment(),
             start_new_session=True,
             preexec_fn=die_with(os.getpid()),
         )
@@ -127,10 +126,7 @@ class Process:
     @property
     def errors(self) -> str:
         """What it wrote to stderr, if that was not shown."""
-        if self._errors is None:
-            return ""
-        self._errors.seek(0)
-        return self._errors.read().decode(errors="replace")
+        return read_errors(self._errors)
 
 
 class Slurm:
@@ -175,7 +171,7 @@ class Slurm:
 
     def start(self, arguments: Sequence[str], folder: Path, threads: int) -> Running:
         """Submit a job."""
-        os.environ["PYTHONPATH"] = _environment()["PYTHONPATH"]  # submitit hands the environment on
+        os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]  # submitit hands the environment on
         return _Submitted(self._executor(folder, threads).submit(_Training(list(arguments))))
 
 
@@ -262,7 +258,7 @@ class Ray:
         """An actor that starts the process and watches it."""
         import ray
 
-        runtime = {"env_vars": {"PYTHONPATH": _environment()["PYTHONPATH"]}}
+        runtime = {"env_vars": {"PYTHONPATH": environment()["PYTHONPATH"]}}
         watcher = ray.remote(_Watcher).options(num_cpus=threads, runtime_env=runtime)
         return _Actor(watcher.remote(list(arguments), os.getcwd()))
 
@@ -313,9 +309,3 @@ class _Actor:
 def room_for(threads: int) -> int:
     """How many jobs of so many threads this process's cores have room for."""
     return max(1, len(os.sched_getaffinity(0)) // threads)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the package within reach, installed or not."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}

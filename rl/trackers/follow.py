@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rl.children import start_beside
 from rl.config.instantiate import make_part
 from rl.runs.find import RESULT
 from rl.runs.history import HISTORY
@@ -59,18 +60,8 @@ class TrackerProcess:
         return self
 
     def _start(self) -> None:
-        root = str(Path(__file__).resolve().parent.parent.parent)
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         arguments = [str(self.folder), str(session_id(self.folder)), str(self.started_at)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "rl.trackers.follow", *arguments],
-            stdin=subprocess.PIPE,  # never written to; it closes when training ends, even by a kill
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
-        )
+        self.process = start_beside("rl.trackers.follow", *arguments)
         self._relay = threading.Thread(target=self._log_messages, args=(self.process,), daemon=True)
         self._relay.start()
 

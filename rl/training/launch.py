@@ -21,12 +21,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rl.children import die_with, environment
 from rl.config import ConfigError, RunConfig
 from rl.config.invocation import command
 from rl.runs import files
 from rl.runs.outcome import FAILED, INTERRUPTED, REFUSED, TO_BE_CONTINUED, Stop
 from rl.runs.plan import Plan
-from rl.sweeps.launchers import _environment, die_with
 
 PLACE = "ENCORE_PROCESSES"  # the environment variable that names what a parent shares with its processes
 LOST_THE_OTHERS = 77  # the exit code of a process that ends because another did; the parent tells why
@@ -148,7 +148,7 @@ def _start(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        env={**_environment(), **{name: str(value) for name, value in about.items()}},
+        env={**environment(), **{name: str(value) for name, value in about.items()}},
         start_new_session=True,
         preexec_fn=die_with(os.getpid()),
     )
