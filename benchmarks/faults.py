@@ -44,6 +44,7 @@ from benchmarks.record import ROOT, record
 from rl.runs.manifest import Manifest
 from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED
 from rl.serialize import load, serialize
+from rl.trackers import tracker as trackers
 
 SETTINGS = [
     "eval.episodes=1",
@@ -489,7 +490,8 @@ def tracker_hangs(run: Hurt) -> str:
     tracker = "+logger.hangs={_target_: benchmarks.hanging.HangingTracker}"
     session = run.start(tracker, before=lambda: os.environ.update({HANGS: "1"}))
     before = newest_frames(run.folder)
-    if not session.wait_for(lambda: newest_frames(run.folder) > before):
+    hangs = run.folder / trackers.ID  # written just before
+    if not session.wait_for(lambda: newest_frames(run.folder) > before and hangs.exists()):
         return ""
     session.send(signal.SIGKILL)
     run.ended(session, -signal.SIGKILL)

@@ -126,11 +126,16 @@ def _write_all(descriptor: int, data: Buffer) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def is_exhausted(error: OSError) -> bool:
+    """Whether the system has no more to give: file handles or memory. That says nothing of a file."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def is_ours(error: OSError) -> bool:
-    """Whether an error comes from our own files, or says that the system has no more to give; not from an
-    environment, an agent or a callback.
+    """Whether an error comes from our own files or from an exhausted system, not from an environment, an
+    agent or a callback.
     """
-    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+    if is_exhausted(error):
         return True
     ours = [
         Path(frame.f_code.co_filename).relative_to(_RL).as_posix()

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,8 @@ class Manifest:
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """DamagedError if it is not whole."""
-        try:
+        with _reading(path):
             return cls.parse(path.read_bytes(), path.name)
-        except OSError as error:
-            raise DamagedError(f"{path.name}: {error}") from error
 
     @classmethod
     def parse(cls, data: bytes, name: str) -> Manifest:
@@ -98,12 +97,23 @@ def describe(*data: files.Buffer) -> dict[str, Any]:
     return {"size": sum(map(len, data)), "sha256": digest.hexdigest()}
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """DamagedError if a file cannot be read; an exhausted system stays the OSError that it is: it would have
+    whole checkpoints set aside.
+    """
+    try:
+        yield
+    except OSError as error:
+        if files.is_exhausted(error):
+            raise
+        raise DamagedError(f"{path.name}: {error.strerror}") from error
+
+
 def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     """A file that the manifest names. DamagedError if it is not as it was written."""
-    try:
+    with _reading(folder / name):
         data = (folder / name).read_bytes()
-    except OSError as error:
-        raise DamagedError(f"{name}: {error.strerror}") from error
     if describe(data) != manifest.files[name]:
         raise DamagedError(f"{name}: its content is not what was written")
     return data
@@ -111,11 +121,8 @@ def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
 
 def verify(path: Path, description: dict[str, Any]) -> None:
     """DamagedError if a file is not as it was written. It is read piece by piece: a chunk may be large."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DamagedError(f"{path.name}: {error.strerror}") from error
+    with _reading(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != description["sha256"]:
         raise DamagedError(f"{path.name}: its content is not what was written")
 

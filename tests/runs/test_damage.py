@@ -19,7 +19,7 @@ from short_runs import contents, differences, frames_of, go, in_child, record, t
 from test_kills import LINE as SHORTER
 
 from rl.config.invocation import command
-from rl.runs.manifest import DamagedError
+from rl.runs.manifest import DamagedError, newest_manifest
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
 
@@ -263,3 +263,25 @@ def test_an_oserror_of_users_code_has_its_traceback(where: str, tmp_path: Path) 
         assert "unplugged" in said
         assert "nowhere/robot" in said
         assert "stopped:" not in said
+
+
+@pytest.mark.parametrize(
+    ("code", "damage"), [(errno.EIO, True), (errno.EMFILE, False), (errno.ENOMEM, False)]
+)
+def test_an_exhausted_system_is_no_damage(
+    code: int, damage: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that could not be read for want of handles or memory is not set aside for an older one."""
+    assert go(tmp_path, *LINE) == 0
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    for owner, name in ((Path, "read_bytes"), (Path, "open")):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, fail)
+            if damage:
+                assert newest_manifest(tmp_path / "ckpt")[0] is None
+            else:
+                with pytest.raises(OSError, match=os.strerror(code)):
+                    newest_manifest(tmp_path / "ckpt")
