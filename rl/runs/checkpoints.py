@@ -28,7 +28,6 @@ from rl.runs.manifest import (
     Manifest,
     describe,
     list_manifests,
-    listdir,
 )
 from rl.serialize import load, serialize
 
@@ -77,7 +76,7 @@ class Checkpoints:
     def _unreferenced(self) -> list[Path]:
         """Checkpoint files and chunks that no kept manifest needs."""
         needed = {name for m in self.kept for name in (*m.files, *m.replay, f"ckpt-{m.frames}.json")}
-        there = [(folder, name) for folder in (self.folder, self.replay) for name in listdir(folder)]
+        there = [(folder, name) for folder in (self.folder, self.replay) for name in files.listdir(folder)]
         return sorted(folder / name for folder, name in there if _OURS.fullmatch(name) and name not in needed)
 
     @property

@@ -64,6 +64,11 @@ def cut(path: Path, size: int) -> None:
         os.fsync(descriptor)
 
 
+def listdir(folder: Path) -> list[str]:
+    """The names in a folder; none if it does not exist."""
+    return os.listdir(folder) if folder.is_dir() else []
+
+
 def sync(path: Path) -> None:
     """Make what was appended to a file durable."""
     with _opened(path, os.O_RDONLY) as descriptor:

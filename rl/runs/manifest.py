@@ -220,7 +220,7 @@ def changed_tables(manifest: Manifest, run: Path) -> list[Path]:
 
 def was_committed(run: Path) -> bool:
     """Whether a checkpoint was ever committed in a run's folder, be it damaged or gone by now."""
-    names = [*listdir(run / "ckpt"), *listdir(run / "ckpt" / SET_ASIDE)]
+    names = [*files.listdir(run / "ckpt"), *files.listdir(run / "ckpt" / SET_ASIDE)]
     later = any(_OURS.fullmatch(name) and name not in ("ckpt-0.pt", "ckpt-0.json") for name in names)
     rows = [
         path
@@ -228,8 +228,3 @@ def was_committed(run: Path) -> bool:
         if path.is_file() and path.read_bytes().count(b"\n") > 1
     ]
     return later or "ckpt-0.json" in names or bool(rows) or (run / "result.json").exists()
-
-
-def listdir(folder: Path) -> list[str]:
-    """The names in a folder; none if it does not exist."""
-    return os.listdir(folder) if folder.is_dir() else []

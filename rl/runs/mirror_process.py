@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rl.children import start_beside
 from rl.config.invocation import command
+from rl.runs import files
 from rl.runs.find import RESULT
 from rl.runs.history import HISTORY
-from rl.runs.manifest import listdir
 from rl.runs.mirror import MANIFEST, Claim
 from rl.runs.upload import LONGEST_RETRY_S, TAKEN
 
@@ -118,7 +118,7 @@ class MirrorProcess:
             )  # fmt: skip
 
     def _not_up(self) -> list[str]:
-        names = [name for name in listdir(self.folder / "ckpt") if MANIFEST.fullmatch(f"ckpt/{name}")]
+        names = [name for name in files.listdir(self.folder / "ckpt") if MANIFEST.fullmatch(f"ckpt/{name}")]
         extras = [name for name in (HISTORY, RESULT) if (self.folder / name).exists()]
         return sorted(name for name in (*names, *extras) if name not in self.up)
 

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rl.config.counts import format_count
+from rl.runs import files
 from rl.runs.bucket import Bucket, explain
 from rl.runs.find import RESULT
 from rl.runs.history import CONFIG, HISTORY
-from rl.runs.manifest import DamagedError, Manifest, describe, listdir
+from rl.runs.manifest import DamagedError, Manifest, describe
 from rl.runs.mirror import BEAT, BEAT_S, EXTRAS, MANIFEST, SUMS, Beat, Claim, read_beat
 from rl.runs.outcome import STOPPING
 
@@ -63,7 +64,7 @@ class Uploader:
 
     def local(self) -> list[int]:
         """The frames of the checkpoints in the folder, newest first."""
-        names = (MANIFEST.fullmatch(f"ckpt/{name}") for name in listdir(self.folder / "ckpt"))
+        names = (MANIFEST.fullmatch(f"ckpt/{name}") for name in files.listdir(self.folder / "ckpt"))
         return sorted((int(found[1]) for found in names if found), reverse=True)
 
     @property
