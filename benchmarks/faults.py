@@ -1,11 +1,11 @@
-"""`python -m benchmarks.faults [minutes=20] [seed=1] [place=DIR]`: hurt real runs in every way that there is,
-and compare.
+"""`python -m benchmarks.faults [minutes=20] [seed=1] [lines=NAME,...]`: hurt real runs in every way that
+there is, and compare.
 
-For each algorithm one run is left alone. Others of the same line are killed, stopped, starved of disk,
+For each line of `LINES` one run is left alone. Others of the same line are killed, stopped, starved of disk,
 damaged between two sessions and resumed, again and again, then resumed to their ends and compared bit for
 bit. A session is what `train.py` does, in a fork of this process, which has imported torch already, or by
-itself. `place` should be a small disk of its own, that the campaign may fill; where it may mount one, it
-does.
+itself; where a run has several processes, these are forks too. The runs are on a small disk of their own,
+which the campaign fills, where it may mount one. A mirrored run is compared with what is in its bucket too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -30,19 +31,26 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 import rl.runs.checkpoints
 import rl.train
+import rl.training.launch
 import rl.training.run
+from benchmarks import s3_server
 from benchmarks.compare import differences
 from benchmarks.hanging import HANGS
 from benchmarks.kills import newest_frames
-from benchmarks.process_kills import children
+from benchmarks.mirror_kills import uploaded
+from benchmarks.process_kills import children, left
 from benchmarks.record import ROOT, record
+from rl.runs.bucket import Bucket
+from rl.runs.fetch import fetch
 from rl.runs.manifest import Manifest
-from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, REFUSED, TO_BE_CONTINUED
+from rl.runs.outcome import FAILED, FINISHED, INTERRUPTED, REFUSED, STOPPING, TO_BE_CONTINUED
 from rl.serialize import load, serialize
 from rl.trackers import tracker as trackers
 
@@ -57,17 +65,17 @@ MEMORY = [
     *("algo.learning_starts=100", "algo.batch_size=16", "algo.replay.capacity=500"),
     *("algo.rollout_length=8", "algo.updates_per_frame=0.25"),
 ]
-LINES = {  # algo -> environment, frames of which a sixteenth is the interval of checkpoints, and the rest
+SHORT_EPOCHS = ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2"]
+TWO = ["processes=2", "processes_limit_s=60"]
+# by a name that begins with the algorithm: environment, frames of which a sixteenth is the interval of
+# checkpoints, and the rest
+LINES: dict[str, tuple[str, int, list[str]]] = {
     "reinforce": ("cartpole", 4096, ["algo.rollout_length=64"]),
     "a2c": ("lunar_lander", 1600, []),
-    "ppo": ("pendulum", 4096, ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2"]),
-    "recurrent_ppo": (
-        "pendulum",
-        4096,
-        ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2", "algo.state_size=16"],
-    ),
+    "ppo": ("pendulum", 4096, SHORT_EPOCHS),
+    "recurrent_ppo": ("pendulum", 4096, [*SHORT_EPOCHS, "algo.state_size=16"]),
     "sarsa": ("cartpole", 4096, []),
-    "pqn": ("cartpole", 4096, ["algo.rollout_length=64", "algo.minibatch_size=64", "algo.epochs=2"]),
+    "pqn": ("cartpole", 4096, SHORT_EPOCHS),
     "dqn": ("lunar_lander", 1600, MEMORY),
     "ddqn_per": ("cartpole", 1600, MEMORY),
     "qr_dqn": ("cartpole", 1600, MEMORY),
@@ -78,7 +86,23 @@ LINES = {  # algo -> environment, frames of which a sixteenth is the interval of
     "ddpg": ("pendulum", 1280, MEMORY),
     "crossq": ("pendulum", 1280, [*MEMORY, "algo.critic_network.hidden=[16]"]),
     "tqc": ("pendulum", 1280, [*MEMORY, "algo.critic_network.hidden=[16]"]),
+    "ppo with Dict observations": (
+        "cartpole",
+        4096,
+        [*SHORT_EPOCHS, "env.wrappers=[{_target_: benchmarks.dict_obs.AsDict}]"],
+    ),
+    "dqn with action masks": (
+        "taxi",
+        1600,
+        [*MEMORY, "env.wrappers=[{_target_: rl.wrappers.ActionMask}]"],
+    ),
+    "sac with goals": ("fetch_reach", 960, [*MEMORY, "algo.replay._target_=rl.replay.HindsightReplay"]),
+    "ppo on two processes": ("cartpole", 4096, [*SHORT_EPOCHS, *TWO, "algo.normalize_obs=true"]),
+    "dqn on two processes": ("cartpole", 1600, [*MEMORY, *TWO]),
+    "ddqn_per mirrored": ("cartpole", 1600, MEMORY),
 }
+MIRRORED, MIRROR = ["ddqn_per mirrored"], f"s3://{s3_server.BUCKET}/faults"
+FAILING = Path(tempfile.gettempdir(), f"faults-bucket-fails-{os.getpid()}")  # while it is there
 CALLS = {  # system calls that change a folder, and how many of each a few checkpoints make
     "write": ("write", 60),
     "fsync": ("fsync", 40),
@@ -86,7 +110,7 @@ CALLS = {  # system calls that change a folder, and how many of each a few check
     "unlink": ("/^unlink", 30),
 }
 CALLBACK = "callback_of_faults"  # a module of the campaign's own, which it edits
-SCORES, DISK_BYTES, PATIENCE_S = 2, 48 * 2**20, 300
+SCORES, DISK_BYTES, PATIENCE_S, LEFT_S = 2, 48 * 2**20, 300, 20
 WENT_ON, WENT_BACK, REFUSED_ = "went on", "went back", "refused"
 
 
@@ -105,14 +129,18 @@ class Session:
     def __init__(
         self, words: list[str], output: Path, *, now: bool = True, before: Callable[[], object] | None = None
     ) -> None:
-        self.output, self.code = output, None
+        self.output, self.code, self.failed_loudly = output, None, False
         wait, self._go = os.pipe()
+        # the other end is held open by all that is forked in the session
+        read, alive = os.pipe()
+        self._alive: int | None = read
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
             _train(words, output, wait, before)
         os.close(wait)
+        os.close(alive)
         if now:
             self.let_go()
 
@@ -139,9 +167,16 @@ class Session:
         return self.code is None
 
     def end(self) -> int:
-        """Wait for its end."""
+        """Wait for its end. WrongError if processes of it are left."""
         self.wait_for(lambda: False)
         assert self.code is not None
+        if self._alive is not None:
+            # what it left may yet say that its parent is gone
+            self.failed_loudly = "Traceback" in self.said
+            if not select.select([self._alive], [], [], LEFT_S)[0]:
+                raise WrongError(f"it ended with {self.code}, and processes of it are left")
+            os.close(self._alive)
+            self._alive = None
         return self.code
 
     def send(self, number: int) -> None:
@@ -157,8 +192,7 @@ class Session:
 
 def _train(words: list[str], output: Path, wait: int, before: Callable[[], object] | None) -> None:
     """What a fork does; it never returns."""
-    code = 99
-    try:
+    with _leaving(output.with_suffix(".modules")):
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for standard in (1, 2):
             os.dup2(descriptor, standard)
@@ -172,22 +206,95 @@ def _train(words: list[str], output: Path, wait: int, before: Callable[[], objec
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.argv = ["train.py", *words]
         rl.train.main()
+
+
+@contextlib.contextmanager
+def _leaving(modules: Path | None) -> Iterator[None]:
+    """Exit the process at the end of the block; if all went well, note in a file what it has imported."""
+    code = 99
+    try:
+        yield
         code = FINISHED
     except SystemExit as stop:
         code = int(stop.code or 0)
     except BaseException:  # noqa: BLE001  whatever it was, a fork must not go on with the campaign
         traceback.print_exc()
     finally:
-        if code == FINISHED:
-            output.with_suffix(".modules").write_text("\n".join(sys.modules))
+        if code == FINISHED and modules:
+            modules.write_text("\n".join(sys.modules))
         os._exit(code)
+
+
+class Forked:
+    """In place of `subprocess.Popen`, one of a run's processes: a fork, with what this process has imported
+    and patched.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        stdin: int,
+        stdout: Any,
+        stderr: Any,
+        env: dict[str, str],
+        start_new_session: bool,
+        preexec_fn: Callable[[], None],
+    ) -> None:
+        assert command[1:3] == ["-m", "rl.train"]
+        assert stdin == subprocess.DEVNULL
+        self.code: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            with _leaving(None):
+                if start_new_session:
+                    os.setsid()
+                preexec_fn()
+                for number in STOPPING:
+                    signal.signal(number, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                for standard, file in ((1, stdout), (2, stderr)):
+                    if file is not None:
+                        os.dup2(file.fileno(), standard)
+                os.environ.update(env)
+                sys.argv[1:] = command[3:]
+                rl.train.main()
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        while self.poll() is None:
+            time.sleep(0.002)
+        assert self.code is not None
+        return self.code
+
+
+def prepare() -> None:
+    """Make runs of this process and its forks cheap."""
+    torch.set_num_threads(1)
+    rl.training.run.SCORE_EPISODES = SCORES
+    # what starts a run's processes
+    vars(rl.training.launch)["subprocess"] = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
 
 
 @dataclass
 class Hurt:
     """A run that is being hurt."""
 
-    algo: str
+    name: str  # of its line
     folder: Path
     line: list[str]
     frames: int
@@ -200,6 +307,16 @@ class Hurt:
     heard: str = ""  # what they said so far
     struck: list[tuple[str, str]] = field(default_factory=list)  # the faults so far, and what the run did
 
+    @property
+    def several(self) -> bool:
+        """Whether it is trained by several processes."""
+        return set(TWO) <= set(self.line)
+
+    @property
+    def bucket(self) -> Bucket | None:
+        """Where it is mirrored, if it is."""
+        return Bucket(f"{MIRROR}/{self.folder.name}") if self.name in MIRRORED else None
+
     def start(self, *more: str, now: bool = True, before: Callable[[], object] | None = None) -> Session:
         """A session that goes on with it: by its own line again, or by resume=; with `more` overrides."""
         self.sessions += 1
@@ -209,8 +326,11 @@ class Hurt:
         return Session([*words, *more], output, now=now, before=before)
 
     def ended(self, session: Session, *codes: int, says: str = "") -> None:
-        """WrongError unless a session ended with one of these codes and logged what it should."""
-        must(session, *codes, says=says)
+        """WrongError unless a session ended with one of these codes and logged what it should.
+
+        Where one of several processes fails, their parent says which.
+        """
+        must(session, *codes, says=says, or_says="stopped: process" if self.several else says)
         self.listen(session.output)
 
     def listen(self, output: Path) -> None:
@@ -241,9 +361,11 @@ class Hurt:
         )
 
 
-def must(session: Session, *codes: int, says: str = "") -> None:
-    """WrongError if a session ended otherwise, without these words, or with a traceback."""
-    if session.end() not in codes or says not in session.said or "Traceback" in session.said:
+def must(session: Session, *codes: int, says: str = "", or_says: str | None = None) -> None:
+    """WrongError if a session ended otherwise, without some words, or with a traceback."""
+    session.end()
+    silent = says not in session.said and (or_says is None or or_says not in session.said)
+    if session.code not in codes or silent or session.failed_loudly:
         raise WrongError(f"exit {session.code}, expected {codes} and {says!r}: {session.said[-3000:]}")
 
 
@@ -273,24 +395,32 @@ def killed(run: Hurt) -> str:
 def killed_alone(run: Hurt) -> str:
     """The same to a process of its own that imports everything, while it starts or a little later."""
     program = f"import rl.train, rl.training.run; rl.training.run.SCORE_EPISODES = {SCORES}; rl.train.main()"
+    if run.several:
+        program = "import benchmarks.faults as faults; faults.prepare(); faults.rl.train.main()"
     words = [sys.executable, "-u", "-c", program, *run.line, f"hydra.run.dir={run.folder}"]
     output = run.logs / f"{run.folder.name}-alone.txt"
     with output.open("w") as file:
         process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file)
         time.sleep(run.rng.uniform(0, 6))
+        others = children(process.pid)
         process.kill()
         code = process.wait()
+        if left(others):
+            raise WrongError("processes are left")
     run.listen(output)
     return WENT_ON if code == -signal.SIGKILL else ""
 
 
 def traced(run: Hurt, call: str, what: str) -> Session | None:
-    """A session in which strace acts at the n-th of some system calls; None if that was not reached."""
+    """A session in which strace acts at the n-th of some system calls; None if that was not reached.
+
+    Of several processes each counts its own calls. A write to an env's process is none to a disk.
+    """
     name, most = CALLS[call]
-    session = run.start(now=False)
+    session = run.start("env.vectorization=sync", now=False)
     inject = f"inject={name}:{what}:when={run.rng.randint(1, most)}"
     with subprocess.Popen(
-        ["strace", "-p", str(session.pid), "-o", "/dev/null", "-e", inject],
+        ["strace", *["-f"] * run.several, "-p", str(session.pid), "-o", "/dev/null", "-e", inject],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as strace:
@@ -307,7 +437,10 @@ def killed_in(call: str) -> Callable[[Hurt], str]:
     def fault(run: Hurt) -> str:
         session = traced(run, call, "signal=KILL")
         if session:
-            run.ended(session, -signal.SIGKILL)
+            if session.code == FAILED and run.several:
+                run.ended(session, FAILED, says="was killed by SIGKILL")
+            else:
+                run.ended(session, -signal.SIGKILL)
         return WENT_ON if session else ""
 
     return fault
@@ -458,7 +591,13 @@ def worker_killed(run: Hurt) -> str:
     session = run.start("env.vectorization=async")
     if not run.train_a_while(session):
         return ""
-    workers = [pid for pid in children(session.pid) if "resource_tracker" not in _command_line(str(pid))]
+    own = children(session.pid)
+    own += [pid for one in own for pid in children(one)]
+    workers = [
+        pid
+        for pid in own
+        if not any(name in _command_line(str(pid)) for name in ("resource_tracker", "rl.runs.upload"))
+    ]
     if workers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(run.rng.choice(workers), signal.SIGKILL)
@@ -466,6 +605,66 @@ def worker_killed(run: Hurt) -> str:
     if not workers or session.code == FINISHED:
         return ""
     run.ended(session, FAILED, says="was killed by SIGKILL")
+    return WENT_ON
+
+
+def uploader_killed(run: Hurt) -> str:
+    """SIGKILL of the process that uploads: another is started."""
+    session = run.start()
+    if not run.train_a_while(session):
+        return ""
+    uploaders = [pid for pid in children(session.pid) if "rl.runs.upload" in _command_line(str(pid))]
+    for pid in uploaders:
+        os.kill(pid, signal.SIGKILL)
+    session.wait_for(lambda: "another is started" in session.said)
+    session.send(signal.SIGKILL)
+    run.ended(session, -signal.SIGKILL, FINISHED)
+    return WENT_ON if uploaders and session.code else ""
+
+
+def machine_lost(run: Hurt) -> str:
+    """SIGKILL, and its folder is gone: the same line goes on from the bucket."""
+    bucket = run.bucket
+    session = run.start()
+    run.train_a_while(session, 3)
+    others = children(session.pid)
+    session.send(signal.SIGKILL)
+    run.ended(session, -signal.SIGKILL, FINISHED)
+    if left(others):
+        raise WrongError("processes are left")
+    assert bucket
+    frames = uploaded(bucket)
+    if session.code == FINISHED or frames <= 0:
+        return ""
+    shutil.rmtree(run.folder)
+    run.expected, run.heard, run.whole_line = [f"going on at frame {frames} "], "", True
+    session = run.start("mirror_takeover=true")
+    run.train_a_while(session)
+    session.send(signal.SIGKILL)
+    run.ended(session, -signal.SIGKILL, FINISHED)
+    if newest_frames(run.folder) < frames:
+        raise WrongError(f"it did not go on from the bucket: {session.said[-3000:]}")
+    run.whole_line = False
+    return WENT_ON
+
+
+def bucket_fails(run: Hurt) -> str:
+    """The bucket takes nothing: two starts are refused, a run that trains goes on, and later all is well."""
+    before = run.expected
+    FAILING.touch()
+    for _ in range(2):
+        run.expected = []
+        must(run.start(), REFUSED, says=f"{MIRROR}/{run.folder.name}")
+    FAILING.unlink()
+    run.expected = before
+    session = run.start()
+    if not run.train_a_while(session):
+        return ""
+    FAILING.touch()
+    run.train_a_while(session, 2)
+    session.send(signal.SIGKILL)
+    FAILING.unlink()
+    run.ended(session, -signal.SIGKILL, FINISHED)
     return WENT_ON
 
 
@@ -595,12 +794,12 @@ def own_files_damaged(run: Hurt) -> str:
     run.train_a_while(session)
     session.send(signal.SIGKILL)
     # their line may be the one whose end is gone
-    versions = [words for words in run.expected if words.startswith("torch was")]
-    run.expected = [words for words in run.expected if words not in versions]
+    remembered = [words for words in run.expected if words.startswith(("torch was", "the code changed"))]
+    run.expected = [words for words in run.expected if words not in remembered]
     run.ended(session, -signal.SIGKILL, FINISHED, REFUSED)
     if session.code != REFUSED:
         return WENT_ON
-    run.expected += versions
+    run.expected += remembered
     path.write_bytes(before)
     return REFUSED_
 
@@ -691,6 +890,11 @@ IN_SESSIONS: dict[str, Fault] = {
     "read-only folder": read_only,
     "config or history damaged": own_files_damaged,
 }
+WITH_A_MIRROR: dict[str, Fault] = {
+    "kill -9 of the uploader": uploader_killed,
+    "its machine lost": machine_lost,
+    "the bucket fails": bucket_fails,
+}
 HARMLESS: dict[str, Fault] = {  # between sessions, any number of them
     "half a line at the end of tables": half_a_line,
     "clock moved back": clock_moved,
@@ -726,9 +930,9 @@ class Campaign:
         sys.path.insert(0, str(logs))
         os.environ["PYTHONPATH"] = os.pathsep.join([str(logs), str(ROOT)])
 
-    def line(self, algo: str) -> tuple[list[str], int]:
-        """An algorithm's command line, and its frames."""
-        env, frames, more = LINES[algo]
+    def line(self, name: str) -> tuple[list[str], int]:
+        """A command line, and its frames."""
+        env, frames, more = LINES[name]
         every = frames // 16
         intervals = [
             f"frames={frames}",
@@ -737,27 +941,27 @@ class Campaign:
             f"eval.every={frames // 4}",
         ]
         callback = f"callbacks=[{{_target_: {CALLBACK}.nothing}}]"
-        return [f"algo={algo}", f"env={env}", *SETTINGS, *more, *intervals, callback], frames
+        return [f"algo={name.split()[0]}", f"env={env}", *SETTINGS, *more, *intervals, callback], frames
 
-    def alone(self, algo: str) -> Path:
+    def alone(self, name: str) -> Path:
         """The run that is left alone; made once."""
-        folder = self.logs / f"alone-{algo}"
+        folder = self.logs / f"alone-{name.replace(' ', '-')}"
         if not folder.exists():
-            session = Session(
-                [*self.line(algo)[0], f"hydra.run.dir={folder}"], self.logs / f"alone-{algo}.txt"
-            )
-            must(session, FINISHED)
+            output = folder.with_suffix(".txt")
+            must(Session([*self.line(name)[0], f"hydra.run.dir={folder}"], output), FINISHED)
             # so that no later fork must
-            for name in (self.logs / f"alone-{algo}.modules").read_text().split():
+            for module in output.with_suffix(".modules").read_text().split():
                 with contextlib.suppress(ImportError):
-                    importlib.import_module(name)
+                    importlib.import_module(module)
         return folder
 
-    def hurt(self, algo: str, until: float) -> None:
+    def hurt(self, line: str, until: float) -> None:
         """Hurt a run until it has come to its end, and compare it."""
         self.number += 1
-        self.alone(algo)
-        run = Hurt(algo, self.place / f"run-{self.number}", *self.line(algo), self.logs, self.rng)
+        self.alone(line)
+        words, frames = self.line(line)
+        words += [f"mirror={MIRROR}"] if line in MIRRORED else []
+        run = Hurt(line, self.place / f"run-{self.number}", words, frames, self.logs, self.rng)
         name = ""
         try:
             while not run.finished and time.monotonic() < until:
@@ -765,14 +969,14 @@ class Campaign:
                     done = fault(run)
                     if done:
                         run.struck.append((name, done))
-                        self.counts[algo, name].update(["times", done])
+                        self.counts[line, name].update(["times", done])
             name = ""
             run.ended(run.start(), FINISHED)
             outcome = self.compare(run)
         except Exception as error:  # noqa: BLE001  whatever it is, it is counted, and the campaign goes on
-            self.counts[algo, name or "resumed to its end"]["wrong" if name else "lost"] += 1
+            self.counts[line, name or "resumed to its end"]["wrong" if name else "lost"] += 1
             outcome = f"{name}: {type(error).__name__}: {error}"
-        print(f"{run.folder.name}, {algo}: {len(run.struck)} faults; {outcome or 'exact'}", flush=True)
+        print(f"{run.folder.name}, {line}: {len(run.struck)} faults; {outcome or 'exact'}", flush=True)
         _end_trackers(run.folder)
         for output in self.logs.glob(f"{run.folder.name}-*.*"):
             output.unlink()
@@ -786,32 +990,38 @@ class Campaign:
         session.
         """
         without = [] if shutil.which("strace") else STRACE
-        session = {name: fault for name, fault in IN_SESSIONS.items() if name not in without}
+        possible = IN_SESSIONS | (WITH_A_MIRROR if run.bucket else {})
+        session = {name: fault for name, fault in possible.items() if name not in without}
         if newest_frames(run.folder) < 0:
             return [("kill -9", killed)]
         if run.expected:  # the last session was killed before it had looked at the damage
-            return self.least(run.algo, session, 1)
+            return self.least(run.name, session, 1)
         return [
-            *self.least(run.algo, HARMLESS, 2),
-            *self.least(run.algo, DAMAGING, 1),
-            *self.least(run.algo, session, 1),
+            *self.least(run.name, HARMLESS, 2),
+            *self.least(run.name, DAMAGING, 1),
+            *self.least(run.name, session, 1),
         ]
 
-    def least(self, algo: str, faults: dict[str, Fault], number: int) -> list[tuple[str, Fault]]:
-        """Those that the algorithm, and then all together, were given least."""
+    def least(self, line: str, faults: dict[str, Fault], number: int) -> list[tuple[str, Fault]]:
+        """Those that the line, and then all together, were given least."""
         names = self.rng.sample(sorted(faults), len(faults))
         every = {
             name: sum(counts["tried"] for (_, other), counts in self.counts.items() if other == name)
             for name in names
         }
-        chosen = sorted(names, key=lambda name: (self.counts[algo, name]["tried"], every[name]))[:number]
+        chosen = sorted(names, key=lambda name: (self.counts[line, name]["tried"], every[name]))[:number]
         for name in chosen:
-            self.counts[algo, name]["tried"] += 1
+            self.counts[line, name]["tried"] += 1
         return [(name, faults[name]) for name in chosen]
 
     def compare(self, run: Hurt) -> str:
         """Count a run that has come to its end: exact, or silently wrong."""
-        found = differences(self.alone(run.algo), run.folder)
+        found = differences(self.alone(run.name), run.folder)
+        if run.bucket:
+            fetched, problems, _ = fetch(run.bucket.url, self.place / "fetched", reading=True)
+            found += [f"in the bucket: {one}" for one in differences(self.alone(run.name), fetched)]
+            found += problems[1:]  # the first says from where
+            shutil.rmtree(self.place / "fetched")
         times = [
             Manifest.read(path).saved_at
             for path in sorted(run.folder.glob("ckpt/ckpt-[0-9]*.json"), key=lambda path: int(path.stem[5:]))
@@ -819,13 +1029,13 @@ class Campaign:
         if times != sorted(times):
             found.append("saved_at goes back")
         for name, _ in run.struck:
-            self.counts[run.algo, name]["wrong" if found else "exact"] += 1
+            self.counts[run.name, name]["wrong" if found else "exact"] += 1
         return "; ".join(found)
 
-    def control(self, algo: str) -> None:
+    def control(self, line: str) -> None:
         """A run like the one left alone but for one bit of one weight: it must be counted as wrong."""
         folder = self.place / "control"
-        shutil.copytree(self.alone(algo), folder, symlinks=True)
+        shutil.copytree(self.alone(line), folder, symlinks=True)
         path = folder / "ckpt" / f"ckpt-{newest_frames(folder)}.pt"
         state = load(path.read_bytes(), "cpu")
         weights = next(
@@ -835,12 +1045,12 @@ class Campaign:
         )
         next(iter(weights.values())).view(-1)[:1].view(torch.int32)[0] ^= 1
         path.write_bytes(serialize(state))
-        wrong = bool(differences(self.alone(algo), folder))
+        wrong = bool(differences(self.alone(line), folder))
         self.counts["control", "a bit of a weight"].update(["times", "wrong" if wrong else "exact"])
         shutil.rmtree(folder)
 
     def rows(self) -> list[dict[str, object]]:
-        """One for each algorithm and kind of fault."""
+        """One for each line and kind of fault."""
         columns = ("times", WENT_ON, WENT_BACK, REFUSED_, "exact", "wrong", "lost")
         kept = {
             key: counts
@@ -848,8 +1058,8 @@ class Campaign:
             if counts["times"] or counts["wrong"] or counts["lost"]
         }
         return [
-            {"algo": algo, "fault": name, **{column.replace(" ", "_"): counts[column] for column in columns}}
-            for (algo, name), counts in kept.items()
+            {"line": line, "fault": name, **{column.replace(" ", "_"): counts[column] for column in columns}}
+            for (line, name), counts in kept.items()
         ]
 
 
@@ -872,30 +1082,46 @@ def small_disk() -> Iterator[Path]:
                 subprocess.run(["umount", place], check=True)
 
 
+@contextlib.contextmanager
+def mirrors(lines: list[str]) -> Iterator[None]:
+    """A server with the bucket that mirrored lines need."""
+    if not set(lines) & set(MIRRORED):
+        yield
+        return
+    port = s3_server.free_port()
+    os.environ.update(s3_server.environment(port))
+    server = s3_server.start(port, failing=FAILING)
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()
+        FAILING.unlink(missing_ok=True)
+
+
 def main() -> None:
     """Run the campaign."""
     words = dict(word.split("=", 1) for word in sys.argv[1:])
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(INTERRUPTED))  # so that the small disk goes too
-    torch.set_num_threads(1)
-    rl.training.run.SCORE_EPISODES = SCORES
+    prepare()
     until = time.monotonic() + 60 * float(words.get("minutes", 20))
     logs = Path(tempfile.mkdtemp(prefix="faults-logs-"))
-    algos = words["algos"].split(",") if "algos" in words else list(LINES)
-    with small_disk() as place:
+    lines = words["lines"].split(",") if "lines" in words else list(LINES)
+    with small_disk() as place, mirrors(lines):
         campaign = Campaign(place, logs, int(words.get("seed", 1)))
-        for algo in itertools.cycle(algos):
+        for line in itertools.cycle(lines):
             if time.monotonic() > until:
                 break
-            campaign.hurt(algo, until)
-        campaign.control(algos[0])
+            campaign.hurt(line, until)
+        campaign.control(lines[0])
     rows = campaign.rows()
     total = {
-        name: sum(int(str(row[name])) for row in rows if row["algo"] != "control")
+        name: sum(int(str(row[name])) for row in rows if row["line"] != "control")
         for name in list(rows[0])[2:]
     }
     print(total)
-    (control,) = [row for row in rows if row["algo"] == "control"]
+    (control,) = [row for row in rows if row["line"] == "control"]
     if "record" not in words:
         record("faults", rows)
     if total["wrong"] or total["lost"] or not control["wrong"]:

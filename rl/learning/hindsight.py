@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rl.learning.replay import Batch, Transitions, UniformReplay
 from rl.learning.rollout import Rollout
@@ -37,18 +36,14 @@ class HindsightReplay(UniformReplay):
         # what computes rewards [B] of achieved and desired goals [B, ...], and maybe what terminates
         self.functions = {} if told.goal_functions is None else told.goal_functions()
         self.share = goals / (goals + 1)
-        # transitions whose episode could not be played again on a resume: what followed is not known
-        self.breaks: list[int] = []
-        self._last = np.zeros(
-            (0, self.num_envs), np.int64
-        )  # [R, N], the last row of the transition's episode
+        # [R, N], the last row of the transition's episode
+        self._last = np.zeros((0, self.num_envs), np.int64)
         self._forget_episodes()
 
     def _forget_episodes(self) -> None:
         self._last[:] = UNKNOWN
         self._begin = [self.oldest] * self.num_envs  # the first row of every env's episode
         self._closed = self.oldest * self.num_envs  # `_last` knows of all ends before this transition
-        self._loaded = False
 
     @property
     def bytes(self) -> int:
@@ -62,38 +57,20 @@ class HindsightReplay(UniformReplay):
 
     def add(self, rollout: Rollout) -> None:
         """Take in a rollout, and find the episodes that end in it."""
-        if self._loaded:
-            self._close_episodes()
-            self._find_breaks(rollout.obs[0])
-            self._loaded = False
         begin = self.end
         super().add(rollout)
         self._last[np.arange(begin, self.end) % self.rows] = UNKNOWN
         self._close_episodes()
-        self.breaks = [number for number in self.breaks if number >= self.oldest * self.num_envs]
-
-    def _find_breaks(self, obs: NDArray[Any]) -> None:
-        """Where an episode does not go on with the observation that it had, another one has begun."""
-        expected = self._following["frames"]
-        for n in range(self.num_envs):
-            if self._begin[n] < self.end and obs[n].tobytes() != expected[n].tobytes():
-                number = (self.end - 1) * self.num_envs + n
-                self.breaks.append(number)
-                self._close(number, broken=True)
 
     def _close_episodes(self) -> None:
+        """Note the last row of the episodes that have ended."""
         numbers, _ = self.ends.between(self._closed, self.end * self.num_envs)
-        broken = {number for number in self.breaks if number >= self._closed}
-        for number in sorted(broken.union(numbers.tolist())):
-            self._close(number, broken=number in broken)
+        for number in numbers.tolist():
+            row, n = divmod(number, self.num_envs)
+            rows = np.arange(max(self._begin[n], self.oldest), row + 1) % self.rows
+            self._last[rows, n] = row
+            self._begin[n] = row + 1
         self._closed = self.end * self.num_envs
-
-    def _close(self, number: int, *, broken: bool) -> None:
-        """An episode ends with this transition; what a broken one led to can be nobody's goal."""
-        row, n = divmod(number, self.num_envs)
-        rows = np.arange(max(self._begin[n], self.oldest), row + 1) % self.rows
-        self._last[rows, n] = row - broken
-        self._begin[n] = row + 1
 
     def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
         """`size` transitions, with replacement, many of them with another goal."""
@@ -112,13 +89,7 @@ class HindsightReplay(UniformReplay):
             batch.discount[chosen] = np.where(terminated, np.float32(0), self._discounts[1])
         return batch
 
-    def state_dict(self) -> dict[str, Any]:
-        """With the breaks, which are in no chunk."""
-        return {**super().state_dict(), "breaks": list(self.breaks)}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Be where `state` was, once its chunks are loaded too; or empty, with `refill`."""
         super().load_state_dict(state)
-        self.breaks = [] if self.refill else list(state["breaks"])
         self._forget_episodes()
-        self._loaded = not self.refill and self.end > self.begin

@@ -3,7 +3,8 @@
 A row is one step of all N envs; rows are numbered from the start of training, and the transition of row r in
 env n has the number k = r * N + n. The last R rows stand in a ring. An observation is stored once: what
 follows a transition is the observation of the next row, but where its episode ended, whose last observations
-stand apart. Of stacked frames only the newest is stored.
+stand apart. Of stacked frames only the newest is stored. An episode that a resume could not restore ends with
+the last transition before, as if it were truncated.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rl.learning.ends import Ends
 from rl.learning.rollout import Rollout
 from rl.learning.stacks import Stacks
 from rl.serialize import from_tensors, to_tensors
@@ -61,47 +63,6 @@ class Transitions:
     goal_functions: Callable[[], dict[str, Any]] | None = None  # gives those of an env with goals, by name
 
 
-class Ends:
-    """The last observations of episodes, by the numbers of the transitions that they follow, oldest first."""
-
-    def __init__(self, shape: Sequence[int], dtype: Any) -> None:
-        self.numbers, self.obs = np.zeros(16, np.int64), np.zeros((16, *shape), dtype)
-        self.first = self.stop = 0  # those in between are there
-
-    def append(self, number: int, obs: Array) -> None:
-        """Add one, with a number above all others."""
-        if self.stop == len(self.numbers):
-            count = self.stop - self.first
-            room = max(16, 2 * count)
-            for name in ("numbers", "obs"):
-                old = getattr(self, name)
-                new = np.zeros((room, *old.shape[1:]), old.dtype)
-                new[:count] = old[self.first : self.stop]
-                setattr(self, name, new)
-            self.first, self.stop = 0, count
-        self.numbers[self.stop], self.obs[self.stop] = number, obs
-        self.stop += 1
-
-    def _position(self, numbers: Any) -> Any:
-        return self.first + self.numbers[self.first : self.stop].searchsorted(numbers)
-
-    def forget_before(self, number: int) -> None:
-        """Drop those with smaller numbers."""
-        self.first = int(self._position(number))
-
-    def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
-        """Which of these numbers [M] are there, and the observations of those."""
-        position = self._position(numbers)
-        found = position < self.stop
-        found[found] = self.numbers[position[found]] == numbers[found]
-        return found, self.obs[position[found]]
-
-    def between(self, begin: int, end: int) -> tuple[NDArray[np.int64], Array]:
-        """Those numbered `begin` ... `end` - 1."""
-        part = slice(int(self._position(begin)), int(self._position(end)))
-        return self.numbers[part], self.obs[part]
-
-
 class UniformReplay:
     """The last `capacity` transitions, all equally likely (Lin 1992; Mnih et al. 2015).
 
@@ -137,6 +98,9 @@ class UniformReplay:
         self.begin = self.end = 0  # the first row that came in, and the one that comes next
         self.written = 0  # the first row that is in no chunk
         self.ends = Ends(*self.layout["frames"])
+        # the transitions that are last because a resume could not restore their episode, and the newest frame
+        # that followed: in no chunk, since those were written before
+        self.cuts: dict[int, Array] = {}
         # [n + 1], gamma^k
         self._discounts = np.float32(told.gamma) ** np.arange(told.n_step + 1, dtype=np.float32)
         self._rings: dict[str, Array] = {}  # [R, N, ...]
@@ -183,6 +147,7 @@ class UniformReplay:
         """Take in a rollout, and forget what is beyond the capacity."""
         steps, number = len(rollout.reward), self.end * self.num_envs
         row = np.arange(self.end, self.end + steps + 1) % self.rows
+        self._cut(rollout.begun)
         done = rollout.terminated | rollout.truncated
         rings = self._rings
         # the last belongs to the row that comes next
@@ -198,6 +163,22 @@ class UniformReplay:
             self.ends.append(number + t * self.num_envs + n, self.stacks.newest(obs, 0))
         self.end += steps
         self.ends.forget_before(self.oldest * self.num_envs)
+        self.cuts = {k: obs for k, obs in self.cuts.items() if k >= self.oldest * self.num_envs}
+
+    def _cut(self, envs: Sequence[int]) -> None:
+        """The episodes of these envs ended with the last transition; what had followed is known."""
+        if not envs or self.begin == self.end:
+            return
+        first = (self.end - 1) * self.num_envs
+        numbers, finals = self.ends.between(first, first + self.num_envs)
+        ended = dict(zip(numbers.tolist(), finals.copy(), strict=True))
+        for number in sorted({first + n for n in envs} - ended.keys()):
+            n = number - first
+            self.cuts[number] = ended[number] = self._following["frames"][n].copy()
+            self._flat["done"][number % (self.rows * self.num_envs)] = True
+            if self.frame_stack > 1:
+                self._following["age"][n] = 0
+        self.ends.replace_from(first, ended)
 
     def _add_ages(self, rollout: Rollout) -> None:
         age = self._rings["age"]
@@ -306,24 +287,38 @@ class UniformReplay:
                 file.seek((first - head["first"]) * row_bytes, 1)
                 for part in self._parts(name, first, end) if first < end else []:
                     _read_into(file, part)
-            numbers = _read_array(file, (head["ends"],), np.int64)
-            for number in numbers:
-                obs = _read_array(file, *self.layout["frames"])
+            numbers = _read_array(file, (head["ends"],), np.int64).tolist()
+            ends = {number: _read_array(file, *self.layout["frames"]) for number in numbers}
+            for number, obs in self.cuts.items():
+                if first * self.num_envs <= number < end * self.num_envs:
+                    ends[number] = obs
+                    self._flat["done"][number % (self.rows * self.num_envs)] = True
+            for number in sorted(ends):
                 if number >= self.oldest * self.num_envs:
-                    self.ends.append(int(number), obs)
+                    self.ends.append(number, ends[number])
 
     def state_dict(self) -> dict[str, Any]:
-        """What is in no chunk: how far the rows go, and the beginning of the next."""
+        """What is in no chunk: how far the rows go, the beginning of the next, and cuts if there are any."""
         rows = {} if self.refill else self._following
         copies = {name: to_tensors(row) for name, row in rows.items()}
-        return {"begin": self.begin, "end": self.end, **copies}
+        state = {"begin": self.begin, "end": self.end, **copies}
+        if self.cuts:
+            shape, dtype = self.layout["frames"]
+            frames = np.empty((len(self.cuts), *shape), dtype)
+            for row, frame in enumerate(self.cuts.values()):
+                frames[row] = frame
+            state |= {"cuts": list(self.cuts), "cut_frames": to_tensors(frames)}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Be where `state` was, once its chunks are loaded too; or empty, with `refill`."""
         self.begin, self.end = state["end"] if self.refill else state["begin"], state["end"]
         self.written = self.end
-        self.ends = Ends(*self.layout["frames"])
+        self.ends, self.cuts = Ends(*self.layout["frames"]), {}
         if not self.refill:
+            if "cuts" in state:
+                frames = from_tensors(state["cut_frames"], self.stacks.frame_dtype)
+                self.cuts = dict(zip(state["cuts"], frames, strict=True))
             for name, row in self._following.items():
                 row[:] = from_tensors(state[name], row.dtype)
 

@@ -29,6 +29,8 @@ class Rollout:
     extras: dict[str, NDArray[Any]] = field(default_factory=dict)
     # (t, n, obs) where an env was reset
     final_obs: list[tuple[int, int, NDArray[Any]]] = field(default_factory=list)
+    # envs that begin an episode at t = 0 because a resume could not restore the one before
+    begun: list[int] = field(default_factory=list)
 
     @property
     def done(self) -> NDArray[np.bool_]:

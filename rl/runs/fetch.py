@@ -94,7 +94,7 @@ def fetch(
             raise Refused(f"{into}: {url} is ahead of it; type resume={url}, which gets a folder of its own")
     run_id = beat.run_id if beat else uuid.uuid4().hex
     own = Claim(root, url, name, run_id, [beat.session] if beat and not reading else [])
-    with _scratch(outputs) as place:
+    with _scratch(into.parent if into else outputs) as place:  # on the disk where the run will be
         warnings = _download(bucket, manifests, sizes, place, key)
         own.write(place)
         if is_run(target) or not target.is_dir() or any(target.iterdir()):
@@ -104,9 +104,9 @@ def fetch(
 
 
 @contextmanager
-def _scratch(outputs: Path) -> Iterator[Path]:
+def _scratch(parent: Path) -> Iterator[Path]:
     """A folder for a run that is not yet whole, out of sight of who looks for runs."""
-    rooms = outputs / ".fetch"
+    rooms = parent / ".fetch"
     for room in rooms.iterdir() if rooms.is_dir() else ():
         if not is_locked(room):  # left by a kill
             shutil.rmtree(room, ignore_errors=True)

@@ -137,12 +137,14 @@ def claim(config: RunConfig, folder: Path, *, existing: bool, named: bool, takeo
     if known is None or known.root != root:
         url, name = place_of(root, folder, outputs)
         return _claim_new(root, url, name, folder, existing=existing, named=named, takeover=takeover)
-    bucket = Bucket(known.url)
-    mine = replace(known, sessions=[*known.sessions[-1:], uuid.uuid4().hex])
+    bucket, sessions = Bucket(known.url), known.sessions
     with refusing(known.url):
         beat = read_beat(bucket)
         if beat is not None:
             _check_owner(known, beat, takeover=takeover or config.mirror_takeover)
+            if beat.session in sessions:  # those after it wrote no heartbeat: it is still the one to know
+                sessions = sessions[sessions.index(beat.session) :]
+        mine = replace(known, sessions=[*sessions, uuid.uuid4().hex])
         mine.write(folder)
         bucket.write(BEAT, mine.beat().to_bytes())
     return mine

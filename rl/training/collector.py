@@ -91,6 +91,7 @@ class Collector:
         self.ended_returns: list[float] = []  # episodes that ended in the last rollout
         self.ended_lengths: list[int] = []
         self.not_exact: list[str] = []  # what the last load could not restore
+        self.begun: list[int] = []  # the envs whose episode it could not, until the next rollout
         self.first_env = 0  # the number of the first env among all of the run
         self._warned_long = False
 
@@ -109,6 +110,7 @@ class Collector:
         obs[0] = obs[-1]
         rollout.state = None if state is None else state.copy()
         rollout.final_obs = []
+        rollout.begun, self.begun = self.begun, []
         self.ended_returns, self.ended_lengths = [], []
         for t in range(len(actions)):
             action, state, *extras = act(obs[t], state, rng)
@@ -171,7 +173,7 @@ class Collector:
         expected = from_tensors(state["obs"], self.rollout.obs.dtype)
         self.episode = list(state["episode"])
         self.state = None if state["state"] is None else state["state"].numpy().copy()
-        self.not_exact = []
+        self.not_exact, self.begun = [], []
         carried = state.get("carried", [None] * len(actions))
         replayed = self.envs.call("play_tape", self.episode, actions, carried)
         for n, (obs, total, problem) in enumerate(replayed):
@@ -185,6 +187,7 @@ class Collector:
                 where = f"env {self.first_env + n}, {len(actions[n])} steps into its episode"
                 self.not_exact.append(f"{where}: {problem}; it begins a new episode")
                 self._begin_next_episode(n)
+                self.begun.append(n)
                 actions[n] = actions[n][:0]
         self.tape.load(actions)
 

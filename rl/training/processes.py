@@ -224,7 +224,11 @@ def join(make_plan: Callable[[int], Plan], typed: str) -> tuple[Plan, str, Proce
         place = Path(os.environ[PLACE])
         plan, typed, sys.argv[0] = pickle.loads(Path(place, "plan").read_bytes())
         board = Board(place / "board", size)
-        store: Any = dist.FileStore(str(place / "store"), size)
+        try:
+            store: Any = dist.FileStore(str(place / "store"), size)
+        except RuntimeError as error:  # torch's word for an error of the disk
+            print(f"{place / 'store'}: {error}", file=sys.stderr)
+            raise SystemExit(FAILED) from error
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     else:
         store, rank, size = next(dist.rendezvous("env://"))

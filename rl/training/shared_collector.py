@@ -33,13 +33,14 @@ class SharedCollector:
         draws: Any = SharedDraws(streams.action, self.part, num_envs)
         own.streams, own.clock = types.SimpleNamespace(action=draws), Clock()  # type: ignore[assignment]
         own.first_env = self.part.start
-        self.rollout: Rollout = dataclasses.replace(own.rollout, extras={}, final_obs=[])
+        self.rollout: Rollout = dataclasses.replace(own.rollout, extras={}, final_obs=[], begun=[])
         for name, array in _arrays(own.rollout).items():
             wide = (len(array), num_envs, *array.shape[2:])
             setattr(self.rollout, name, np.zeros(wide, array.dtype))
         self.ended_returns: list[float] = []
         self.ended_lengths: list[int] = []
         self.not_exact: list[str] = []
+        self.begun: list[int] = []
         # what each process says with its rollout, and what is done with what all have said
         self.tell: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.hear: Callable[[list[list[int]]], None] = lambda said: None
@@ -58,6 +59,7 @@ class SharedCollector:
         own, rollout = self.own.collect(agent), self.rollout
         arrays = _arrays(own)
         rollout.obs[0] = rollout.obs[-1]
+        rollout.begun, self.begun = self.begun, []
         given = [array[len(array) - len(own.reward) :] for array in arrays.values()]
         given += own.extras.values()
         state = [] if own.state is None else [own.state]
@@ -106,9 +108,9 @@ class SharedCollector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore this process's envs, as `Collector` does."""
         self.own.load_state_dict({k: v if v is None else v[self.part] for k, v in state.items()})
-        self.not_exact = [
-            problem for problems in self.group.gather(self.own.not_exact) for problem in problems
-        ]
+        own = self.own.not_exact, [self.part.start + n for n in self.own.begun]
+        problems, begun = zip(*self.group.gather(own), strict=True)
+        self.not_exact, self.begun = sum(problems, []), sum(begun, [])
         self._share_last_obs()
 
 

@@ -18,6 +18,7 @@ from rl.algos.agent import Rollout
 from rl.config.schedule import Schedule
 from rl.learning.prioritized import PrioritizedReplay, SumTree
 from rl.learning.replay import Batch, Transitions, UniformReplay
+from rl.serialize import load, serialize
 
 GAMMA = 0.9
 Frames = Callable[[int, int, int], Any]  # (env, episode, step) -> one frame
@@ -68,6 +69,7 @@ class World:
         self.zero_padded, self.game = zero_padded, game
         self.frames: list[list[Any]] = [[self._frame(n, 0)] for n in range(num_envs)]  # of each env's episode
         self.moments = [0] * num_envs
+        self.begun: list[int] = []  # what the next rollout says
         # [row][env]: obs, action, reward, terminated, done, next_obs
         self.steps: list[list[tuple[Any, ...]]] = []
 
@@ -107,7 +109,16 @@ class World:
                     self.frames[env] = [self._frame(env, self.moments[env])]
                 obs[t + 1, env] = self._obs(env)
             self.steps.append(row)
-        return Rollout(obs, action, reward, terminated, truncated, final_obs=finals)
+        begun, self.begun = self.begun, []
+        return Rollout(obs, action, reward, terminated, truncated, final_obs=finals, begun=begun)
+
+    def begin_another(self, env: int) -> None:
+        """As on a resume that cannot restore an env's episode: it is over after the last step."""
+        *step, _, after = self.steps[-1][env]
+        self.steps[-1][env] = (*step, True, after)
+        self.moments[env] += 1
+        self.frames[env] = [self._frame(env, self.moments[env])]
+        self.begun.append(env)
 
     def expected(self, number: int, n_step: int) -> tuple[Any, ...]:
         """obs, action, reward, discount and next_obs of a transition over n steps, by hand."""
@@ -267,6 +278,42 @@ def test_a_memory_comes_back_from_its_chunks(
 def assert_equal(one: Batch, other: Batch) -> None:
     for name, value in one._asdict().items():
         np.testing.assert_array_equal(value, getattr(other, name))
+
+
+@pytest.mark.parametrize("make", [uniform, prioritized])
+@pytest.mark.parametrize(("num_envs", "n_step", "stack"), CASES)
+@pytest.mark.parametrize("game", [False, True])
+def test_an_episode_that_no_resume_can_restore_ends(
+    make: Any, num_envs: int, n_step: int, stack: int, game: bool, tmp_path: Path
+) -> None:
+    """Its last transition leads to what it had led to, in this session and those after."""
+    memory, world = make(60, num_envs=num_envs, n_step=n_step, stack=stack), World(num_envs, stack, game=game)
+    for length in [9, 5, 1, 1, 30, 2, 40]:
+        memory.add(world.live(length))
+        check(memory, world)
+        write_chunk(memory, tmp_path)
+        kept, memory = memory, make(60, num_envs=num_envs, n_step=n_step, stack=stack)
+        memory.load_state_dict(load(serialize(kept.state_dict()), "cpu"))
+        for path in sorted(tmp_path.iterdir()):
+            if int(path.name) > memory.oldest:
+                memory.load_chunk(path)
+        assert rows_of(memory) == rows_of(kept)
+        check(memory, world)
+        for env in range(0, num_envs, 2):
+            world.begin_another(env)
+    assert memory.cuts.keys() <= set(range(memory.oldest * num_envs, memory.end * num_envs))
+
+
+def test_the_check_finds_an_episode_that_goes_on_in_another() -> None:
+    memory, world = uniform(100), World(2)
+    memory.add(world.live(12))
+    for env in range(2):
+        world.begin_another(env)
+    rollout = world.live(10)
+    rollout.begun = []
+    memory.add(rollout)
+    with pytest.raises(AssertionError):
+        check(memory, world)
 
 
 def test_without_a_chunk_the_memory_is_not_what_it_was(tmp_path: Path) -> None:

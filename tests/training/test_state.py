@@ -16,10 +16,13 @@ import torch
 from audit import forgotten
 from short_runs import TINY, begun, differences, go, iterate, record
 
+from rl.envs.vector import closing
+from rl.group import Group
 from rl.runs.manifest import Manifest
 from rl.serialize import load, serialize
 from rl.state import GlobalRandom, Streams, check_parts, derive_seed
 from rl.training.run import Run
+from rl.training.shared_collector import SharedCollector
 
 pytestmark = pytest.mark.usefixtures("few_scores")
 # two iterations: the ring has wrapped
@@ -297,3 +300,34 @@ def test_equal_states_give_equal_bytes() -> None:
     loaded = "".join(["l", "r"])
     assert serialize(state("lr")) == serialize(state(loaded))
     assert saved(state("lr")) != saved(state(loaded))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_before_a_lost_episode_keeps_its_successor(
+    vectorization: str, shared: bool, tmp_path: Path
+) -> None:
+    """The resume begins another episode, which is not what the step led to."""
+    envs = ["env=gym", "env.id=tiny_envs:Dice-v0", "env.num_envs=3", f"env.vectorization={vectorization}"]
+    run = begun(tmp_path / "run", "algo=sac", *envs, *SMALL_MEMORY, "algo.network.hidden=[8]")
+    if shared:
+        run.collector = SharedCollector(run.collector, Group(), 3, run.collector.streams, run.clock)
+    replay = run.agent.replay
+    assert replay is not None
+    iterate(run, 20)
+    while run.collector.rollout.done[-1].any():
+        iterate(run)
+    state, row = run.collector.state_dict(), replay.end - 1
+    state["returns"][1] += 1
+    after = run.collector.rollout.obs[-1].copy()
+    with closing(run.collector.envs):
+        run.collector.load_state_dict(state)
+        (problem,) = run.collector.not_exact
+        assert problem.startswith("env 1, ")
+        assert (run.collector.rollout.obs[-1] != after).reshape(3).tolist() == [False, True, False]
+        iterate(run)
+        assert list(replay.cuts) == [row * 3 + 1]
+        iterate(run)
+    assert run.collector.rollout.begun == []
+    batch = replay._gather(row * 3 + np.arange(3), np.ones(3, np.float32))
+    np.testing.assert_array_equal(batch.next_obs, after)
