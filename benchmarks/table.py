@@ -245,11 +245,11 @@ def mirror_speed() -> list[list[str]]:
 
 
 def faults() -> list[list[str]]:
-    """The campaign of faults, algorithm by algorithm."""
+    """The campaign of faults, line by line."""
     counted = ("times", "went_on", "went_back", "refused", "exact", "wrong", "lost")
     table = [
         [
-            "algorithm",
+            "run",
             "kinds of faults",
             "faults",
             "went on",
@@ -260,15 +260,15 @@ def faults() -> list[list[str]]:
             "lost",
         ]
     ]
-    by_algo: dict[str, list[Row]] = {}
+    by_line: dict[str, list[Row]] = {}
     for path in RESULTS.glob("faults.csv"):
         for row in read(path):
-            by_algo.setdefault(row["algo"], []).append(row)
-    control = by_algo.pop("control", [])
-    everything = [row for rows in by_algo.values() for row in rows]
-    for algo, those in [*sorted(by_algo.items()), ("all", everything), ("negative control", control)]:
+            by_line.setdefault(row["line"], []).append(row)
+    control = by_line.pop("control", [])
+    everything = [row for rows in by_line.values() for row in rows]
+    for line, those in [*sorted(by_line.items()), ("all", everything), ("negative control", control)]:
         kinds = len({row["fault"] for row in those})
-        table.append([algo, str(kinds), *(str(sum(int(row[name]) for row in those)) for name in counted)])
+        table.append([line, str(kinds), *(str(sum(int(row[name]) for row in those)) for name in counted)])
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -251,6 +252,47 @@ def test_run_that_was_taken_over_stops_uploading(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="went on elsewhere"):
         claim(config, Path("run"), existing=True, named=True, takeover=False)
     assert claim(config, Path("run"), existing=True, named=True, takeover=True)
+
+
+def test_starts_that_cannot_reach_the_bucket_lose_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat there stays that of a session which the folder remembers."""
+    assert go(Path("run"), *RUN) == 0
+    upload(Path("run"), tmp_path / "bucket")
+    config = config_with(tmp_path / "bucket")
+
+    def fails(*_: Any) -> None:
+        raise TimeoutError("the connection broke")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "write", fails)
+        for _ in range(3):
+            with pytest.raises(Refused, match="the connection broke"):
+                claim(config, Path("run"), existing=True, named=True, takeover=False)
+    for _ in range(3):
+        mine = claim(config, Path("run"), existing=True, named=True, takeover=False)
+        assert mine is not None
+    assert len(mine.sessions) == 2
+
+
+def test_fetched_run_may_get_a_folder_on_another_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hydra.run.dir` need not be below `outputs`."""
+    assert go(Path("run"), *RUN) == 0
+    place = upload(Path("run"), tmp_path / "bucket")
+    rename = os.replace
+
+    def rename_on_a_disk(old: Path, new: Path) -> None:
+        if Path(new).parent not in Path(old).parents:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(old, new)
+
+    monkeypatch.setattr("rl.runs.fetch.os.replace", rename_on_a_disk)
+    folder, _, _ = fetch(f"file://{place}", Path("outputs"), into=Path("disk/run"))
+    assert of_run(folder) == of_run(Path("run"))
+    assert os.listdir("disk") == ["run"]
 
 
 def test_two_new_runs_of_one_name_get_two_places(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,11 +27,12 @@ from rl.config.compose import compose, options
 from rl.group import ALONE, Group, SharedDraws
 from rl.learning.exploration import epsilon_greedy
 from rl.runs import history
+from rl.runs.outcome import FAILED
 from rl.runs.plan import make_plan
 from rl.training.build import build
 from rl.training.evaluate import play
-from rl.training.launch import check_processes
-from rl.training.processes import ProcessGroup
+from rl.training.launch import PLACE, check_processes
+from rl.training.processes import ProcessGroup, join
 from rl.training.run import Run
 from rl.training.session import perform
 
@@ -368,6 +370,22 @@ def test_envs_that_do_not_explore_keep_generators_in_step() -> None:
         whole = epsilon_greedy(value, 0.2, alone)
         parts = [epsilon_greedy(value[share.part], 0.2, share) for share in shares]
         assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_a_full_disk_before_they_meet_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise dist.DistStoreError("No space left on device")
+
+    (tmp_path / "plan").write_bytes(pickle.dumps((None, "", sys.argv[0])))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", PLACE: str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "FileStore", fails)
+    with pytest.raises(SystemExit) as stop:
+        join(lambda size: None, "")  # type: ignore[arg-type, return-value]
+    assert stop.value.code == FAILED
+    assert capsys.readouterr().err == f"{tmp_path / 'store'}: No space left on device\n"
 
 
 def test_one_process_has_no_group() -> None:
