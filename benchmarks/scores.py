@@ -1,10 +1,10 @@
-"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [overrides ...]`: scores.
+"""`python -m benchmarks.scores experiment=NAME [seeds=1-5] [jobs=2] [place=DIR] [name=NAME] [overrides ...]`
 
 Every seed is one `python train.py`. The score is that of result.json: the LAST weights on 100 new greedy
 episodes. The best weights' score and the training mean over the last 100 rows of metrics.csv are given too.
-The rows of all seeds are written to results/scores_<experiment>.csv, their learning curves to
-results/curves_<experiment>.csv. With `place` the runs are kept, and the same command continues them if it was
-interrupted.
+The rows of all seeds are written to results/scores_<name>.csv, their learning curves to
+results/curves_<name>.csv; `name` is the experiment unless a variant is told apart by another one. With
+`place` the runs are kept, and the same command continues them if it was interrupted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def main() -> None:
     first, _, last = words.pop("seeds", "1-5").partition("-")
     jobs = int(words.pop("jobs", "2"))
     kept = words.pop("place", None)
-    overrides = [f"{name}={value}" for name, value in words.items()]
+    name = words.pop("name", experiment)
+    overrides = [f"{key}={value}" for key, value in words.items()]
     seeds = range(int(first), int(last or first) + 1)
     with tempfile.TemporaryDirectory(prefix="scores-") as place, ThreadPoolExecutor(jobs) as pool:
         folders = {seed: Path(kept or place).absolute() / str(seed) for seed in seeds}
@@ -76,9 +77,9 @@ def main() -> None:
             for row in read(folders[seed] / f"{table}.csv")
         ]
     mean = statistics.fmean(float(row["last_mean"]) for row in rows)
-    print(f"{experiment}: mean over {len(rows)} seeds {mean:.2f}")
-    record(f"scores_{experiment}", rows)
-    record(f"curves_{experiment}", curves)
+    print(f"{name}: mean over {len(rows)} seeds {mean:.2f}")
+    record(f"scores_{name}", rows)
+    record(f"curves_{name}", curves)
 
 
 if __name__ == "__main__":
