@@ -33,6 +33,7 @@ from rl.spaces import MASK
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 from rl.trackers import follow as trackers
 from rl.training.collector import Collector
+from rl.training.launch import check_processes
 from rl.training.shared_collector import SharedCollector, SharedRandom
 from rl.training.torch_setup import keep_freed_memory, set_up_torch
 
@@ -306,6 +307,8 @@ def check_parts_of(plan: Plan) -> None:
     """What only building can refuse of a planned run, without its memory and its envs. ConfigError or
     Refused.
     """
+    if plan.config.processes > 1:
+        plan.warnings += check_processes(plan.config)
     agent = build_player(plan.config)
     build_callbacks(plan.config)
     trackers.make(plan.config.logger)

@@ -199,7 +199,9 @@ def test_a_run_whose_process_is_killed_resumes_exactly(line: list[str], tmp_path
     assert train(tmp_path / "straight", line) == [0, 0]
     expected = record(tmp_path / "straight")
     assert train(tmp_path / "run", line, kill(1, 3)) == [LOST, -signal.SIGKILL]
+    assert "process 1 of 2 has ended" in train.said[0]  # type: ignore[attr-defined]
     assert train(tmp_path / "run", line, kill(0, 4)) == [-signal.SIGKILL, LOST]
+    assert "process 0 of 2 has ended" in train.said[1]  # type: ignore[attr-defined]
     assert train(tmp_path / "run", line) == [0, 0]
     assert differences(expected, record(tmp_path / "run")) == []
     assert train(tmp_path / "other", [*line, "seed=1"]) == [0, 0]
