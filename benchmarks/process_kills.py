@@ -111,7 +111,7 @@ def campaign(case: str, first: int, kills: int, size: int, place: Path) -> dict[
     finish(alone, overrides)
     finish(other, [*overrides, "seed=1"])
     made: list[str] = []
-    survivors, wrong = 0, 0
+    survivors, wrong, runs_that_differ = 0, 0, 0
     while len(made) < kills:
         killed = place / f"{case} killed {number}"
         what, stayed = kill(killed, overrides, rng, in_save=(first + len(made)) % 3 == 0)
@@ -119,11 +119,16 @@ def campaign(case: str, first: int, kills: int, size: int, place: Path) -> dict[
         made += [what] if what else []
         if (killed / "result.json").exists() or len(made) == kills:
             finish(killed, overrides)
-            wrong += len(differences(alone, killed))
-            number += 1
+            found = len(differences(alone, killed))
+            wrong, runs_that_differ, number = wrong + found, runs_that_differ + bool(found), number + 1
     saves = sum("in a save" in what for what in made)
     row = {"case": case, "processes": size, "kills": len(made), "inside_a_save": saves, "differences": wrong}
-    row |= {"left_over": survivors, "control_differs": bool(differences(alone, other))}
+    row |= {
+        "runs": number,
+        "runs_that_differ": runs_that_differ,
+        "left_over": survivors,
+        "control_differs": bool(differences(alone, other)),
+    }
     print(row, flush=True)
     return {**row, "what": "; ".join(made)}
 

@@ -2,11 +2,14 @@
 
 The sides of a case alternate: each is a whole `train.py`, started anew, whose frames are counted from its
 second iteration on for `turn_s` seconds. Ratios are taken round by round, and their median is given. What an
-iteration spends in exchanges with the other process, waiting for it included, is in the last column.
+iteration spends in exchanges with the other process, waiting for it included, is in the last column. The rows
+of cases that are not measured stay.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
 import os
 import statistics
@@ -17,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import ROOT, record
+from benchmarks.record import RESULTS, ROOT, record
 from rl.training.run import Run
 
 _CHEETAH = (
@@ -99,7 +102,10 @@ def main() -> None:
     rounds, turn_s = int(options.get("rounds", 3)), float(options.get("turn_s", 12))
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     names = [word for word in sys.argv[1:] if "=" not in word] or list(CASES)
-    record("process_speed", [row for name in names for row in measure(name, rounds, turn_s)])
+    path = RESULTS / "process_speed.csv"
+    with path.open(newline="") if path.exists() else contextlib.nullcontext([]) as file:
+        kept: list[dict[str, Any]] = [row for row in csv.DictReader(file) if row["case"] not in names]
+    record("process_speed", [*kept, *(row for name in names for row in measure(name, rounds, turn_s))])
 
 
 if __name__ == "__main__":

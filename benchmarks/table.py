@@ -222,6 +222,34 @@ def sweep_kills() -> list[list[str]]:
     return table
 
 
+def process_kills() -> list[list[str]]:
+    """Runs of several processes that were killed: one of them, or their parent."""
+    head = [
+        "run",
+        "processes",
+        "kills",
+        "of them inside a save",
+        "processes left",
+        "runs that differ in a bit",
+    ]
+    names = ("case", "processes", "kills", "inside_a_save", "left_over", "runs_that_differ")
+    return [head, *([row[name] for name in names] for row in read(RESULTS / "process_kills.csv"))]
+
+
+def process_equal() -> list[list[str]]:
+    """How far what 2 and 4 processes report is from what one does."""
+    head = ["run", "rows", "largest relative difference, 2 processes", "4 processes", "another seed"]
+    names = ("case", "rows", "largest_difference_2", "largest_difference_4", "control")
+    return [head, *([row[name] for name in names] for row in read(RESULTS / "process_equal.csv"))]
+
+
+def process_speed() -> list[list[str]]:
+    """One run on one process, on two, and on one with two threads."""
+    head = ["case", "side", "frames per second", "ratio to the first", "ms of exchange in an iteration"]
+    names = ("case", "side", "median", "ratio_to_first", "exchange_ms_an_iteration")
+    return [head, *([row[name] for name in names] for row in read(RESULTS / "process_speed.csv"))]
+
+
 def mirror_kills() -> list[list[str]]:
     """Each campaign that takes machines away from mirrored runs."""
     names = ["machines_lost", "uploaders_killed", "frames_trained_again"]
@@ -311,6 +339,9 @@ def parity() -> list[list[str]]:
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "algorithms": algorithms,
     "kills": kills,
+    "process_kills": process_kills,
+    "process_equal": process_equal,
+    "process_speed": process_speed,
     "mirror_kills": mirror_kills,
     "mirror_speed": mirror_speed,
     "faults": faults,

@@ -69,9 +69,18 @@ class SharedDraws:
     So each env acts as it does in one process, and the generators of all processes stay in step.
     """
 
-    def __init__(self, rng: np.random.Generator, part: slice, num_envs: int) -> None:
-        self.rng, self.part, self.num_envs = rng, part, num_envs
+    def __init__(
+        self, rng: np.random.Generator, part: slice, num_envs: int, group: Group | None = None
+    ) -> None:
+        """`group`: where what is drawn depends on the envs of all processes, those that use it together."""
+        self.rng, self.part, self.num_envs, self.group = rng, part, num_envs, group
         self.last: NDArray[Any] = np.empty(0)  # what was drawn last, for all envs
+
+    def anywhere(self, fact: bool) -> bool:
+        """Whether it is so in any process; in this one, without a group."""
+        if self.group is None:
+            return fact
+        return any(said.any() for (said,) in self.group.gather_arrays([np.array([fact])]))
 
     def __getattr__(self, name: str) -> Callable[..., NDArray[Any]]:
         """A method of numpy.random.Generator. AttributeError for one that is not offered."""

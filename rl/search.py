@@ -34,7 +34,7 @@ from rl.runs.manifest import newest_manifest
 from rl.runs.outcome import Refused, with_exit_codes
 from rl.runs.tables import read_rows
 from rl.sweeps.launchers import Running
-from rl.sweeps.plan import find_sweep, make_launcher, place_sweep, validate_job
+from rl.sweeps.plan import find_sweep, make_launcher, place_sweep, tasks_of, validate_job
 from rl.sweeps.record import Job, PersistedRecord, Sweep
 from rl.sweeps.sweep import exit_code, run_jobs
 
@@ -98,7 +98,8 @@ class Search:
         config = compose(overrides, RunConfig, config_dir=self.sweep.config_dir).config
         passed = overrides.drop("launcher", "launcher.")
         note = " ".join(f"{key}={value}" for key, value in chosen.items())
-        return Job(f"trial-{trial.number}", overrides, passed, config.frames, config.threads, note=note)
+        threads = config.threads * (tasks_of(config) or config.processes)
+        return Job(f"trial-{trial.number}", overrides, passed, config.frames, threads, note=note)
 
     def should_prune(self, job: Job) -> bool:
         """Report new evaluations to the study; whether the pruner would end the trial."""
@@ -144,9 +145,12 @@ class Search:
             self.open()
             check = check_once()
             with shared_compositions():
+                line, config_dir = self.record.line, self.sweep.config_dir
+                tasks = tasks_of(compose(line, RunConfig, config_dir=config_dir).config)
                 for trial in self.unfinished:
                     job, sweep = self.job_of(trial), self.sweep
-                    validate_job(sweep.folder, job.name, job.passed, job.passed, sweep.config_dir, check)
+                    given = (job.passed, job.passed, sweep.config_dir, check, tasks)
+                    validate_job(sweep.folder, job.name, *given)
         self.sweep.take_folder(typed)
         self.sweep.total = self.config.n_trials
         if self.study is None:
@@ -340,14 +344,15 @@ def _validate_corners(line: Overrides, space: Space, config: SearchConfig, confi
             raise ConfigError(f"{part}: {error}") from error
     from rl.training.build import check_parts_of
 
+    evaluated = compose(line, RunConfig, config_dir=config_dir).config
+    tasks = tasks_of(evaluated)
     ends = {key: entry.get("choices") or [entry["low"], entry["high"]] for key, entry in space.items()}
     for corner in itertools.islice(itertools.zip_longest(*ends.values()), max(map(len, ends.values()))):
         chosen = [
             f"{key}={typed(values[0] if end is None else end)}"
             for (key, values), end in zip(ends.items(), corner, strict=True)
         ]
-        validate_job(None, "", Overrides([*line, *chosen]), Overrides(), config_dir, check_parts_of)
-    evaluated = compose(line, RunConfig, config_dir=config_dir).config
+        validate_job(None, "", Overrides([*line, *chosen]), Overrides(), config_dir, check_parts_of, tasks)
     if evaluated.eval.every is None or evaluated.eval.every > evaluated.frames:
         raise ConfigError("eval.every: a trial is never evaluated; type eval.every=... of at most frames")
 

@@ -101,7 +101,6 @@ def _launch(plan: Plan, typed: str) -> NoReturn:
 def _run_with_others(overrides: Overrides, config_dir: str | None) -> None:
     """Train as one of several processes, which were started by `launch`, by torchrun or by a cluster."""
     from rl.training.build import build, check_parts_of
-    from rl.training.launch import check_processes
     from rl.training.processes import join
 
     def planned(size: int) -> Plan:
@@ -109,7 +108,6 @@ def _run_with_others(overrides: Overrides, config_dir: str | None) -> None:
             raise ConfigError(f"processes={given}: {size} were started; type processes={size}, or nothing")
         plan = make_plan(overrides.merge([f"processes={size}"]), config_dir)
         trackers.make(plan.config.logger)
-        plan.warnings += check_processes(plan.config)
         check_parts_of(plan)
         plan.mirror = mirror.claim(plan.config, plan.folder, **mirror.claims(plan))
         with mirror.released_on_error(plan.mirror):

@@ -142,8 +142,17 @@ class Slurm:
         signal_delay_s: int,
         requeues: int,
         parameters: dict[str, Any],
+        tasks: int | None = None,
+        nodes: int = 1,
     ) -> None:
-        """ConfigError if submitit is missing, or does not know a parameter."""
+        """ConfigError without submitit, for a parameter it does not know, if nodes cannot share the tasks."""
+        self.tasks, self.nodes = tasks or 1, nodes
+        if self.tasks % nodes:
+            near = max(2, nodes * round(self.tasks / nodes))
+            raise ConfigError(
+                f"launcher.nodes={nodes} do not share launcher.tasks={self.tasks} evenly; type"
+                f" launcher.tasks={near}"
+            )
         try:
             from submitit import AutoExecutor
         except ImportError as error:
@@ -162,7 +171,10 @@ class Slurm:
         names = ("slurm_max_num_timeout", "local_max_num_timeout")
         limits = {name: self.requeues for name in names if name.startswith(self.cluster)}
         executor = AutoExecutor(folder / "submitit", cluster=self.cluster, **limits)
-        executor.update_parameters(name="encore", cpus_per_task=threads, **self.parameters)
+        each = {"cpus_per_task": max(1, threads // self.tasks)}
+        if self.tasks > 1:
+            each |= {"nodes": self.nodes, "tasks_per_node": self.tasks // self.nodes}
+        executor.update_parameters(name="encore", **each, **self.parameters)
         return executor
 
     def slots(self, threads: int) -> int:
@@ -182,6 +194,7 @@ class _Training:
         self.arguments = arguments
 
     def __call__(self) -> int:
+        _meet_other_tasks()
         sys.argv[:] = ["train.py", *self.arguments]
         try:
             runpy.run_module("rl.train", run_name="__main__", alter_sys=True)
@@ -199,8 +212,20 @@ class _Training:
         return DelayedSubmission(self)
 
 
+def _meet_other_tasks() -> None:
+    """Of several tasks of a job: tell `rl.train` where they meet, as torchrun does."""
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    job = JobEnvironment()
+    if job.num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if job.num_nodes == 1:
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+
+
 class _Submitted:
-    """A job that was submitted."""
+    """A job that was submitted; its first task speaks for all."""
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -212,7 +237,7 @@ class _Submitted:
         if not self.job.done():
             return None
         try:
-            return int(self.job.result())
+            return int(self.job.task(0).result())
         except (FailedJobError, UncompletedJobError):
             return 1
 

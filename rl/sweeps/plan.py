@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from rl.config import ConfigError, RunConfig, bucket, leaves, same, typed
 from rl.config.compose import Composed, compose, options, shared_compositions
 from rl.config.counts import parse_count
-from rl.config.instantiate import make_part
+from rl.config.instantiate import entries, make_part
 from rl.config.overrides import GROUPS, Overrides, quote
 from rl.runs import history
 from rl.runs.bucket import is_url
@@ -152,15 +152,29 @@ def _plan_jobs(
         asked = _match(folder, known, _expand(line, config_dir), keys, config_dir)
     texts = {name: own.texts for name, own in asked.items()}
     record = Record(line.texts, keys, {**old.jobs, **texts}, commands=old.commands)
-    jobs = [validate_job(folder, name, own, new, config_dir, check) for name, own in asked.items()]
-    composed = compose(next(iter(asked.values())), RunConfig, config_dir=config_dir)
-    return record, jobs, make_launcher(composed.config.launcher), composed.config
+    config = compose(next(iter(asked.values())), RunConfig, config_dir=config_dir).config
+    tasks = tasks_of(config)
+    jobs = [validate_job(folder, name, own, new, config_dir, check, tasks) for name, own in asked.items()]
+    return record, jobs, make_launcher(config.launcher), config
 
 
 def make_launcher(config: Any) -> Launcher:
     """The launcher with its arguments. ConfigError if it cannot be had here."""
     launcher: Launcher = make_part("launcher", config, Launcher)
     return launcher
+
+
+def tasks_of(config: RunConfig) -> int | None:
+    """How many tasks of a cluster's job train a run together; None: it has one. ConfigError if `processes`
+    says otherwise.
+    """
+    tasks: int | None = entries(config.launcher).get("tasks")
+    if tasks is not None and config.processes not in (1, tasks):
+        raise ConfigError(
+            f"launcher.tasks={tasks} and processes={config.processes}: each task is a process; type one of"
+            " the two"
+        )
+    return tasks
 
 
 def _is_param(override: Override) -> bool:
@@ -269,9 +283,15 @@ def _new_name(keys: list[str], composed: Composed, taken: Counter[str]) -> str:
 
 
 def validate_job(
-    folder: Path | None, name: str, own: Overrides, new: Overrides, config_dir: str | None, check: Check
+    folder: Path | None,
+    name: str,
+    own: Overrides,
+    new: Overrides,
+    config_dir: str | None,
+    check: Check,
+    tasks: int | None = None,
 ) -> Job:
-    """A job of a sweep in `folder`, validated as its process will validate it."""
+    """A job of a sweep in `folder`, validated as its process will validate it, or its `tasks` will."""
     passed = own.drop("launcher", "launcher.")
     run_dir = [f"hydra.run.dir={quote(str(folder / name))}"] if folder else []
     if folder and was_committed(folder / name):  # its own history has the rest
@@ -279,7 +299,7 @@ def validate_job(
         passed = passed.where(lambda o: o.key_or_group in new.keys)
     job = Job(name, own, passed)
     try:
-        plan = make_plan([*passed, *run_dir], config_dir)
+        plan = make_plan([*passed.merge([f"processes={tasks}"] if tasks else []), *run_dir], config_dir)
     except Finished:
         assert folder is not None
         job.state, job.note = "finished", "skipped"

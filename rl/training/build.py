@@ -29,9 +29,11 @@ from rl.learning.networks.multi_input import multi_input
 from rl.learning.replay import UniformReplay
 from rl.runs.plan import Plan
 from rl.runs.weights import load_learned
+from rl.spaces import MASK
 from rl.state import GlobalRandom, Stateful, Streams, check_parts, derive_seed
 from rl.trackers import follow as trackers
 from rl.training.collector import Collector
+from rl.training.launch import check_processes
 from rl.training.shared_collector import SharedCollector, SharedRandom
 from rl.training.torch_setup import keep_freed_memory, set_up_torch
 
@@ -88,6 +90,7 @@ def build(config: RunConfig, group: Group = ALONE) -> Parts:
     probe, warnings = make_probe(make_env, config.env)
     agent = build_agent(config, probe, clock, streams, group)
     carries = any(isinstance(layer, Stateful) for layer in layers(probe))
+    masks = MASK in getattr(probe.observation_space, "spaces", ())
     probe.close()
     if agent.replay is not None:
         allocate(agent.replay)
@@ -114,7 +117,7 @@ def build(config: RunConfig, group: Group = ALONE) -> Parts:
         carries=carries,
     )
     if group.size > 1:
-        collector = SharedCollector(collector, group, cfg.num_envs, streams, clock)
+        collector = SharedCollector(collector, group, cfg.num_envs, streams, clock, masks=masks)
     return Parts(
         config, clock, streams, agent, collector, make_env, global_random, callbacks, warnings, group
     )
@@ -176,11 +179,6 @@ def build_agent(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"algo={name}: {error}") from error
     agent.policy_parts = agent.policy_parts or agent.playing
-    if group.size > 1 and context.mask_size and hasattr(agent, "exploration"):
-        raise ConfigError(
-            f"processes={group.size}: algo={name} cannot explore under action masks in several processes;"
-            " type processes=1, or algo=ppo"
-        )
     networks = [part for part in agent.parts.values() if isinstance(part, torch.nn.Module)]
     noisy = {
         type(module).__name__
@@ -309,6 +307,8 @@ def check_parts_of(plan: Plan) -> None:
     """What only building can refuse of a planned run, without its memory and its envs. ConfigError or
     Refused.
     """
+    if plan.config.processes > 1:
+        plan.warnings += check_processes(plan.config)
     agent = build_player(plan.config)
     build_callbacks(plan.config)
     trackers.make(plan.config.logger)

@@ -96,10 +96,12 @@ def check_processes(config: RunConfig) -> list[str]:
         raise ConfigError(
             "\n".join([*lines, f"with these numbers processes={nearest} is the nearest that does"])
         )
-    cores = len(os.sched_getaffinity(0))
-    if size * config.threads <= cores:
+    here, cores = size, len(os.sched_getaffinity(0))
+    if "LOCAL_WORLD_SIZE" in os.environ:  # a cluster may have given this process only cores of its own
+        here, cores = int(os.environ["LOCAL_WORLD_SIZE"]), os.cpu_count() or 1
+    if here * config.threads <= cores:
         return []
-    each = f"processes={size} with threads={config.threads} each"
+    each = f"{here} processes with threads={config.threads} each"
     return [f"{each}: there are {cores} cores here; more processes are slower"]
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.config import ConfigError, RunConfig
+from rl.config.invocation import command
 from rl.group import Group
 from rl.runs.outcome import FAILED, REFUSED, Stop
 from rl.runs.plan import Plan
@@ -30,15 +31,24 @@ from rl.training.run import Run
 from rl.training.shared_collector import SharedCollector
 
 log = logging.getLogger("encore")
+_SAY_S = 2.0  # for a process that has lost others to say so
 _PATIENCE_S = 60.0  # beyond processes_limit_s, so that a parent, which knows who is silent, ends it first
 
 
 class ProcessGroup(Group):
     """This process among those that train together."""
 
-    def __init__(self, store: Any, rank: int, size: int, config: RunConfig, board: Board | None) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        config: RunConfig,
+        board: Board | None,
+        folder: Path | None = None,
+    ) -> None:
         """Meet the others, at `store`. ConfigError if there is no GPU for each process."""
-        self.rank, self.size, self.board = rank, size, board
+        self.rank, self.size, self.board, self.store, self.folder = rank, size, board, store, folder
         self.talked_s = 0.0  # spent in exchanges, waiting for the others included
         self.device = config.device
         if self.device == "cuda":
@@ -63,11 +73,36 @@ class ProcessGroup(Group):
         try:
             return action()
         except RuntimeError as error:
-            _leave(error)
+            self._leave(error)
         finally:
             self.talked_s += time.perf_counter() - began
             if self.board:
                 self.board.waits(self.rank, False)
+
+    def _leave(self, error: RuntimeError) -> NoReturn:
+        """Exit, for the others are lost. A parent knows more, and says it; else this process does."""
+        if self.board:
+            raise SystemExit(LOST_THE_OTHERS) from error
+        if self.device == "cpu" and dist.is_initialized():
+            dist.destroy_process_group()  # so that those who wait for this process notice
+        who = " and ".join(map(str, self._silent())) or "another one"
+        text = "stopped: process %s of %d has ended, or does not answer (%s); the last checkpoint stands%s"
+        hint = f", go on with: {command('train', f'resume={self.folder}')}" if self.folder else ""
+        log.error(text, who, self.size, str(error).partition("\n")[0], hint)
+        raise SystemExit(FAILED) from error
+
+    def _silent(self) -> list[int]:
+        """The processes that do not say within seconds that they have lost others too."""
+        missing = [rank for rank in range(self.size) if rank != self.rank]
+        until = time.monotonic() + (_SAY_S if self.rank else 2 * _SAY_S)  # the first may hold the store
+        try:
+            self.store.set(f"lost-{self.rank}", "")
+            while missing and time.monotonic() < until:
+                time.sleep(0.1)
+                missing = [rank for rank in missing if not self.store.check([f"lost-{rank}"])]
+        except RuntimeError:  # the store is gone, and with it who held it
+            return [0]
+        return missing
 
     def part(self, count: int) -> slice:
         """Which of `count` things in a row are this process's. ValueError if they cannot be shared evenly."""
@@ -237,7 +272,7 @@ def join(make_plan: Callable[[int], Plan], typed: str) -> tuple[Plan, str, Proce
         logging.basicConfig(level=logging.WARNING, format="[%(asctime)s][%(levelname)s] %(message)s")
         config = replace(plan.config, progress=False, logger={})
         plan = replace(plan, composed=replace(plan.composed, config=config), mirror=None)
-    group = ProcessGroup(dist.PrefixStore("group", store), rank, size, plan.config, board)
+    group = ProcessGroup(dist.PrefixStore("group", store), rank, size, plan.config, board, plan.folder)
     return plan, typed, group
 
 
@@ -260,12 +295,3 @@ def _exchange_plan(
         raise
     store.set("plan", pickle.dumps((replace(plan, lock=None), typed)))
     return plan, typed
-
-
-def _leave(error: RuntimeError) -> NoReturn:
-    """Exit, for the others are lost; a parent knows more, and says it."""
-    if PLACE in os.environ:
-        raise SystemExit(LOST_THE_OTHERS) from error
-    why = str(error).partition("\n")[0]
-    log.error("stopped: another process has ended, or does not answer: %s; the last checkpoint stands", why)
-    raise SystemExit(FAILED) from error

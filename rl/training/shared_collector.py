@@ -27,10 +27,13 @@ class SharedCollector:
     After each rollout the processes exchange what they have, and with it what `tell` says.
     """
 
-    def __init__(self, own: Collector, group: Group, num_envs: int, streams: Streams, clock: Clock) -> None:
+    def __init__(
+        self, own: Collector, group: Group, num_envs: int, streams: Streams, clock: Clock, *, masks: bool
+    ) -> None:
+        """`masks`: whether the envs mask actions; then how one explores depends on the masks of all."""
         self.own, self.group, self.clock, self.envs = own, group, clock, own.envs
         self.part = group.part(num_envs)
-        draws: Any = SharedDraws(streams.action, self.part, num_envs)
+        draws: Any = SharedDraws(streams.action, self.part, num_envs, group if masks else None)
         own.streams, own.clock = types.SimpleNamespace(action=draws), Clock()  # type: ignore[assignment]
         own.first_env = self.part.start
         self.rollout: Rollout = dataclasses.replace(own.rollout, extras={}, final_obs=[], begun=[])

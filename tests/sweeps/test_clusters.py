@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from short_runs import TINY, command, differences, environment, go, record, rows, typed
+from short_runs import TINY, command, differences, environment, go, record, rows, started, typed
 
 from benchmarks.sweep_kills import children
+from rl.runs import history
 from rl.runs.lock import is_locked
 
 LINE = [*TINY, "frames=8192", "eval.every=4000", "ckpt.every=1024", "callbacks=[{_target_: short_runs.hold}]"]
-SWEEP = Path("sweep")
+SWEEP, FAKE = Path("sweep"), Path(__file__).with_name("fake_slurm.py")
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -81,3 +82,47 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:  # it went with another
         return
+
+
+def test_tasks_of_a_slurm_job_train_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On two nodes; told of the time limit they save together, and the requeued job has the same bits."""
+    pytest.importorskip("submitit")
+    for name in ("sbatch", "srun", "scontrol", "scancel", "sacct"):
+        (tmp_path / name).symlink_to(FAKE)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
+    Path("hold").touch()
+    line = [*LINE, "algo=ppo", "env.num_envs=2", "algo.minibatch_size=16"]
+    cluster = ["launcher=slurm", "launcher.cluster=slurm", "launcher.tasks=2", "launcher.nodes=2"]
+    parent = started("-m", *line, *cluster, f"hydra.sweep.dir={SWEEP}")
+    run = SWEEP / "0"
+    wait_for(trained(1), parent)
+    subprocess.run(["scancel", "--signal=USR2", "1"], check=True)
+    Path("hold").unlink()
+    output = parent.communicate(timeout=240)[0]
+    assert parent.returncode == 0, output
+    job = (tmp_path / "1.sh").read_text()
+    asked = ("nodes=2", "ntasks-per-node=1", "cpus-per-task=1")
+    assert [one for one in asked if f"#SBATCH --{one}\n" not in job] == []
+    past = history.read(run)
+    assert [one["world"]["processes"] for one in past] == [2, 2]
+    assert typed(*line, "processes=2", "hydra.run.dir=alone").returncode == 0
+    assert differences(record(Path("alone")), record(run)) == []
+    alone = typed(*line, "hydra.run.dir=one-process")
+    assert alone.returncode == 0
+    assert differences(record(Path("one-process")), record(run))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["launcher.tasks=3"], "processes=3 do not share env.num_envs=4 evenly"),
+        (["launcher.tasks=4", "launcher.nodes=3"], "nodes=3 do not share launcher.tasks=4 evenly"),
+        (["launcher.tasks=4", "processes=2"], "launcher.tasks=4 and processes=2: each task is a process"),
+    ],
+)
+def test_tasks_that_cannot_share_a_run_are_refused(words: list[str], message: str) -> None:
+    done = typed("-m", "algo=a2c", "env=cartpole", "env.num_envs=4", "launcher=slurm", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path("outputs").exists()

@@ -26,6 +26,7 @@ from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose, options
 from rl.group import ALONE, Group, SharedDraws
 from rl.learning.exploration import epsilon_greedy
+from rl.learning.masks import MASKED as MASKED_VALUE
 from rl.runs import history
 from rl.runs.outcome import FAILED
 from rl.runs.plan import make_plan
@@ -44,6 +45,8 @@ ON_POLICY = ["algo.rollout_length=16"]
 OFF_POLICY = ["algo.rollout_length=8", "algo.learning_starts=40", "algo.batch_size=16"]
 NORMALIZED = ["algo.normalize_obs=true", "algo.normalize_reward=true"]
 MINIBATCH = ["algo.minibatch_size=32", "algo.rollout_length=16"]
+MASKED = ["env=gym", "env.id=tiny_envs:Masking-v0", "env.wrappers=[{_target_: rl.wrappers.ActionMask}]"]
+EXPLORING = ("dqn", "ddqn_per", "qr_dqn", "sarsa", "pqn")
 
 
 def small(algo: str) -> list[str]:
@@ -57,6 +60,11 @@ def small(algo: str) -> list[str]:
         line += MINIBATCH + (["algo.sequence_length=8"] if algo == "recurrent_ppo" else [])
         return line + (NORMALIZED if algo == "recurrent_ppo" else [])
     return line + (ON_POLICY if algo in ("a2c", "reinforce", "sarsa") else OFF_POLICY)
+
+
+def masked(algo: str) -> list[str]:
+    """The same where actions are masked, in some steps in the envs of one process alone."""
+    return [*(one for one in small(algo) if not one.startswith("env=")), *MASKED]
 
 
 def reports(line: list[str], group: Group = ALONE) -> list[dict[str, Any]]:
@@ -94,6 +102,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[dict
     def child(rank: int) -> None:
         group = in_group(rank, place)
         found = {algo: reports(small(algo), group) for algo in options("algo")}
+        found |= {f"{algo} with masks": reports(masked(algo), group) for algo in EXPLORING}
         group.average = lambda grads, report: (grads, report)  # type: ignore[method-assign]
         found["without"] = reports(small("ppo"), group)
         (place / f"found-{rank}").write_bytes(pickle.dumps(found))
@@ -120,6 +129,13 @@ def test_two_processes_report_what_one_does(algo: str, shared: dict[str, Any]) -
     alone = reports(small(algo))
     assert any(row.get("ended") for row in alone) or algo in CONTINUOUS
     assert [far_apart(alone, found) for found in shared[algo]] == [[], []]
+
+
+@pytest.mark.parametrize("algo", EXPLORING)
+def test_two_processes_explore_under_masks_as_one(algo: str, shared: dict[str, Any]) -> None:
+    alone = reports(masked(algo))
+    assert any(row.get("ended") for row in alone)
+    assert [far_apart(alone, found) for found in shared[f"{algo} with masks"]] == [[], []]
 
 
 def test_without_the_exchange_of_gradients_reports_differ(shared: dict[str, Any]) -> None:
@@ -185,7 +201,9 @@ def test_a_run_whose_process_is_killed_resumes_exactly(line: list[str], tmp_path
     assert train(tmp_path / "straight", line) == [0, 0]
     expected = record(tmp_path / "straight")
     assert train(tmp_path / "run", line, kill(1, 3)) == [LOST, -signal.SIGKILL]
+    assert "process 1 of 2 has ended" in train.said[0]  # type: ignore[attr-defined]
     assert train(tmp_path / "run", line, kill(0, 4)) == [-signal.SIGKILL, LOST]
+    assert "process 0 of 2 has ended" in train.said[1]  # type: ignore[attr-defined]
     assert train(tmp_path / "run", line) == [0, 0]
     assert differences(expected, record(tmp_path / "run")) == []
     assert train(tmp_path / "other", [*line, "seed=1"]) == [0, 0]
@@ -386,6 +404,30 @@ def test_a_full_disk_before_they_meet_is_one_message(
         join(lambda size: None, "")  # type: ignore[arg-type, return-value]
     assert stop.value.code == FAILED
     assert capsys.readouterr().err == f"{tmp_path / 'store'}: No space left on device\n"
+
+
+def test_masks_in_one_process_count_in_all(tmp_path: Path) -> None:
+    """Actions are drawn in another way once one env masks any. With a negative control: not so without."""
+    value = np.random.default_rng(2).random((50, 4, 3))
+    value[::2, 3, 1] = MASKED_VALUE  # in every second step one action of the second process
+    alone = np.random.default_rng(1)
+    whole = np.stack([epsilon_greedy(one, 0.5, alone) for one in value])
+
+    def child(rank: int) -> None:
+        group = in_group(rank, tmp_path)
+        for name, told in (("told", group), ("untold", None)):
+            share: Any = SharedDraws(np.random.default_rng(1), group.part(4), 4, told)
+            np.save(
+                tmp_path / f"{name}-{rank}", [epsilon_greedy(one[share.part], 0.5, share) for one in value]
+            )
+
+    assert together(child, tmp_path) == [0, 0]
+    found = {
+        name: np.concatenate([np.load(tmp_path / f"{name}-{rank}.npy") for rank in range(2)], 1)
+        for name in ("told", "untold")
+    }
+    assert np.array_equal(found["told"], whole)
+    assert not np.array_equal(found["untold"], whole)
 
 
 def test_one_process_has_no_group() -> None:

@@ -193,6 +193,11 @@ class SlurmConfig:
         int | None,
         Key("jobs submitted at a time; null: all, or as many as a local machine has cores for", FREE, low=1),
     ]
+    tasks: Annotated[
+        int | None,
+        Key("tasks of a job, which train its run together, as processes= does; null: one", FREE, low=2),
+    ]
+    nodes: Annotated[int, Key("machines that share the tasks of a job evenly", FREE, low=1)]
     timeout_min: Annotated[int, Key("time limit of a job; it saves before, and is requeued", FREE, low=1)]
     signal_delay_s: Annotated[int, Key("how long before the limit it is told to save", FREE, low=1)]
     requeues: Annotated[int, Key("how often a job that runs into its time limit is requeued", FREE, low=0)]
