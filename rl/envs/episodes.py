@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rl.learning.action_forms import ActionForm
 from rl.serialize import load, serialize
 from rl.spaces import MASK, Packed, packer
-from rl.state import Stateful, derive_seed
+from rl.state import EpisodeSeeds, Stateful
 
 
 class Episodes(gym.Wrapper):
@@ -28,7 +28,7 @@ class Episodes(gym.Wrapper):
     def __init__(self, env: gym.Env, seed: int, index: int, first: int = 0) -> None:
         """`index`: among the envs that are stepped with it; `first`: the number of the first of them."""
         super().__init__(env)
-        self.seed, self.index, self.number, self.episode = seed, index, first + index, -1
+        self.index, self.episode, self.seeds = index, -1, EpisodeSeeds(seed, first + index)
         form = ActionForm(env.action_space)
         boxed = isinstance(env.action_space, gym.spaces.Box)
         self._form: Any = None if form.trivial else form.clip if boxed else form
@@ -63,7 +63,7 @@ class Episodes(gym.Wrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """Begin the next episode with its own seed (`seed` is ignored)."""
         self.episode += 1
-        episode_seed = derive_seed(self.seed, self.number, self.episode)
+        episode_seed = self.seeds(self.episode)
         if multiprocessing.parent_process() is not None:  # no checkpoint holds a worker's global generators
             random.seed(episode_seed)
             np.random.seed(episode_seed)
@@ -77,6 +77,10 @@ class Episodes(gym.Wrapper):
     def _check_mask(self, obs: Any) -> None:
         if not np.any(obs[MASK]):
             raise ValueError(f"the environment's {MASK} allows no action though its episode has not ended")
+
+    def use_seeds(self, schemes: Sequence[int]) -> None:
+        """Seed episodes by `schemes[index]` (`rl.state.EpisodeSeeds`)."""
+        self.seeds.scheme = schemes[self.index]
 
     def load_carried(self, carried: bytes | None) -> None:
         """Restore the state that the wrappers had at the start of an episode."""

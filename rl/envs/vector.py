@@ -19,7 +19,7 @@ from rl.children import die_with
 from rl.envs.episodes import Episodes
 from rl.envs.make import EnvFactory
 from rl.spaces import packer
-from rl.state import derive_seed
+from rl.state import EpisodeSeeds
 
 
 class SyncEnvs(SyncVectorEnv):
@@ -77,7 +77,8 @@ class NativeEnvs(VectorWrapper):
                 f"its vector env gives {self.single_observation_space}, and a Dict or Tuple must come from"
                 " single envs; type env.vectorization=sync"
             )
-        self.seed, self.first, self.episode = seed, first, np.full(self.num_envs, -1)
+        self.seeds = [EpisodeSeeds(seed, first + n) for n in range(self.num_envs)]
+        self.episode = np.full(self.num_envs, -1)
         space = self.single_action_space
         if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
             raise ValueError(f"its vector env takes {space}; type env.vectorization=sync")
@@ -86,10 +87,7 @@ class NativeEnvs(VectorWrapper):
     def _begin(self, mask: NDArray[np.bool_], episodes: NDArray[np.int64]) -> Any:
         """Begin these episodes [N] of the envs in `mask`; return the observations of all envs."""
         self.episode[mask] = episodes[mask]
-        seeds = [
-            derive_seed(self.seed, self.first + n, int(self.episode[n])) if mask[n] else None
-            for n in range(self.num_envs)
-        ]
+        seeds = [seed(int(self.episode[n])) if mask[n] else None for n, seed in enumerate(self.seeds)]
         return self.env.reset(seed=seeds, options={"reset_mask": mask.copy()})[0]  # type: ignore[arg-type]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -111,6 +109,11 @@ class NativeEnvs(VectorWrapper):
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of this object, which stands for all envs."""
         return getattr(self, name)(*arguments)
+
+    def use_seeds(self, schemes: Sequence[int]) -> None:
+        """Seed each env's episodes by a scheme of `rl.state.EpisodeSeeds`."""
+        for seeds, scheme in zip(self.seeds, schemes, strict=True):
+            seeds.scheme = scheme
 
     def begin_episode(self, index: int, episode: int) -> Any:
         """Begin this episode of env `index`; return the observations of all envs."""

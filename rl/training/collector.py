@@ -15,7 +15,7 @@ from rl.clock import Clock
 from rl.envs.vector import VectorEnv
 from rl.serialize import from_tensors, to_tensors
 from rl.spaces import obs_dtype
-from rl.state import Streams
+from rl.state import EpisodeSeeds, Streams
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Collector:
         self.carries = carries  # whether an env or a wrapper learns across episodes
         self.tape = Tape(n)
         self.episode = [0] * n  # the number of each env's current episode
+        self.seed_schemes = [EpisodeSeeds.NEWEST] * n
         self.returns = np.zeros(n, np.float64)  # of the current episodes so far
         self.state = agent.initial_state(n)
         self.ended_returns: list[float] = []  # episodes that ended in the last rollout
@@ -97,7 +98,12 @@ class Collector:
 
     def start(self) -> None:
         """Begin every env's first episode."""
+        self._use_seeds([EpisodeSeeds.NEWEST] * len(self.episode))
         self.rollout.obs[-1], _ = self.envs.reset()
+
+    def _use_seeds(self, schemes: list[int]) -> None:
+        self.seed_schemes = schemes
+        self.envs.call("use_seeds", schemes)
 
     def collect(self, agent: Agent) -> Rollout:
         """Step every env T times, and advance the clock."""
@@ -160,6 +166,7 @@ class Collector:
         """The state of every env's episode."""
         state = {
             "episode": list(self.episode),
+            "seed_schemes": list(self.seed_schemes),
             "actions": [torch.from_numpy(self.tape.actions(n).copy()) for n in range(len(self.episode))],
             "returns": self.returns.tolist(),
             "obs": to_tensors(self.rollout.obs[-1]),
@@ -172,6 +179,7 @@ class Collector:
         actions = [tape.numpy() for tape in state["actions"]]
         expected = from_tensors(state["obs"], self.rollout.obs.dtype)
         self.episode = list(state["episode"])
+        self._use_seeds(list(state.get("seed_schemes", [1] * len(self.episode))))
         self.state = None if state["state"] is None else state["state"].numpy().copy()
         self.not_exact, self.begun = [], []
         carried = state.get("carried", [None] * len(actions))

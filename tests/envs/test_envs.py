@@ -17,6 +17,7 @@ from rl.config.compose import compose, options
 from rl.envs.episodes import Episodes
 from rl.envs.make import check_env, make_factory
 from rl.envs.vector import make_vector
+from rl.state import EpisodeSeeds
 
 
 def test_env_defaults_is_shared_and_not_a_choice() -> None:
@@ -181,6 +182,31 @@ def test_envs_are_restored_exactly_within_their_episodes(
     assert differences(continuation(one, 4), continuation(other, 4)) == []
     one.collector.envs.close()
     other.collector.envs.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async", "native"])
+def test_a_run_keeps_the_seeds_that_it_began_with(
+    vectorization: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = ["algo=random", "env=gym", "env.id=tiny_envs:Dice-v0", "env.num_envs=3", "algo.rollout_length=50"]
+    line.append(f"env.vectorization={vectorization}")
+    monkeypatch.setattr(EpisodeSeeds, "NEWEST", 1)
+    one = begun(tmp_path / "one", *line)
+    monkeypatch.undo()
+    newer, other = begun(tmp_path / "newer", *line), begun(tmp_path / "other", *line)
+    assert newer.collector.rollout.obs[-1].tolist() != one.collector.rollout.obs[-1].tolist()
+    iterate(one, 3)
+    saved = copy.deepcopy({name: part.state_dict() for name, part in one.stateful.items()})
+    for run, state in ((other, saved), (newer, copy.deepcopy(saved))):
+        if run is other:
+            del state["collector"]["seed_schemes"]  # as runs of before did not say it
+        run._load(state)
+        assert run.collector.not_exact == []
+    expected = continuation(one, 4)
+    assert differences(expected, continuation(other, 4)) == []
+    assert differences(expected, continuation(newer, 4)) == []
+    for run in (one, other, newer):
+        run.collector.envs.close()
 
 
 def test_a_loaded_tape_records_and_restores_exactly(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rl.envs.vector import closing
 from rl.group import Group
 from rl.runs.manifest import Manifest
 from rl.serialize import load, serialize
-from rl.state import GlobalRandom, Streams, check_parts, derive_seed
+from rl.state import EpisodeSeeds, GlobalRandom, Streams, check_parts, derive_seed
 from rl.training.run import Run
 from rl.training.shared_collector import SharedCollector
 
@@ -279,6 +279,22 @@ def test_seeds_differ_by_every_step_of_their_path() -> None:
     ]
     assert len({derive_seed(*path) for path in paths}) == len(paths)
     assert derive_seed(0, "env", 1) == derive_seed(0, "env", 1)
+
+
+@pytest.mark.parametrize(("scheme", "alike"), [(2, 0), (1, 5)])  # hashed, about 5 pairs are expected
+def test_no_two_episodes_have_the_same_seed(scheme: int, alike: int) -> None:
+    seeds = {EpisodeSeeds(0, env, scheme)(episode) for env in range(8) for episode in range(25_000)}
+    assert max(seeds) < 2**32
+    assert 0 <= 200_000 - len(seeds) <= 2 * alike
+    assert bool(alike) == (len(seeds) < 200_000)
+
+
+def test_episode_seeds_differ_by_seed_env_and_episode() -> None:
+    places = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1024, 0), (0, 5000, 3)]
+    seeds = {EpisodeSeeds(seed, env, 2)(episode) for seed, env, episode in places}
+    assert len(seeds) == len(places)
+    bits = [bin(EpisodeSeeds(0, 0, 2)(n) ^ EpisodeSeeds(0, 0, 2)(n + 1)).count("1") for n in range(1000)]
+    assert 15 < sum(bits) / len(bits) < 17  # neighbours differ in half of 32 bits
 
 
 def test_a_part_without_state_dict_is_refused_by_name() -> None:
