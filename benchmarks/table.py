@@ -230,9 +230,9 @@ def process_kills() -> list[list[str]]:
         "kills",
         "of them inside a save",
         "processes left",
-        "runs that differ in a bit",
+        "differences to a run left alone",
     ]
-    names = ("case", "processes", "kills", "inside_a_save", "left_over", "runs_that_differ")
+    names = ("case", "processes", "kills", "inside_a_save", "left_over", "differences")
     return [head, *([row[name] for name in names] for row in read(RESULTS / "process_kills.csv"))]
 
 
@@ -241,13 +241,6 @@ def process_equal() -> list[list[str]]:
     head = ["run", "rows", "largest relative difference, 2 processes", "4 processes", "another seed"]
     names = ("case", "rows", "largest_difference_2", "largest_difference_4", "control")
     return [head, *([row[name] for name in names] for row in read(RESULTS / "process_equal.csv"))]
-
-
-def process_speed() -> list[list[str]]:
-    """One run on one process, on two, and on one with two threads."""
-    head = ["case", "side", "frames per second", "ratio to the first", "ms of exchange in an iteration"]
-    names = ("case", "side", "median", "ratio_to_first", "exchange_ms_an_iteration")
-    return [head, *([row[name] for name in names] for row in read(RESULTS / "process_speed.csv"))]
 
 
 def mirror_kills() -> list[list[str]]:
@@ -341,7 +334,6 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "kills": kills,
     "process_kills": process_kills,
     "process_equal": process_equal,
-    "process_speed": process_speed,
     "mirror_kills": mirror_kills,
     "mirror_speed": mirror_speed,
     "faults": faults,
