@@ -329,6 +329,21 @@ def parity() -> list[list[str]]:
     return table
 
 
+def resumed() -> list[list[str]]:
+    """Of each framework and task the difference of a resumed run's weights to an uninterrupted one's."""
+    tasks = {
+        "ppo_cartpole": "PPO CartPole",
+        "dqn_cartpole": "DQN CartPole",
+        "sac_pendulum": "SAC Pendulum",
+        "ppo_lunar_lander": "PPO LunarLander",
+    }
+    table = [["weights differ by", *tasks.values()]]
+    for path in sorted(RESULTS.glob("parity_*.csv")):
+        found = {row["task"]: row["resumed_difference"] or "-" for row in read(path)}
+        table.append([path.stem.removeprefix("parity_"), *(found[task] for task in tasks)])
+    return table
+
+
 TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "algorithms": algorithms,
     "kills": kills,
@@ -339,6 +354,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "faults": faults,
     "commit_protocol": commit_protocol,
     "parity": parity,
+    "resumed": resumed,
     "sweep_kills": sweep_kills,
     "scores": scores,
     "hours": hours,
