@@ -182,7 +182,7 @@ def test_links_to_headings_lead_to_one(path: Path) -> None:
 
 def test_the_readme_fits_a_page() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.split()) <= 900
+    assert len([word for word in text.split() if word.strip("|-")]) <= 900  # the rules of tables are no words
     code = (
         re.findall(r"^ {4}.*$", text, re.MULTILINE)
         + "".join(body for _, body in _BLOCK.findall(text)).splitlines()
