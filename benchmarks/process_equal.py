@@ -2,9 +2,9 @@
 
 Each case is a whole `train.py` that writes a row of metrics in every iteration. The rows of 2 and of 4
 processes are compared with those of one, column by column, but for time. A relative difference is |a - b| /
-max(|a|, |b|, 1e-2 of the column's largest value). The largest one is given for the rows up to the 20th update,
-and after how many updates one first exceeds 1e-4: other roundings grow as training goes on, in one process as
-in several. As a negative control one process with another seed is compared in the same way. Written to
+max(|a|, |b|, 1e-2 of the column's largest value). The largest one is given for the rows up to the 20th
+update, and after how many updates one first exceeds 1e-4: differences in rounding grow as training goes on.
+As a negative control one process with another seed is compared in the same way. Written to
 results/process_equal.csv; exit code 1 if a number differs by more than 1e-4 up to the 20th update, or the
 control's by less.
 """

@@ -240,8 +240,8 @@ def process_equal() -> list[list[str]]:
     """How far what 2 and 4 processes report is from what one does."""
     head = ["run", "largest relative difference up to the 20th update, 2 processes", "4 processes"]
     head += ["another seed", "updates until it exceeds 1e-4, 2 processes", "4 processes"]
-    names = ("case", "largest_difference_2", "largest_difference_4", "control")
-    names += ("within_for_updates_2", "within_for_updates_4")
+    names = ["case", "largest_difference_2", "largest_difference_4", "control"]
+    names += ["within_for_updates_2", "within_for_updates_4"]
     return [head, *([row[name] for name in names] for row in read(RESULTS / "process_equal.csv"))]
 
 

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import pickle
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +89,9 @@ class ProcessGroup(Group):
         who = " and ".join(map(str, self._silent())) or "another one"
         text = "stopped: process %s of %d has ended, or does not answer (%s); the last checkpoint stands%s"
         hint = f", go on with: {command('train', f'resume={self.folder}')}" if self.folder else ""
-        log.error(text, who, self.size, str(error).partition("\n")[0], hint)
+        # without the place in gloo's code, and its advice
+        why = re.match(r"(?:\[\S+\] )?(.*?)(?:\. |\n|$)", str(error))
+        log.error(text, who, self.size, why and why[1], hint)
         raise SystemExit(FAILED) from error
 
     def _silent(self) -> list[int]:
