@@ -78,12 +78,14 @@ def last_recorded(past: Sequence[dict[str, Any]]) -> dict[str, str] | None:
 
 def commit() -> dict[str, Any]:
     """Encore's git commit, and whether its files were as committed; both None without git."""
+    # it locks nothing: a lock that a killed one leaves would stop the user's own git
+    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     with contextlib.suppress(OSError):  # a machine without git
-        command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-        sha, _, dirty = done.stdout.strip().partition("-")
-        if sha:
-            return {"git": sha, "clean": not dirty}
+        head, *rest = done.stdout.splitlines() or [""]
+        if done.returncode == 0 and head.startswith("# branch.oid "):
+            sha = head.removeprefix("# branch.oid ")
+            return {"git": sha, "clean": all(line.startswith("#") for line in rest)}
     return {"git": None, "clean": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -153,3 +154,9 @@ def test_the_commit_says_whether_its_files_were_clean(
     (tmp_path / "a.py").write_text("a = 2\n")
     assert commit() == {"git": sha, "clean": False}
     assert json.dumps(commit())
+    index = tmp_path / ".git/index"
+    subprocess.run([*git, "checkout", "-q", "a.py"], check=True)
+    os.utime(tmp_path / "a.py", (1, 1))  # git would like to note this in its index
+    before = index.read_bytes()
+    assert commit() == {"git": sha, "clean": True}
+    assert index.read_bytes() == before  # it took no lock, which a kill would leave there
