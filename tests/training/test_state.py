@@ -327,7 +327,8 @@ def test_a_step_before_a_lost_episode_keeps_its_successor(
     envs = ["env=gym", "env.id=tiny_envs:Dice-v0", "env.num_envs=3", f"env.vectorization={vectorization}"]
     run = begun(tmp_path / "run", "algo=sac", *envs, *SMALL_MEMORY, "algo.network.hidden=[8]")
     if shared:
-        run.collector = SharedCollector(run.collector, Group(), 3, run.collector.streams, run.clock, masks=False)
+        own = run.collector
+        run.collector = SharedCollector(own, Group(), 3, own.streams, run.clock, masks=False)
     replay = run.agent.replay
     assert replay is not None
     iterate(run, 20)
