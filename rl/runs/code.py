@@ -79,12 +79,12 @@ def last_recorded(past: Sequence[dict[str, Any]]) -> dict[str, str] | None:
 def commit() -> dict[str, Any]:
     """Encore's git commit, and whether its files were as committed; both None without git."""
     # it locks nothing: a lock that a killed one leaves would stop the user's own git
-    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = "git --no-optional-locks status --porcelain=v2 --branch --no-ahead-behind --untracked-files=no"
     with contextlib.suppress(OSError):  # a machine without git
-        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command.split(), cwd=_ROOT, capture_output=True, text=True, check=False)
         head, *rest = done.stdout.splitlines() or [""]
-        if done.returncode == 0 and head.startswith("# branch.oid "):
-            sha = head.removeprefix("# branch.oid ")
+        sha = head.removeprefix("# branch.oid ")
+        if done.returncode == 0 and sha not in (head, "(initial)"):
             return {"git": sha, "clean": all(line.startswith("#") for line in rest)}
     return {"git": None, "clean": None}
 

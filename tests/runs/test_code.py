@@ -145,7 +145,9 @@ def test_the_commit_says_whether_its_files_were_clean(
     assert commit() == {"git": None, "clean": None}
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
     (tmp_path / "a.py").write_text("a = 1\n")
-    for words in (["init", "-q"], ["add", "a.py"], ["commit", "-qm", "x"]):
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert commit() == {"git": None, "clean": None}  # nothing is committed yet
+    for words in (["add", "a.py"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *words], check=True)
     sha = subprocess.run(
         [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
