@@ -47,6 +47,7 @@ from benchmarks.kills import newest_frames
 from benchmarks.mirror_kills import uploaded
 from benchmarks.process_kills import children, left
 from benchmarks.record import ROOT, record
+from rl.runs import history
 from rl.runs.bucket import Bucket
 from rl.runs.fetch import fetch
 from rl.runs.manifest import Manifest
@@ -393,7 +394,10 @@ def killed(run: Hurt) -> str:
 
 
 def killed_alone(run: Hurt) -> str:
-    """The same to a process of its own that imports everything, while it starts or a little later."""
+    """The same to a process of its own that imports everything, while it starts or a little later.
+
+    A tracker outlives it to send the last rows, and may first wait for one that hangs to give way.
+    """
     program = f"import rl.train, rl.training.run; rl.training.run.SCORE_EPISODES = {SCORES}; rl.train.main()"
     if run.several:
         program = "import benchmarks.faults as faults; faults.prepare(); faults.rl.train.main()"
@@ -402,7 +406,7 @@ def killed_alone(run: Hurt) -> str:
     with output.open("w") as file:
         process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file)
         time.sleep(run.rng.uniform(0, 6))
-        others = children(process.pid)
+        others = [pid for pid in children(process.pid) if not _is_tracker(pid)]
         process.kill()
         code = process.wait()
         if left(others):
@@ -671,9 +675,13 @@ def bucket_fails(run: Hurt) -> str:
 def _end_trackers(folder: Path) -> None:
     """Those that hang give way later; the folder's disk is needed now."""
     for path in Path("/proc").glob("[0-9]*"):
-        if "rl.trackers.follow" in (words := _command_line(path.name).split("\0")) and str(folder) in words:
+        if _is_tracker(int(path.name)) and str(folder) in _command_line(path.name).split("\0"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(path.name), signal.SIGKILL)
+
+
+def _is_tracker(pid: int) -> bool:
+    return "rl.trackers.follow" in _command_line(str(pid)).split("\0")
 
 
 def _command_line(pid: str) -> str:
@@ -848,7 +856,9 @@ def other_version(run: Hurt) -> str:
 
 def code_edited(run: Hurt) -> str:
     """The code behind a callback is edited: the next session says which file."""
-    if newest_frames(run.folder) < run.frames // 4:  # it may yet go back to where no code had trained
+    oldest = min(int(path.stem[5:]) for path in run.folder.glob("ckpt/ckpt-*.json"))
+    begun = [session["frames"] for session in history.read(run.folder)]
+    if min(begun, default=oldest) >= oldest:  # it may yet go back to where no known code had trained
         return ""
     path = run.logs / f"{CALLBACK}.py"
     number = path.read_text().count("\n") if path.exists() else 0

@@ -24,9 +24,7 @@ from rl.runs import files
 from rl.runs.bucket import Bucket, is_url, refusing
 from rl.runs.find import RESULT
 from rl.runs.history import CONFIG, HISTORY
-from rl.runs.manifest import (
-    DamagedError,
-)
+from rl.runs.manifest import DamagedError
 from rl.runs.outcome import Refused
 
 CLAIM, BEAT, SUMS = "mirror.json", "heartbeat.json", "sums.json"
@@ -144,8 +142,9 @@ def claim(config: RunConfig, folder: Path, *, existing: bool, named: bool, takeo
             _check_owner(known, beat, takeover=takeover or config.mirror_takeover)
             if beat.session in sessions:  # those after it wrote no heartbeat: it is still the one to know
                 sessions = sessions[sessions.index(beat.session) :]
-        mine = replace(known, sessions=[*sessions, uuid.uuid4().hex])
-        mine.write(folder)
+    mine = replace(known, sessions=[*sessions, uuid.uuid4().hex])
+    mine.write(folder)
+    with refusing(known.url):
         bucket.write(BEAT, mine.beat().to_bytes())
     return mine
 
@@ -209,6 +208,17 @@ def _is_free(bucket: Bucket, *, takeover: bool) -> bool:
     if beat is not None and beat.alive and not takeover:
         return False
     return not any(map(MANIFEST.fullmatch, bucket.sizes()))
+
+
+def not_uploaded(config: RunConfig, folder: Path, frames: int) -> str:
+    """What to say of a finished run whose last checkpoint or result is not in its mirror; else ''."""
+    mine = Claim.read(folder)
+    if mine is None or mine.root != config.mirror:
+        return ""
+    with refusing(mine.url):
+        there = Bucket(mine.url).sizes()
+    names = [name for name in (f"ckpt/ckpt-{frames}.json", RESULT) if name not in there]
+    return f"finished, but {' and '.join(names)} never reached {mine.url}: uploaded now" if names else ""
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ compared, key by key, with the configuration that the run has; `rl.config.compar
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from rl.runs.manifest import (
     newest_manifest,
     was_committed,
 )
-from rl.runs.mirror import Claim
+from rl.runs.mirror import Claim, not_uploaded
 from rl.runs.outcome import Finished, Refused
 from rl.runs.weights import Weights, fork_weights
 
@@ -275,13 +276,8 @@ def _check_changes(
 ) -> list[Change]:
     """What differs from the run's own configuration. Refused if a key's policy forbids its change."""
     try:
-        changes = compare(
-            was,
-            composed.values,
-            manifest.frames,
-            overrides.keys,
-            lambda: history.defaults(choices),
-        )
+        defaults = functools.partial(history.defaults, choices)
+        changes = compare(was, composed.values, manifest.frames, overrides.keys, defaults)
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # values that no configuration has
         raise DamagedError(f"{folder / history.CONFIG}: {error}") from error
     refused = [change for change in changes if change.refused]
@@ -325,7 +321,7 @@ def _compose_on_run(folder: Path, new: Overrides, choices: dict[str, str | None]
 
 
 def _check_unfinished(folder: Path, config: RunConfig, manifest: Manifest) -> list[str]:
-    """Finished if nothing is left to do. A warning if the result is damaged: the weights are scored again."""
+    """Finished if nothing is left to do. A warning if a damaged result is made again, or one is uploaded."""
     try:
         result = read_result(folder)
     except DamagedError as error:
@@ -335,10 +331,14 @@ def _check_unfinished(folder: Path, config: RunConfig, manifest: Manifest) -> li
     stopped_at = -math.inf if result["stopped_at"] is None else result["stopped_at"]
     if manifest.frames >= config.frames:
         why = f"{format_count(manifest.frames)} frames of {format_count(config.frames)}"
-        raise Finished(folder, why, f"frames={format_count(2 * config.frames)}")
-    if config.stop_at is not None and stopped_at >= config.stop_at:
-        raise Finished(folder, f"it reached stop_at={config.stop_at:g}", "stop_at=null")
-    return []
+        finished = Finished(folder, why, f"frames={format_count(2 * config.frames)}")
+    elif config.stop_at is not None and stopped_at >= config.stop_at:
+        finished = Finished(folder, f"it reached stop_at={config.stop_at:g}", "stop_at=null")
+    else:
+        return []
+    if missing := not_uploaded(config, folder, manifest.frames):
+        return [missing]
+    raise finished
 
 
 def _lr_is_zero(folder: Path, config: RunConfig, frames: int) -> list[str]:

@@ -276,6 +276,36 @@ def test_starts_that_cannot_reach_the_bucket_lose_no_claim(
     assert len(mine.sessions) == 2
 
 
+@pytest.mark.parametrize("lost", ["result.json", "ckpt/ckpt-640.json"])
+def test_finished_run_that_was_killed_before_its_last_upload_is_uploaded(lost: str, tmp_path: Path) -> None:
+    """By the line that says of others that they are finished; the result stays the same."""
+    line = [*RUN, f"mirror=file://{tmp_path}/bucket", "hydra.run.dir=outputs/run"]
+    assert typed(*line).returncode == 0
+    result = Path("outputs/run/result.json").read_bytes()
+    (tmp_path / "bucket/run" / lost).unlink()
+    ended = typed("resume=outputs/run")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert f"finished, but {lost} never reached file://{tmp_path}/bucket/run: uploaded now" in ended.stdout
+    assert (tmp_path / "bucket/run" / lost).read_bytes() == Path("outputs/run", lost).read_bytes()
+    assert of_run(tmp_path / "bucket/run/ckpt") == of_run(Path("outputs/run/ckpt"))
+    assert Path("outputs/run/result.json").read_bytes() == result
+    assert "outputs/run is finished" in typed("resume=outputs/run").stdout
+
+
+def test_file_of_the_folder_that_cannot_be_written_is_not_the_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert go(Path("run"), *RUN) == 0
+    upload(Path("run"), tmp_path / "bucket")
+
+    def fails(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "run/mirror.json")
+
+    monkeypatch.setattr(Claim, "write", fails)
+    with pytest.raises(OSError, match="Read-only file system: 'run/mirror.json'"):
+        claim(config_with(tmp_path / "bucket"), Path("run"), existing=True, named=True, takeover=False)
+
+
 def test_fetched_run_may_get_a_folder_on_another_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
