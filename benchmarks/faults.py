@@ -706,7 +706,10 @@ def tracker_hangs(run: Hurt) -> str:
 
 
 def read_only(run: Hurt) -> str:
-    """The folder is mounted for reading alone; nothing in it changes."""
+    """The folder is mounted for reading alone; nothing in it changes.
+
+    A tracker of the session before may have files open there when that ends, hence the lazy umount.
+    """
     if newest_frames(run.folder) < 0 or not _mount("--bind", str(run.folder), str(run.folder)):
         return ""
     try:
@@ -714,7 +717,7 @@ def read_only(run: Hurt) -> str:
         before = contents(run.folder)
         must(run.start(), FAILED, REFUSED, says=os.strerror(errno.EROFS))
     finally:
-        subprocess.run(["umount", str(run.folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(run.folder)], check=True)
     if contents(run.folder) != before:
         raise WrongError("a folder that is read-only has changed")
     return REFUSED_
@@ -1089,7 +1092,7 @@ def small_disk() -> Iterator[Path]:
             yield Path(place)
         finally:
             if mounted:
-                subprocess.run(["umount", place], check=True)
+                subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @contextlib.contextmanager
