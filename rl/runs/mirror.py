@@ -24,7 +24,7 @@ from rl.runs import files
 from rl.runs.bucket import Bucket, is_url, refusing
 from rl.runs.find import RESULT
 from rl.runs.history import CONFIG, HISTORY
-from rl.runs.manifest import DamagedError
+from rl.runs.manifest import DamagedError, list_manifests
 from rl.runs.outcome import Refused
 
 CLAIM, BEAT, SUMS = "mirror.json", "heartbeat.json", "sums.json"
@@ -210,15 +210,17 @@ def _is_free(bucket: Bucket, *, takeover: bool) -> bool:
     return not any(map(MANIFEST.fullmatch, bucket.sizes()))
 
 
-def not_uploaded(config: RunConfig, folder: Path, frames: int) -> str:
-    """What to say of a finished run whose last checkpoint or result is not in its mirror; else ''."""
+def not_uploaded(config: RunConfig, folder: Path) -> str:
+    """What to say of a finished run of which a checkpoint or the result is not in its mirror; else ''."""
     mine = Claim.read(folder)
     if mine is None or mine.root != config.mirror:
         return ""
     with refusing(mine.url):
         there = Bucket(mine.url).sizes()
-    names = [name for name in (f"ckpt/ckpt-{frames}.json", RESULT) if name not in there]
-    return f"finished, but {' and '.join(names)} never reached {mine.url}: uploaded now" if names else ""
+    whole, _ = list_manifests(folder / "ckpt")
+    names = [*(f"ckpt/ckpt-{manifest.frames}.json" for manifest in whole), RESULT]
+    missing = ", ".join(name for name in names if name not in there)
+    return f"finished, but {missing} never reached {mine.url}: uploaded now" if missing else ""
 
 
 @contextlib.contextmanager

@@ -336,7 +336,7 @@ def _check_unfinished(folder: Path, config: RunConfig, manifest: Manifest) -> li
         finished = Finished(folder, f"it reached stop_at={config.stop_at:g}", "stop_at=null")
     else:
         return []
-    if missing := not_uploaded(config, folder, manifest.frames):
+    if missing := not_uploaded(config, folder):
         return [missing]
     raise finished
 

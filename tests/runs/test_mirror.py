@@ -276,7 +276,7 @@ def test_starts_that_cannot_reach_the_bucket_lose_no_claim(
     assert len(mine.sessions) == 2
 
 
-@pytest.mark.parametrize("lost", ["result.json", "ckpt/ckpt-640.json"])
+@pytest.mark.parametrize("lost", ["result.json", "ckpt/ckpt-640.json", "ckpt/ckpt-512.json"])
 def test_finished_run_that_was_killed_before_its_last_upload_is_uploaded(lost: str, tmp_path: Path) -> None:
     """By the line that says of others that they are finished; the result stays the same."""
     line = [*RUN, f"mirror=file://{tmp_path}/bucket", "hydra.run.dir=outputs/run"]
