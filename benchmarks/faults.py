@@ -136,6 +136,7 @@ class Session:
         read, alive = os.pipe()
         self._alive: int | None = read
         sys.stdout.flush()
+        null = os.open(os.devnull, os.O_RDONLY)  # as Popen does: what it raises is this process's
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
@@ -246,6 +247,7 @@ class Forked:
         assert stdin == subprocess.DEVNULL
         self.code: int | None = None
         sys.stdout.flush()
+        null = os.open(os.devnull, os.O_RDONLY)  # as Popen does: what it raises is this process's
         self.pid = os.fork()
         if self.pid == 0:
             with _leaving(None):
@@ -255,13 +257,14 @@ class Forked:
                 for number in STOPPING:
                     signal.signal(number, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                os.dup2(null, 0)
                 for standard, file in ((1, stdout), (2, stderr)):
                     if file is not None:
                         os.dup2(file.fileno(), standard)
                 os.environ.update(env)
                 sys.argv[1:] = command[3:]
                 rl.train.main()
+        os.close(null)
 
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
