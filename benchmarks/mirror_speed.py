@@ -1,86 +1,80 @@
-"""`python -m benchmarks.mirror_speed [rounds=5]`: what a mirror in a slow bucket costs training.
+"""`python -m benchmarks.mirror_speed [rounds=60] [turn_s=1.5]`: what a slow bucket costs training.
 
-Every request to the bucket takes 2 s. Runs with and without a mirror take turns; counted are frames for each
-CPU second of the training process, threads included, from frame 20k to 150k. The uploader is another process.
+Every request to the bucket takes 2 s. A run with a mirror and one without take short turns, as in
+`benchmarks.speed`; each makes a checkpoint every 20k frames, about one a second. Counted are frames for each
+CPU second of the training process, threads included; the uploader is another process.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
+
+import fsspec
 
 from benchmarks import s3_server
 from benchmarks.record import ROOT, record
+from benchmarks.speed import WARM_UP_S, Side, Turn
 
-FIRST, LAST, LATENCY_S = 20_000, 150_000, 2.0
-SETTINGS = ["algo=a2c", "frames=1M", "ckpt.every=10k", "ckpt.minutes=null", "eval.every=null"]
-SETTINGS += ["log_every=10k", "progress=false", "callbacks=[{_target_: benchmarks.mirror_speed.note}]"]
-_began: list[tuple[int, float]] = []
-
-
-def note(run: Any) -> None:
-    """A callback: writes frames per CPU second to a file once the run has got far enough."""
-    frames = run.clock.frames
-    if frames >= FIRST and not _began:
-        _began.append((frames, time.process_time()))
-    if frames >= LAST and not Path("measured").exists():
-        speed = (frames - _began[0][0]) / (time.process_time() - _began[0][1])
-        Path("measured.tmp").write_text(json.dumps(speed))
-        Path("measured.tmp").rename("measured")
+LATENCY_S = 2.0
+SETTINGS = ["algo=a2c", "threads=1", "frames=1_000_000_000", "log_every=10k", "progress=false"]
+SETTINGS += [
+    "ckpt.every=20k",
+    "ckpt.minutes=null",
+    "eval.every=null",
+    "callbacks=[{_target_: turns.callback}]",
+]
 
 
-def measure(folder: Path, *words: str) -> float:
-    """Frames per CPU second of one run."""
-    folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SETTINGS, *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not (folder / "measured").exists():
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    return float(json.loads((folder / "measured").read_text()))
+def measure(ways: dict[str, list[str]], rounds: int, turn_s: float) -> dict[str, list[Turn]]:
+    """All turns of all ways, after one to warm up; the first changes from round to round."""
+    with tempfile.TemporaryDirectory(prefix="mirror-speed-") as place, contextlib.ExitStack() as alive:
+        sides = {}
+        for number, (name, words) in enumerate(ways.items()):
+            command = [sys.executable, "train.py", *SETTINGS, f"hydra.run.dir={place}/run-{number}", *words]
+            sides[name] = Side(command, ROOT, 1, Path(place) / f"{number}.log")
+            alive.callback(sides[name].close)
+            sides[name].turn(WARM_UP_S)
+        turns: dict[str, list[Turn]] = {name: [] for name in ways}
+        for number in range(rounds):
+            for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
+                turns[name].append(sides[name].turn(turn_s))
+            print(*(f"{name}: {those[-1].per_cpu_second:.0f}" for name, those in turns.items()), flush=True)
+    return turns
 
 
 def main() -> None:
     """Measure in turns, and write the medians."""
-    rounds = int(dict(word.split("=", 1) for word in sys.argv[1:]).get("rounds", 5))
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
     port = s3_server.free_port()
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", **s3_server.environment(port))
+    os.environ.update(s3_server.environment(port))
     server = s3_server.start(port, LATENCY_S)
     ways = {"no mirror": [], "mirror, 2 s a request": [f"mirror=s3://{s3_server.BUCKET}/speed"]}
-    found: dict[str, list[float]] = {name: [] for name in ways}
     try:
-        with tempfile.TemporaryDirectory(prefix="mirror-speed-") as place:
-            for number in range(rounds):
-                names = list(ways) if number % 2 == 0 else list(reversed(ways))
-                for name in names:
-                    found[name].append(measure(Path(place) / f"{number}-{len(ways[name])}", *ways[name]))
-                    print(f"{name}: {found[name][-1]:.0f} frames per CPU second", flush=True)
+        turns = measure(ways, int(words.get("rounds", 60)), float(words.get("turn_s", 1.5)))
+        found = fsspec.filesystem("s3").find(f"{s3_server.BUCKET}/speed")
+        uploaded = [int(frames) for frames in re.findall(r"ckpt-(\d+)\.json", str(found))]
     finally:
         server.kill()
         server.wait()
-    pairs = zip(*found.values(), strict=True)
-    ratio = statistics.median(mirrored / alone for alone, mirrored in pairs)
-    rows = [
-        {
+    rows = []
+    for name, those in turns.items():
+        pairs = zip(those, turns["no mirror"], strict=True)
+        ratios = [a.per_cpu_second / b.per_cpu_second for a, b in pairs]
+        row = {
             "case": name,
-            "frames_per_cpu_s": round(statistics.median(speeds)),
-            "median_ratio_of_rounds": round(ratio, 4) if ways[name] else 1,
-            "rounds": " ".join(f"{speed:.0f}" for speed in speeds),
+            "frames_per_cpu_s": round(statistics.median(turn.per_cpu_second for turn in those)),
+            "median_ratio_of_rounds": round(statistics.median(ratios), 4),
+            "newest_frames_in_bucket": max(uploaded) if ways[name] else "",
+            "rounds": " ".join(f"{ratio:.3f}" for ratio in ratios),
         }
-        for name, speeds in found.items()
-    ]
+        print(row)
+        rows.append(row)
     record("mirror_speed", rows)
 
 
