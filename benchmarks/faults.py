@@ -136,7 +136,6 @@ class Session:
         read, alive = os.pipe()
         self._alive: int | None = read
         sys.stdout.flush()
-        null = os.open(os.devnull, os.O_RDONLY)  # as Popen does: what it raises is this process's
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._go)
