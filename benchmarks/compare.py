@@ -27,7 +27,7 @@ def differences(one: Path, other: Path) -> list[str]:
         found.append(f"files: {sorted(names[0] ^ names[1])}")
     for name in sorted(names[0] & names[1]):
         states = [load((run / "ckpt" / name).read_bytes(), "cpu") for run in (one, other)]
-        found += [f"{name}: {where}" for where in differing(*states)]
+        found += [f"{name}: {where}" for where in differing(states[0], states[1])]
     for frames in sorted({int(name[5:-3]) for name in names[0] & names[1] if "best" not in name}):
         rows = [replay_rows(run, frames) for run in (one, other)]
         if any(map(bool, rows)) and not _same_rows(*rows):

@@ -150,7 +150,7 @@ def tape(repeats: int) -> list[dict[str, Any]]:
         record_actions(*arguments)
         spent.append(time.perf_counter() - started_at)
 
-    parts.collector.tape.record = timed  # type: ignore[method-assign]
+    parts.collector.tape.record = timed  # type: ignore[method-assign, assignment]
     frames = parts.collector.rollout.reward.size
     sides = {
         "one iteration": lambda: frames / frames_per_second(step),
@@ -178,7 +178,7 @@ def checkpoints(repeats: int) -> list[dict[str, Any]]:
     """
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         run = run_of(Path(folder), [])
-        interval = run.parts.config.ckpt.every
+        interval = run.parts.config.ckpt.every or 0
         step = training(run.parts)
 
         def save() -> float:

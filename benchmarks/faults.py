@@ -130,7 +130,8 @@ class Session:
     def __init__(
         self, words: list[str], output: Path, *, now: bool = True, before: Callable[[], object] | None = None
     ) -> None:
-        self.output, self.code, self.failed_loudly = output, None, False
+        self.output, self.failed_loudly = output, False
+        self.code: int | None = None
         wait, self._go = os.pipe()
         # the other end is held open by all that is forked in the session
         read, alive = os.pipe()

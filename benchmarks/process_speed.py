@@ -8,7 +8,6 @@ of cases that are not measured stay.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -103,8 +102,10 @@ def main() -> None:
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     names = [word for word in sys.argv[1:] if "=" not in word] or list(CASES)
     path = RESULTS / "process_speed.csv"
-    with path.open(newline="") if path.exists() else contextlib.nullcontext([]) as file:
-        kept: list[dict[str, Any]] = [row for row in csv.DictReader(file) if row["case"] not in names]
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["case"] not in names]
     record("process_speed", [*kept, *(row for name in names for row in measure(name, rounds, turn_s))])
 
 

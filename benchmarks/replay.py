@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.costs import frames_per_second, run_of, training
 from benchmarks.record import record
-from benchmarks.speed import frames_per_second, run_of, training
 from rl.algos.agent import Rollout
 from rl.config import RunConfig
 from rl.config.compose import compose

@@ -131,7 +131,7 @@ def main() -> None:
                     "frames_before": before,
                     "jobs": len(names),
                     "differences": len(found),
-                    "differences_of_two_seeds": len(control),
+                    "differences_of_two_seeds": control,
                 }
             )
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.record import record, started
-from rl.config.text import last_row
+from rl.runs.tables import last_row
 
 SETTINGS = ["algo=a2c", "frames=100k", "eval.every=null", "ckpt.every=50k", "log_every=10k", "progress=false"]
 
