@@ -131,13 +131,32 @@ def scores() -> list[list[str]]:
                 f"`{name}`",
                 f"{max(int(row['frames']) for row in rows):,}",
                 str(len(rows)),
-                f"{statistics.fmean(last):.1f}",
-                " ".join(f"{value:.0f}" for value in last),
-                f"{statistics.fmean(best):.1f}" if best else "",
+                short(statistics.fmean(last), 1),
+                " ".join(short(value, 0) for value in last),
+                short(statistics.fmean(best), 1) if best else "",
                 f"{other['published']} ({other['source']})" if other else "",
                 f"{statistics.median(float(row['minutes']) for row in rows):.1f}",
             ]
         )
+    return table
+
+
+def short(score: float, decimals: int) -> str:
+    """A score with so many decimals, or two below 10."""
+    return f"{score:.{2 if abs(score) < 10 else decimals}f}"
+
+
+def reached() -> list[list[str]]:
+    """With and without masks, each seed's frames until an evaluation's mean was 7.5 in Taxi."""
+    table = [["experiment", "frames", "frames until 7.5, each seed"]]
+    for path in sorted(RESULTS.glob("curves_*_taxi*.csv")):
+        rows = [row for row in read(path) if row["table"] == "eval"]
+        first: dict[str, str] = {row["seed"]: "never" for row in rows}
+        for row in reversed(rows):
+            if float(row["total_reward"]) >= 7.5:
+                first[row["seed"]] = f"{int(row['frames']):,}"
+        last = max(int(row["frames"]) for row in rows)
+        table.append([f"`{path.stem.removeprefix('curves_')}`", f"{last:,}", "; ".join(first.values())])
     return table
 
 
@@ -359,6 +378,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "resumed": resumed,
     "sweep_kills": sweep_kills,
     "scores": scores,
+    "reached": reached,
     "hours": hours,
     "speed": speed,
     "costs": costs,
