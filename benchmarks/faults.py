@@ -173,8 +173,9 @@ class Session:
         self.wait_for(lambda: False)
         assert self.code is not None
         if self._alive is not None:
-            # what it left may yet say that its parent is gone
-            self.failed_loudly = "Traceback" in self.said
+            # what it left may say that its parent is gone
+            said = self.said.partition("Process Worker<")[0] if self.code == -signal.SIGKILL else self.said
+            self.failed_loudly = "Traceback" in said
             if not select.select([self._alive], [], [], LEFT_S)[0]:
                 raise WrongError(f"it ended with {self.code}, and processes of it are left")
             os.close(self._alive)

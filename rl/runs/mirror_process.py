@@ -19,6 +19,7 @@ from rl.runs.mirror import MANIFEST, Claim
 from rl.runs.upload import LONGEST_RETRY_S, TAKEN
 
 log = logging.getLogger("encore")
+LAST_STARTS = 5  # a process that cannot be started so often at the end of a run never will be
 
 
 class MirrorProcess:
@@ -41,16 +42,17 @@ class MirrorProcess:
         return self
 
     def _keep_running(self) -> None:
-        retry_s, warned = 1.0, False
+        retry_s, warned, not_started = 1.0, False, 0
         while not self._done:
             try:
                 process = self._start()
                 code = self._listen(process)
             except OSError as error:
                 code, reason = 1, str(error)
+                not_started += self._ending.is_set()
             else:
                 reason = f"its process ended with {code}"
-            if code == 0 or code == TAKEN or self._done:
+            if code == 0 or code == TAKEN or self._done or not_started > LAST_STARTS:
                 self._taken = code == TAKEN
                 return
             if not warned:
@@ -91,7 +93,7 @@ class MirrorProcess:
         """Wait for the last upload, within limits, and say what is not up."""
         if self._thread is None or self._done or self.claim is None:
             return
-        patience_s = self.patience_s()
+        patience_s, started_at = self.patience_s(), time.monotonic()
         with self._lock:
             self._ending.set()
             if self._process is not None:
@@ -105,11 +107,12 @@ class MirrorProcess:
             self._process.kill()
         if self._taken:
             return
+        waited_s = time.monotonic() - started_at
         missing = self._not_up()
         if missing:
             log.warning(
                 "mirror: %s NOT in %s after %.0f s: %s", "is" if len(missing) == 1 else "are",
-                self.claim.url, patience_s, ", ".join(missing),
+                self.claim.url, waited_s, ", ".join(missing),
             )  # fmt: skip
         else:
             log.info(

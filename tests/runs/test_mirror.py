@@ -386,6 +386,25 @@ def test_server_that_is_gone_costs_the_upload_alone(
     assert "result.json" in said
 
 
+def test_uploader_that_cannot_be_started_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process without file handles starts no other, however long it waits."""
+
+    def no_handles(*words: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    assert go(Path("run"), *RUN) == 0
+    monkeypatch.setattr("rl.runs.mirror_process.start_beside", no_handles)
+    mine = Claim("memory://gone", "memory://gone/run", "run", "id", ["session"])
+    began = time.monotonic()
+    with caplog.at_level(logging.INFO, "encore"), MirrorProcess(Path("run"), mine, lambda: 300.0):
+        pass
+    assert time.monotonic() - began < 60
+    assert "mirror: [Errno 24] Too many open files; another is started" in caplog.messages
+    assert "NOT in memory://gone/run after" in caplog.messages[-1]
+
+
 # ------------------------------------------------------------------------------------------- the command line
 
 
