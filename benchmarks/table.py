@@ -160,6 +160,25 @@ def reached() -> list[list[str]]:
     return table
 
 
+def masks() -> list[list[str]]:
+    """The steps of each algorithm in Taxi, and those whose action was masked."""
+    head = [
+        "algorithm",
+        "steps with exploration",
+        "of them masked",
+        "greedy steps",
+        "of them masked",
+        "updates",
+    ]
+    names = ("exploring_steps", "exploring_masked", "greedy_steps", "greedy_masked", "updates")
+    table = [head]
+    for path in RESULTS.glob("masks.csv"):
+        for row in read(path):
+            algo = row["algo"] if row["masks"] == "True" else f"{row['algo']}, without masks"
+            table.append([algo, *(f"{int(row[name]):,}" for name in names)])
+    return table
+
+
 def hours() -> list[list[str]]:
     """Trainings that have no scores, and the hours of one core that a seed would take."""
     table = [["training", "frames", "updates a frame", "updates per second", "hours a seed"]]
@@ -379,6 +398,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "sweep_kills": sweep_kills,
     "scores": scores,
     "reached": reached,
+    "masks": masks,
     "hours": hours,
     "speed": speed,
     "costs": costs,
