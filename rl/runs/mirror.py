@@ -45,11 +45,24 @@ class Beat:
     pid: int
     time: float  # seconds since the epoch
     ended: bool = False
+    processes: str = ""  # where the process's number holds, see `our_processes`
 
     @property
     def alive(self) -> bool:
-        """Whether its machine was heard of within a few minutes."""
-        return not self.ended and time.time() - self.time < ALIVE_S
+        """Whether it was heard of within a few minutes, and has not died here."""
+        return not self.ended and time.time() - self.time < ALIVE_S and not self._died_here
+
+    @property
+    def _died_here(self) -> bool:
+        if not self.processes or self.processes != our_processes():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
 
     @property
     def machine(self) -> str:
@@ -59,6 +72,15 @@ class Beat:
     def to_bytes(self) -> bytes:
         """As it lies in the bucket."""
         return json.dumps(vars(self)).encode()
+
+
+def our_processes() -> str:
+    """What tells this start of this machine, or of a container on it, from others; '' if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def read_beat(bucket: Bucket) -> Beat | None:
@@ -95,8 +117,9 @@ class Claim:
 
     def beat(self, *, ended: bool = False) -> Beat:
         """The heartbeat of this folder's last session."""
-        now = time.time()
-        return Beat(self.run_id, self.sessions[-1], self.name, os.uname().nodename, os.getpid(), now, ended)
+        host, now = os.uname().nodename, time.time()
+        session = self.sessions[-1]
+        return Beat(self.run_id, session, self.name, host, os.getpid(), now, ended, our_processes())
 
 
 def name_of(folder: Path, outputs: Path) -> str:

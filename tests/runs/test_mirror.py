@@ -343,6 +343,42 @@ def test_place_of_a_run_that_never_uploaded_is_free(tmp_path: Path) -> None:
     assert claim(config, Path("a"), existing=False, named=True, takeover=False)
 
 
+def claim_and_die(bucket: Path) -> int:
+    """The number of a process that claimed a place, and was killed before it had a folder."""
+    program = (
+        "import os; from pathlib import Path; from test_mirror import config_with;"
+        "from rl.runs.mirror import claim;"
+        f"claim(config_with(Path({str(bucket)!r})), Path('a'), existing=False, named=True, takeover=False);"
+        "os.kill(os.getpid(), 9)"
+    )
+    here = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **here})
+    assert process.wait() == -signal.SIGKILL
+    return process.pid
+
+
+@pytest.mark.parametrize("where", ["here", "another machine", "unknown", "still alive"])
+def test_place_of_a_run_that_was_killed_at_once_is_free_where_that_is_known(
+    where: str, tmp_path: Path
+) -> None:
+    config, bucket = config_with(tmp_path / "bucket"), tmp_path / "bucket"
+    pid = claim_and_die(bucket)
+    (place,) = bucket.rglob(BEAT)
+    beat = json.loads(place.read_text())
+    assert beat["pid"] == pid
+    if where == "another machine":
+        place.write_text(json.dumps({**beat, "processes": "another boot"}))
+    if where == "unknown":
+        place.write_text(json.dumps({**beat, "processes": ""}))
+    if where == "still alive":
+        place.write_text(json.dumps({**beat, "pid": os.getpid()}))
+    if where == "here":
+        assert claim(config, Path("a"), existing=False, named=True, takeover=False)
+    else:
+        with pytest.raises(Refused, match="another run is there"):
+            claim(config, Path("a"), existing=False, named=True, takeover=False)
+
+
 def test_run_below_another_is_not_pruned(tmp_path: Path) -> None:
     assert go(Path("run"), *RUN) == 0
     place = upload(Path("run"), tmp_path / "bucket")
@@ -460,11 +496,15 @@ def test_run_outlives_machine_uploader_and_server(
     process.wait()
     shutil.rmtree(machines[1])
     monkeypatch.chdir(machines[2])
+    while any(map(alive, left)):
+        time.sleep(0.05)
+    beat = read_beat(Bucket(f"{url}/run"))
+    assert beat is not None
+    Bucket(f"{url}/run").write(BEAT, replace(beat, processes="of another machine").to_bytes())
     refused = typed(f"resume={url}/run")
     assert refused.returncode == 2
     assert "is at work on it" in refused.stderr
     assert os.listdir(machines[2]) == []
-    assert not any(map(alive, left))
     longer = "frames=140k"  # so that checkpoints follow, wherever the first machine was lost
     ended = typed(f"resume={url}/run", longer, "mirror_takeover=true")
     assert ended.returncode == 0, ended.stderr
