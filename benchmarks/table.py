@@ -283,6 +283,19 @@ def process_equal() -> list[list[str]]:
     return [head, *([row[name] for name in names] for row in read(RESULTS / "process_equal.csv"))]
 
 
+def process_speed() -> list[list[str]]:
+    """One run on several processes, against one."""
+    table = [
+        ["training", "side", "frames per second", "ratio, median of rounds", "exchanges, ms an iteration"]
+    ]
+    for path in RESULTS.glob("process_speed.csv"):
+        for row in read(path):
+            speed = f"{float(row['median']):,.0f}"
+            ratio = f"{float(row['ratio_to_first']):.2f}"
+            table.append([row["case"], row["side"], speed, ratio, row["exchange_ms_an_iteration"]])
+    return table
+
+
 def mirror_kills() -> list[list[str]]:
     """Each campaign that takes machines away from mirrored runs."""
     names = ["machines_lost", "uploaders_killed", "frames_trained_again"]
@@ -389,6 +402,7 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "kills": kills,
     "process_kills": process_kills,
     "process_equal": process_equal,
+    "process_speed": process_speed,
     "mirror_kills": mirror_kills,
     "mirror_speed": mirror_speed,
     "faults": faults,
