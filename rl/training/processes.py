@@ -30,6 +30,7 @@ from rl.runs.plan import Plan
 from rl.training.launch import LOST_THE_OTHERS, PLACE, Board
 from rl.training.run import Run
 from rl.training.shared_collector import SharedCollector
+from rl.training.shared_sums import SharedSums, shared_places
 
 log = logging.getLogger("encore")
 _SAY_S = 2.0  # for a process that has lost others to say so
@@ -51,6 +52,7 @@ class ProcessGroup(Group):
         """Meet the others, at `store`. ConfigError if there is no GPU for each process."""
         self.rank, self.size, self.board, self.store, self.folder = rank, size, board, store, folder
         self.talked_s = 0.0  # spent in exchanges, waiting for the others included
+        self._sums: dict[int, SharedSums | None] = {}  # by the length of what is added up
         self.device = config.device
         if self.device == "cuda":
             local, here = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -134,12 +136,27 @@ class ProcessGroup(Group):
         """Gradients and reported values, averaged over all processes in one exchange."""
         tensors = [*grads, *report.values()]
         flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
-        self._talk(lambda: dist.all_reduce(flat))
+        self._sum(flat)
         flat /= self.size
         parts = flat.split([tensor.numel() for tensor in tensors])
         means = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
         count = len(grads)
         return means[:count], dict(zip(report, means[count:], strict=True))
+
+    def _sum(self, flat: Tensor) -> None:
+        """Replace a tensor [n] by its sum over all processes."""
+        count = len(flat)
+        if count not in self._sums:
+            places = shared_places(self, count) if self.device == "cpu" else None
+            self._sums[count] = places if places is None else SharedSums(self.rank, places, self._meet)
+        shared = self._sums[count]
+        if shared is None:
+            self._talk(lambda: dist.all_reduce(flat))
+        else:
+            shared(flat)
+
+    def _meet(self) -> None:
+        self._talk(lambda: dist.all_reduce(torch.zeros(1)))
 
     def gather_arrays(self, arrays: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
         """The arrays of each process, in order; shapes and types are the same in all."""

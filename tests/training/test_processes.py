@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from rl.learning.masks import MASKED as MASKED_VALUE
 from rl.runs import history
 from rl.runs.outcome import FAILED
 from rl.runs.plan import make_plan
+from rl.training import shared_sums
 from rl.training.build import build
 from rl.training.evaluate import play
 from rl.training.launch import PLACE, check_processes
@@ -428,6 +430,54 @@ def test_masks_in_one_process_count_in_all(tmp_path: Path) -> None:
     }
     assert np.array_equal(found["told"], whole)
     assert not np.array_equal(found["untold"], whole)
+
+
+def gradient(rank: int, number: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng([rank, number]).standard_normal(1000).astype(np.float32)
+
+
+@pytest.mark.parametrize("way", ["shared memory", "no room", "another machine"])
+def test_sums_have_the_same_bits_whichever_way_they_go(way: str, tmp_path: Path) -> None:
+    """Of ten gradients one after the other, of which each process is late for some."""
+
+    def child(rank: int) -> None:
+        if way == "no room":
+            shared_sums._reserve = lambda size: None
+        if way == "another machine" and rank == 1:
+            shared_sums.os = types.SimpleNamespace(path=types.SimpleNamespace(exists=lambda path: False))
+        group = in_group(rank, tmp_path)
+        means = []
+        for number in range(10):
+            time.sleep(0.02 * ((number + rank) % 3))
+            ((mean,), report) = group.average(
+                [torch.from_numpy(gradient(rank, number))], {"loss": torch.tensor(float(rank))}
+            )
+            means.append(mean.clone().numpy())
+            assert report["loss"] == 0.5
+        assert (group._sums[1001] is not None) == (way == "shared memory")
+        np.save(tmp_path / str(rank), means)
+
+    before = set(Path("/dev/shm").glob("encore-sums-*"))
+    assert together(child, tmp_path) == [0, 0]
+    expected = [(gradient(0, number) + gradient(1, number)) / 2 for number in range(10)]
+    for rank in range(2):
+        assert np.array_equal(np.load(tmp_path / f"{rank}.npy"), expected)
+    assert set(Path("/dev/shm").glob("encore-sums-*")) <= before
+
+
+def test_processes_that_do_not_meet_add_up_something_else(tmp_path: Path) -> None:
+    """The negative control."""
+
+    def child(rank: int) -> None:
+        group = in_group(rank, tmp_path)
+        group.average([torch.zeros(1000)], {})
+        group._sums[1000].meet = lambda: None
+        time.sleep(0.5 * rank)
+        ((mean,), _) = group.average([torch.from_numpy(gradient(rank, 0))], {})
+        np.save(tmp_path / str(rank), mean.numpy())
+
+    assert together(child, tmp_path) == [0, 0]
+    assert not np.array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
 
 
 def test_one_process_has_no_group() -> None:
