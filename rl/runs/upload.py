@@ -149,7 +149,8 @@ class Uploader:
                 self.bucket.send(name, file, int(str(description["size"])))
                 self.sent[name] = str(description["sha256"])
         for name, size in manifest.offsets.items():
-            if self._tables.get(name, -1) < size:
+            if self._tables.get(name, -1) < size:  # a newer one that is up may need more
+                size = max([size, *(up.offsets.get(name, 0) for up in self.up.values())])
                 with (self.folder / name).open("rb") as file:
                     self.bucket.write(name, file.read(size))
                 self._tables[name] = size
