@@ -311,6 +311,7 @@ class Hurt:
     expected: list[str] = field(default_factory=list)
     heard: str = ""  # what they said so far
     struck: list[tuple[str, str]] = field(default_factory=list)  # the faults so far, and what the run did
+    last: Session | None = None
 
     @property
     def several(self) -> bool:
@@ -328,7 +329,8 @@ class Hurt:
         resumable = newest_frames(self.folder) >= 0 and not self.whole_line and self.rng.random() < 0.5
         words = [f"resume={self.folder}"] if resumable else [*self.line, f"hydra.run.dir={self.folder}"]
         output = self.logs / f"{self.folder.name}-{self.sessions}.txt"
-        return Session([*words, *more], output, now=now, before=before)
+        self.last = Session([*words, *more], output, now=now, before=before)
+        return self.last
 
     def ended(self, session: Session, *codes: int, says: str = "") -> None:
         """WrongError unless a session ended with one of these codes and logged what it should.
@@ -984,6 +986,8 @@ class Campaign:
             while not run.finished and time.monotonic() < until:
                 for name, fault in self.next_faults(run):
                     done = fault(run)
+                    if run.last and run.last.code == FINISHED:  # before the fault: it has spoken too
+                        run.listen(run.last.output)
                     if done:
                         run.struck.append((name, done))
                         self.counts[line, name].update(["times", done])
