@@ -637,7 +637,7 @@ def machine_lost(run: Hurt) -> str:
     bucket = run.bucket
     session = run.start()
     run.train_a_while(session, 3)
-    others = children(session.pid)
+    others = [pid for pid in children(session.pid) if not _is_tracker(pid)]  # these may outlive it
     session.send(signal.SIGKILL)
     run.ended(session, -signal.SIGKILL, FINISHED)
     if left(others):
