@@ -27,7 +27,7 @@ from rl.runs.bucket import Bucket
 from rl.runs.history import read
 from rl.runs.mirror import MANIFEST
 
-SETTINGS = ["frames=300k", "ckpt.every=10k", "ckpt.minutes=null", "log_every=10k"]
+SETTINGS = ["frames=600k", "ckpt.every=10k", "ckpt.minutes=null", "log_every=10k"]
 SETTINGS += ["eval.every=50k", "eval.episodes=5", "progress=false"]
 
 
