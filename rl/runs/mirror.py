@@ -58,10 +58,8 @@ class Beat:
             return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
         return False
 
     @property
@@ -115,11 +113,10 @@ class Claim:
         """Keep it in the folder."""
         files.write_atomic(folder / CLAIM, json.dumps(vars(self), indent=1).encode())
 
-    def beat(self, *, ended: bool = False) -> Beat:
-        """The heartbeat of this folder's last session."""
+    def beat(self, pid: int, *, ended: bool = False) -> Beat:
+        """The heartbeat of this folder's last session, whose process has this number."""
         host, now = os.uname().nodename, time.time()
-        session = self.sessions[-1]
-        return Beat(self.run_id, session, self.name, host, os.getpid(), now, ended, our_processes())
+        return Beat(self.run_id, self.sessions[-1], self.name, host, pid, now, ended, our_processes())
 
 
 def name_of(folder: Path, outputs: Path) -> str:
@@ -168,7 +165,7 @@ def claim(config: RunConfig, folder: Path, *, existing: bool, named: bool, takeo
     mine = replace(known, sessions=[*sessions, uuid.uuid4().hex])
     mine.write(folder)
     with refusing(known.url):
-        bucket.write(BEAT, mine.beat().to_bytes())
+        bucket.write(BEAT, mine.beat(os.getpid()).to_bytes())
     return mine
 
 
@@ -205,12 +202,12 @@ def _claim_new(
         mine = Claim(root, f"{url}{end}", f"{name}{end}", uuid.uuid4().hex, [uuid.uuid4().hex])
         with refusing(mine.url):
             try:
-                Bucket(mine.url).create(BEAT, mine.beat().to_bytes())
+                Bucket(mine.url).create(BEAT, mine.beat(os.getpid()).to_bytes())
             except FileExistsError:
                 if not named:
                     continue
                 if _is_free(Bucket(mine.url), takeover=takeover):
-                    Bucket(mine.url).write(BEAT, mine.beat().to_bytes())
+                    Bucket(mine.url).write(BEAT, mine.beat(os.getpid()).to_bytes())
                     break
                 go_on = command("train", f"resume={mine.url}")
                 raise Refused(
@@ -254,5 +251,5 @@ def released_on_error(mine: Claim | None) -> Iterator[None]:
     except BaseException:
         if mine is not None:
             with contextlib.suppress(Exception):  # the first error is the one to report
-                Bucket(mine.url).write(BEAT, mine.beat(ended=True).to_bytes())
+                Bucket(mine.url).write(BEAT, mine.beat(os.getpid(), ended=True).to_bytes())
         raise

@@ -48,10 +48,18 @@ class Uploader:
     """What of a folder is in the bucket, and what is still to be sent there."""
 
     def __init__(
-        self, folder: Path, mine: Claim, bucket: Bucket, on_up: Callable[[str], object] = lambda name: None
+        self,
+        folder: Path,
+        mine: Claim,
+        bucket: Bucket,
+        on_up: Callable[[str], object] = lambda name: None,
+        *,
+        pid: int,
     ) -> None:
-        """`on_up` is told the name of every manifest and every file beside them that is up."""
-        self.folder, self.mine, self.bucket, self.on_up = folder, mine, bucket, on_up
+        """`on_up` is told the name of every manifest and every file beside them that is up. `pid` is that of
+        the process that trains: a heartbeat is its.
+        """
+        self.folder, self.mine, self.bucket, self.on_up, self.pid = folder, mine, bucket, on_up, pid
         self.there: set[str] = set()  # names in the bucket
         self.sent: dict[str, str] = {}  # the sha256 of every data file that is whole in the bucket
         self.up: dict[int, Manifest] = {}  # by their frames, the manifests in the bucket
@@ -82,7 +90,7 @@ class Uploader:
     def beat(self, *, ended: bool = False) -> None:
         """Say that this machine is at work, or that it has ended. TakenOver if it no longer may."""
         self.check_owner()
-        self.bucket.write(BEAT, self.mine.beat(ended=ended).to_bytes())
+        self.bucket.write(BEAT, self.mine.beat(self.pid, ended=ended).to_bytes())
 
     def round(self, *, last: bool = False) -> None:
         """Upload what is new, the newest checkpoint first; at the end of a session every file."""
@@ -231,7 +239,9 @@ class Session:
         claim = Claim.read(folder)
         assert claim is not None
         self.tell, self.claim = tell, claim
-        self.uploader = Uploader(folder, claim, Bucket(claim.url), lambda name: tell(f"up {name}"))
+        self.uploader = Uploader(
+            folder, claim, Bucket(claim.url), lambda name: tell(f"up {name}"), pid=os.getppid()
+        )
         self.ending = threading.Event()
         self._error = ""  # of the last try, if it failed
         self._beating, self._taken = threading.Lock(), False

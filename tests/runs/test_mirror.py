@@ -65,7 +65,7 @@ def mirrored(folder: Path, place: Path, **given: Any) -> tuple[Uploader, Failing
         assert made is not None
         mine = made
     bucket = FailingBucket(mine.url)
-    return Uploader(folder, mine, bucket, **given), bucket
+    return Uploader(folder, mine, bucket, **{"pid": os.getpid(), **given}), bucket
 
 
 def config_with(place: Path) -> RunConfig:
@@ -378,6 +378,19 @@ def test_place_of_a_run_that_was_killed_at_once_is_free_where_that_is_known(
     else:
         with pytest.raises(Refused, match="another run is there"):
             claim(config, Path("a"), existing=False, named=True, takeover=False)
+
+
+def test_heartbeat_is_of_the_process_that_trains(tmp_path: Path) -> None:
+    """Who kills the uploader has not ended the run."""
+    assert go(Path("run"), *RUN) == 0
+    _, bucket = mirrored(Path("run"), tmp_path / "bucket")
+    program = "from pathlib import Path; from rl.runs.upload import Session;"
+    program += "Session(Path('run'), print).uploader.beat()"
+    subprocess.run([sys.executable, "-c", program], env=environment(), check=True)
+    beat = read_beat(bucket)
+    assert beat is not None
+    assert beat.pid == os.getpid()
+    assert beat.alive
 
 
 def test_run_below_another_is_not_pruned(tmp_path: Path) -> None:
