@@ -178,7 +178,8 @@ def checkpoints(repeats: int) -> list[dict[str, Any]]:
     """
     with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         run = run_of(Path(folder), [])
-        interval = run.parts.config.ckpt.every or 0
+        interval = run.parts.config.ckpt.every
+        assert interval is not None
         step = training(run.parts)
 
         def save() -> float:

@@ -412,7 +412,7 @@ def killed_alone(run: Hurt) -> str:
     with output.open("w") as file:
         process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=file)
         time.sleep(run.rng.uniform(0, 6))
-        others = [pid for pid in children(process.pid) if not _is_tracker(pid)]
+        others = _with_it(process.pid)
         process.kill()
         code = process.wait()
         if left(others):
@@ -637,7 +637,7 @@ def machine_lost(run: Hurt) -> str:
     bucket = run.bucket
     session = run.start()
     run.train_a_while(session, 3)
-    others = [pid for pid in children(session.pid) if not _is_tracker(pid)]  # these may outlive it
+    others = _with_it(session.pid)
     session.send(signal.SIGKILL)
     run.ended(session, -signal.SIGKILL, FINISHED)
     if left(others):
@@ -688,6 +688,11 @@ def _end_trackers(folder: Path) -> None:
 
 def _is_tracker(pid: int) -> bool:
     return "rl.trackers.follow" in _command_line(str(pid)).split("\0")
+
+
+def _with_it(parent: int) -> list[int]:
+    """Its children that end when it does: a tracker may outlive it."""
+    return [pid for pid in children(parent) if not _is_tracker(pid)]
 
 
 def _command_line(pid: str) -> str:

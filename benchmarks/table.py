@@ -11,7 +11,7 @@ import csv
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,12 @@ def read(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+def rows_of(pattern: str) -> Iterator[Row]:
+    """The rows of all result files with such names."""
+    for path in sorted(RESULTS.glob(pattern)):
+        yield from read(path)
+
+
 def kills() -> list[list[str]]:
     """Each campaign of kills: how many, and what they changed."""
     table = [["campaign", "runs", "kills in training", "of them inside a save", "runs that differ in a bit"]]
@@ -172,10 +178,9 @@ def masks() -> list[list[str]]:
     ]
     names = ("exploring_steps", "exploring_masked", "greedy_steps", "greedy_masked", "updates")
     table = [head]
-    for path in RESULTS.glob("masks.csv"):
-        for row in read(path):
-            algo = row["algo"] if row["masks"] == "True" else f"{row['algo']}, without masks"
-            table.append([algo, *(f"{int(row[name]):,}" for name in names)])
+    for row in rows_of("masks.csv"):
+        algo = row["algo"] if row["masks"] == "True" else f"{row['algo']}, without masks"
+        table.append([algo, *(f"{int(row[name]):,}" for name in names)])
     return table
 
 
@@ -183,34 +188,31 @@ def hours() -> list[list[str]]:
     """Trainings that have no scores, and the hours of one core that a seed would take."""
     table = [["training", "frames", "updates a frame", "updates per second", "hours a seed"]]
     names = ("updates_per_frame", "updates_per_cpu_second", "hours_a_seed")
-    for path in RESULTS.glob("hours.csv"):
-        for row in read(path):
-            if not (RESULTS / f"scores_{row['training']}.csv").exists():
-                frames = f"{int(row['frames']):,}"
-                table.append([f"`{row['overrides']}`", frames, *(row[name] for name in names)])
+    for row in rows_of("hours.csv"):
+        if not (RESULTS / f"scores_{row['training']}.csv").exists():
+            frames = f"{int(row['frames']):,}"
+            table.append([f"`{row['overrides']}`", frames, *(row[name] for name in names)])
     return table
 
 
 def speed() -> list[list[str]]:
     """Each case's sides, and their ratio to the first, by the clock and by CPU time."""
     table = [["case", "side", "frames per second", "ratio to the first", "the same by CPU time"]]
-    for path in sorted(RESULTS.glob("speed_*.csv")):
-        for row in read(path):
-            ratios = [row.get(name) for name in ("ratio_to_first", "cpu_ratio_to_first")]
-            said = [f"{float(ratio):.3g}" if ratio else "" for ratio in ratios]
-            table.append([row["case"], row["side"], f"{float(row['median']):,.0f}", *said])
+    for row in rows_of("speed_*.csv"):
+        ratios = [row.get(name) for name in ("ratio_to_first", "cpu_ratio_to_first")]
+        said = [f"{float(ratio):.3g}" if ratio else "" for ratio in ratios]
+        table.append([row["case"], row["side"], f"{float(row['median']):,.0f}", *said])
     return table
 
 
 def costs() -> list[list[str]]:
     """What parts of a training cost, each beside the first of its case."""
     table = [["case", "side", "median", "ratio to the first"]]
-    for path in sorted(RESULTS.glob("costs_*.csv")):
-        for row in read(path):
-            value = float(row["median"])
-            median = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-            ratio = f"{float(row['ratio_to_first']):.3g}"
-            table.append([row["case"], row["side"], f"{median} {row['unit']}", ratio])
+    for row in rows_of("costs_*.csv"):
+        value = float(row["median"])
+        median = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        ratio = f"{float(row['ratio_to_first']):.3g}"
+        table.append([row["case"], row["side"], f"{median} {row['unit']}", ratio])
     return table
 
 
@@ -288,11 +290,10 @@ def process_speed() -> list[list[str]]:
     table = [
         ["training", "side", "frames per second", "ratio, median of rounds", "exchanges, ms an iteration"]
     ]
-    for path in RESULTS.glob("process_speed.csv"):
-        for row in read(path):
-            speed = f"{float(row['median']):,.0f}"
-            ratio = f"{float(row['ratio_to_first']):.2f}"
-            table.append([row["case"], row["side"], speed, ratio, row["exchange_ms_an_iteration"]])
+    for row in rows_of("process_speed.csv"):
+        speed = f"{float(row['median']):,.0f}"
+        ratio = f"{float(row['ratio_to_first']):.2f}"
+        table.append([row["case"], row["side"], speed, ratio, row["exchange_ms_an_iteration"]])
     return table
 
 
@@ -311,10 +312,9 @@ def mirror_kills() -> list[list[str]]:
 def mirror_speed() -> list[list[str]]:
     """What a mirror in a slow bucket costs training."""
     table = [["case", "frames per CPU second", "ratio, median of rounds"]]
-    for path in sorted(RESULTS.glob("mirror_speed*.csv")):
-        for row in read(path):
-            ratio = f"{float(row['median_ratio_of_rounds']):.3f}"
-            table.append([row["case"], f"{int(row['frames_per_cpu_s']):,}", ratio])
+    for row in rows_of("mirror_speed*.csv"):
+        ratio = f"{float(row['median_ratio_of_rounds']):.3f}"
+        table.append([row["case"], f"{int(row['frames_per_cpu_s']):,}", ratio])
     return table
 
 
@@ -335,9 +335,8 @@ def faults() -> list[list[str]]:
         ]
     ]
     by_line: dict[str, list[Row]] = {}
-    for path in RESULTS.glob("faults.csv"):
-        for row in read(path):
-            by_line.setdefault(row["line"], []).append(row)
+    for row in rows_of("faults.csv"):
+        by_line.setdefault(row["line"], []).append(row)
     control = by_line.pop("control", [])
     everything = [row for rows in by_line.values() for row in rows]
     for line, those in [*sorted(by_line.items()), ("all", everything), ("negative control", control)]:
@@ -348,7 +347,7 @@ def faults() -> list[list[str]]:
 
 def commit_protocol() -> list[list[str]]:
     """The steps of the state machine, and how many broke an invariant."""
-    rows = [row for path in RESULTS.glob("commit_protocol.csv") for row in read(path)]
+    rows = list(rows_of("commit_protocol.csv"))
     total = [sum(int(row[name]) for row in rows) for name in ("times", "broken")]
     steps = [[row["step"], f"{int(row['times']):,}", row["broken"]] for row in rows]
     return [["step", "times", "broken invariants"], *steps, ["all", f"{total[0]:,}", str(total[1])]]

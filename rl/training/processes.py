@@ -148,12 +148,11 @@ class ProcessGroup(Group):
         count = len(flat)
         if count not in self._sums:
             places = shared_places(self, count) if self.device == "cpu" else None
-            self._sums[count] = places if places is None else SharedSums(self.rank, places, self._meet)
-        shared = self._sums[count]
-        if shared is None:
-            self._talk(lambda: dist.all_reduce(flat))
-        else:
+            self._sums[count] = None if places is None else SharedSums(self.rank, places, self._meet)
+        if shared := self._sums[count]:
             shared(flat)
+        else:
+            self._talk(lambda: dist.all_reduce(flat))
 
     def _meet(self) -> None:
         self._talk(lambda: dist.all_reduce(torch.zeros(1)))

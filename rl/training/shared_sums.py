@@ -41,11 +41,12 @@ def shared_places(group: Any, count: int) -> Tensor | None:
 
     `group` is a ProcessGroup; all its processes call this.
     """
-    path = group.from_first(_reserve(8 * group.size * count) if group.rank == 0 else None)
+    numbers = 2 * group.size * count
+    path = group.from_first(_reserve(4 * numbers) if group.rank == 0 else None)
     places = None
     with contextlib.suppress(OSError, RuntimeError):  # another machine's file
         if path is not None and os.path.exists(path):
-            places = torch.from_file(path, shared=True, size=2 * group.size * count, dtype=torch.float32)
+            places = torch.from_file(path, shared=True, size=numbers, dtype=torch.float32)
     everywhere = all(group.gather(places is not None))
     if group.rank == 0 and path is not None:
         os.unlink(path)
@@ -53,15 +54,16 @@ def shared_places(group: Any, count: int) -> Tensor | None:
 
 
 def _reserve(size: int) -> str | None:
-    """A new file of so many bytes, in memory where it can be; None if there is no room, or none is kept."""
-    with contextlib.suppress(OSError, AttributeError):  # macOS has no posix_fallocate
+    """A new file of so many bytes, in memory where it can be; None if no room is kept for it."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return None
+    with contextlib.suppress(OSError):
         file, path = tempfile.mkstemp(prefix="encore-sums-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None)
         try:
             os.posix_fallocate(file, 0, size)  # or a write to it may be a bus error
-        except (OSError, AttributeError):
+            return path
+        except OSError:
             os.unlink(path)
-            raise
         finally:
             os.close(file)
-        return path
     return None
