@@ -47,7 +47,7 @@ from benchmarks.kills import newest_frames
 from benchmarks.mirror_kills import uploaded
 from benchmarks.process_kills import children, left
 from benchmarks.record import ROOT, record
-from rl.runs import history
+from rl.runs import files, history
 from rl.runs.bucket import Bucket
 from rl.runs.fetch import fetch
 from rl.runs.manifest import Manifest
@@ -863,7 +863,7 @@ def other_version(run: Hurt) -> str:
     *lines, last, unfinished = path.read_text().split("\n")
     event = json.loads(last)
     event["world"]["torch"] = "0.4.1"
-    path.write_text("\n".join([*lines, json.dumps(event), unfinished]))
+    path.write_text("\n".join([*lines, files.to_line(event) + unfinished]))
     run.expected.append(f"torch was {_plain('0.4.1')} and is")
     return WENT_ON
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ _OF_USERS = (
     "training/evaluate.py",
     "training/loop.py",
 )
+_HASH = "line_sha256"  # the last key of a line of JSON: the hash of what stands before it
 Buffer = Any  # bytes, or an array of bytes: whatever memoryview takes (Python 3.12 has a type for it)
 
 
@@ -51,6 +54,20 @@ def append(path: Path, data: bytes) -> None:
     """Add to the end of a file, making it if needed; not yet durable, see `sync`."""
     with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as descriptor:
         _write_all(descriptor, data)
+
+
+def to_line(values: Mapping[str, Any]) -> str:
+    """A line of JSON with a hash of itself, by which `parse_line` sees a changed bit."""
+    text = json.dumps({name: value for name, value in values.items() if name != _HASH})
+    return _with_hash(text.removesuffix("}")) + "\n"
+
+
+def parse_line(line: str) -> Any:
+    """What a line of JSON holds; one without a hash is taken as it is. ValueError if it is damaged."""
+    text, hashed, _ = line.rpartition(f', "{_HASH}"')
+    if hashed and line != _with_hash(text):
+        raise ValueError("a line is not what was written")
+    return json.loads(line)
 
 
 def cut(path: Path, size: int) -> None:
@@ -148,3 +165,7 @@ def is_ours(error: OSError) -> bool:
         if Path(frame.f_code.co_filename).is_relative_to(_RL)
     ]
     return not ours or ours[-1] == "envs/video.py" or not ours[-1].startswith(_OF_USERS)
+
+
+def _with_hash(text: str) -> str:
+    return f'{text}, "{_HASH}": "{hashlib.sha256(text.encode()).hexdigest()[:16]}"}}'

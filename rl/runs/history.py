@@ -35,8 +35,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        events = [json.loads(line) for line in path.read_bytes().decode().split("\n")[:-1]]
-        for name, kind in (("overrides", list), ("choices", dict), ("world", dict)):
+        events = [files.parse_line(line) for line in path.read_bytes().decode().split("\n")[:-1]]
+        for name, kind in (("frames", int), ("overrides", list), ("choices", dict), ("world", dict)):
             if not all(isinstance(event[name], kind) for event in events):
                 raise ValueError(f"{name} is not what was written")
         return events
@@ -127,7 +127,7 @@ def write(folder: Path, session: dict[str, Any], values: dict[str, Any], *, line
     session = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **session, "config": pack(values)}
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         files.cut(path, path.read_bytes().rfind(b"\n") + 1)
-    files.append(path, (json.dumps(session) + "\n").encode())
+    files.append(path, files.to_line(session).encode())
     files.sync(path)
     if line_first:
         files.write_atomic(folder / CONFIG, to_yaml(values).encode())

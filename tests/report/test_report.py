@@ -25,6 +25,7 @@ from rl.report.__main__ import main, report
 from rl.report.curves import draw, over_seeds
 from rl.report.group import group
 from rl.report.runs import BASELINES, find_runs, read_run
+from rl.runs import files
 from rl.runs.__main__ import main as list_runs
 from rl.runs.lock import RunLock
 from rl.runs.outcome import Refused
@@ -93,7 +94,7 @@ def edit(run: Path, **changed: object) -> None:
     for key, value in changed.items():
         section, _, name = key.rpartition("__")
         (values[section] if section else values)[name] = value
-    (run / "history.jsonl").write_text("\n".join([*before, json.dumps(session), ""]))
+    (run / "history.jsonl").write_text("\n".join([*before, files.to_line(session)]))
 
 
 def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
@@ -297,10 +298,10 @@ def test_edits_of_keys_and_code_are_listed_with_their_frames(sweep: Path) -> Non
     start = json.loads((run / "history.jsonl").read_text())
     start |= {"fork": {"run": "outputs/<old>", "weights": "best"}, "time": "t0"}
     sessions = [start]
-    for frames, keys, files in ((128, [], ["mine.py"]), (256, [("algo.lr", 0.01, 0.1)], []), (384, [], [])):
+    for frames, keys, edited in ((128, [], ["mine.py"]), (256, [("algo.lr", 0.01, 0.1)], []), (384, [], [])):
         known = sessions[-1].get("code_changed") or []
         changes = [{"key": key, "was": was, "now": now} for key, was, now in keys]
-        code = [*known, *([{"frames": frames, "files": files}] if files else [])]
+        code = [*known, *([{"frames": frames, "files": edited}] if edited else [])]
         session = {
             "event": "resume",
             "frames": frames,
@@ -309,7 +310,7 @@ def test_edits_of_keys_and_code_are_listed_with_their_frames(sweep: Path) -> Non
             "fork": None,
         }
         sessions.append(start | session | {"code_changed": code})
-    (run / "history.jsonl").write_text("".join(json.dumps(session) + "\n" for session in sessions))
+    (run / "history.jsonl").write_text("".join(map(files.to_line, sessions)))
     text = read(report([str(run)]))
     assert cells(text, "What was edited, and when")[1:] == [
         [run.name, "0", "t0", "forked from outputs/&lt;old&gt; (best weights)", ""],

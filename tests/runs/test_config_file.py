@@ -18,7 +18,7 @@ from rl.config import ConfigError, leaves, typed
 from rl.config.compare import COMMANDS
 from rl.config.compose import to_yaml
 from rl.config.counts import parse_count
-from rl.runs import history
+from rl.runs import files, history
 from rl.runs.__main__ import describe
 from rl.runs.edits import edits_of_file
 from rl.runs.manifest import DamagedError, Manifest, _hash_json
@@ -87,7 +87,7 @@ def made_before(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     for line in lines:
         del line["config"]
-    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "history.jsonl").write_text("".join(map(files.to_line, lines)))
 
 
 def others(value: Any) -> list[Any]:
@@ -200,7 +200,7 @@ def test_folder_files_are_not_believed_over_the_checkpoint(run: Path) -> None:
     assert [change.key for change in plan(run, "frames=192").changes] == ["frames"]
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     lines[-1]["config"]["algo"]["lr"] = 0.5
-    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "history.jsonl").write_text("".join(map(files.to_line, lines)))
     (run / "config.yaml").write_text(to_yaml(lines[-1]["config"]))
     assert plan(run, "frames=192").composed.values["algo"]["lr"] == 0.002
     with pytest.raises(Refused, match=r"algo\.lr +0\.002 +0\.5"):

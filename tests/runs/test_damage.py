@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from short_runs import contents, differences, frames_of, go, in_child, record, t
 from test_kills import LINE as SHORTER
 
 from rl.config.invocation import command
+from rl.runs import history
 from rl.runs.manifest import DamagedError, newest_manifest
 from rl.runs.outcome import Refused
 from rl.runs.plan import make_plan
@@ -121,6 +123,29 @@ def test_unreadable_run_files_are_named_in_the_refusal(
         (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(DamagedError, match=name):
         make_plan([*LONGER, f"hydra.run.dir={tmp_path / 'run'}"])
+
+
+def test_a_bit_flipped_in_the_history_is_seen_or_changes_nothing(tmp_path: Path) -> None:
+    assert go(tmp_path / "run", *LINE) == 0
+    path, events = tmp_path / "run" / "history.jsonl", history.read(tmp_path / "run")
+    line = path.read_bytes()
+    without = [{name: value for name, value in event.items() if name != "line_sha256"} for event in events]
+    seen = 0
+    for number, bit in itertools.product(range(len(line) - 1), range(8)):
+        flipped = bytearray(line)
+        flipped[number] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            found = history.read(tmp_path / "run")
+        except DamagedError as error:
+            assert "history.jsonl: " in str(error)  # noqa: PT017
+            seen += 1
+        else:  # it struck the name of the hash
+            assert [{name: event[name] for name in without[0]} for event in found] == without
+    assert seen > 8 * (len(line) - 20)
+    path.write_text(json.dumps(without[0]) + "\n")  # negative control: no hash, as older lines have none
+    path.write_text(path.read_text().replace('"frames": 0', '"frames": 1'))
+    assert history.read(tmp_path / "run")[0]["frames"] == 1
 
 
 @pytest.mark.parametrize("content", [b"", b'{"frames": 2', b"{}", b"[]", b"\xff"])

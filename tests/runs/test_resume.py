@@ -19,7 +19,7 @@ from short_runs import TINY, begun, contents, differences, frames_of, go, in_chi
 import rl.runs.checkpoints
 from rl.config import ConfigError
 from rl.config.overrides import Overrides
-from rl.runs import history
+from rl.runs import files, history
 from rl.runs.find import find_run, latest_run
 from rl.runs.lock import LockedError, RunLock, is_locked
 from rl.runs.manifest import Manifest, describe
@@ -261,7 +261,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 path.write_bytes(Manifest(**{**vars(manifest), "saved_at": saved_at}).to_bytes())
         event = json.loads((folder / "history.jsonl").read_text())
         event["choices"] |= choices
-        (folder / "history.jsonl").write_text(json.dumps(event) + "\n")
+        (folder / "history.jsonl").write_text(files.to_line(event))
         return folder
 
     return make
@@ -318,7 +318,7 @@ def test_another_machine_or_version_is_said(make_run: Any, caplog: pytest.LogCap
     run = make_run("reinforce_cartpole/a", 100.0)
     event = json.loads((run / "history.jsonl").read_text())
     event["world"]["torch"] = "1.0"
-    (run / "history.jsonl").write_text(json.dumps(event) + "\n")
+    (run / "history.jsonl").write_text(files.to_line(event))
     with caplog.at_level(logging.WARNING):
         assert go(run, *TINY, "frames=128") == 0
     assert "torch was 1.0 and is" in caplog.text
@@ -335,7 +335,7 @@ def test_what_a_kill_left_of_the_history_is_dropped() -> None:
 def test_latest_names_newer_runs_by_their_start(make_run: Any) -> None:
     def started(folder: Path, day: str) -> Path:
         event = json.loads((folder / "history.jsonl").read_text())
-        (folder / "history.jsonl").write_text(json.dumps(event | {"time": f"{day}T12:00:00+0000"}) + "\n")
+        (folder / "history.jsonl").write_text(files.to_line(event | {"time": f"{day}T12:00:00+0000"}))
         return folder
 
     last = started(make_run("reinforce_cartpole/2026-01-02", 300.0), "2026-01-02")
