@@ -2,8 +2,9 @@
 
 The sides of a case alternate: each is a whole `train.py`, started anew, whose frames are counted from its
 second iteration on for `turn_s` seconds. Ratios are taken round by round, and their median is given. What an
-iteration spends in exchanges with the other process, waiting for it included, is in the last column. The rows
-of cases that are not measured stay.
+iteration spends in exchanges with the other process, waiting for it included, is in the last column. The
+last side is the ceiling: two runs at once, each with half of the environments and of a minibatch, that never
+talk. The rows of cases that are not measured stay.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ _CHEETAH = (
     "algo=ppo env=halfcheetah env.num_envs=16 algo.rollout_length=256 algo.minibatch_size=512 algo.epochs=10"
     " algo.network.hidden=[256,256]"
 )
+# the overrides of all sides, and those of half the size
 CASES = {
-    "ppo_pong": ("experiment=ppo_pong env.deepmind=true", ["processes=1", "processes=2", "threads=2"]),
-    "ppo_halfcheetah_256_256_16_envs": (_CHEETAH, ["processes=1", "processes=2"]),
+    "ppo_pong": ("experiment=ppo_pong env.deepmind=true", "env.num_envs=4 algo.minibatch_size=128"),
+    "ppo_halfcheetah_256_256_16_envs": (_CHEETAH, "env.num_envs=8 algo.minibatch_size=256"),
 }
 
 
@@ -42,45 +44,56 @@ class Note:
             file.write(json.dumps([run.clock.frames, time.monotonic(), talked_s]) + "\n")
 
 
-def turn(overrides: str, turn_s: float, place: Path) -> tuple[float, float]:
-    """Frames per second of a side, and its milliseconds of exchange in an iteration."""
-    folder = Path(tempfile.mkdtemp(dir=place)) / "run"
+def turn(runs: list[str], turn_s: float, place: Path) -> tuple[float, float]:
+    """Frames per second of runs at once, together, and the milliseconds of exchange in an iteration."""
+    folders = [Path(tempfile.mkdtemp(dir=place)) / "run" for _ in runs]
     off = "frames=1_000M eval.every=null ckpt.every=null ckpt.minutes=null progress=false log_every=1M"
     callback = "callbacks=[{_target_: benchmarks.process_speed.Note}]"
-    command = [
-        sys.executable,
-        "train.py",
-        *overrides.split(),
-        *off.split(),
-        callback,
-        f"hydra.run.dir={folder}",
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    notes: list[list[float]] = []
-    while process.poll() is None and (len(notes) < 3 or notes[-1][1] - notes[1][1] < turn_s):
+    processes = []
+    for overrides, folder in zip(runs, folders, strict=True):
+        words = [*f"{overrides} {off}".split(), callback, f"hydra.run.dir={folder}"]
+        command = [sys.executable, "train.py", *words]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+        processes.append(process)
+    found: list[list[list[float]]] = []
+    while (
+        not found or min(map(len, found)) < 3 or min(those[-1][1] - those[0][1] for those in found) < turn_s
+    ):
         time.sleep(0.2)
-        path = folder / "notes.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        notes = [json.loads(line) for line in lines]
-    process.terminate()
-    process.wait()
-    (frames, began, talked), (last_frames, ended, last_talked) = notes[1], notes[-1]
-    return (last_frames - frames) / (ended - began), (last_talked - talked) / (len(notes) - 2) * 1000
+        assert all(process.poll() is None for process in processes)
+        found = [notes_of(folder)[1:] for folder in folders]
+        if all(found):  # from where all train
+            began = max(those[0][1] for those in found)
+            found = [[note for note in those if note[1] >= began] for those in found]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+    per_second = sum((those[-1][0] - those[0][0]) / (those[-1][1] - those[0][1]) for those in found)
+    return per_second, (found[0][-1][2] - found[0][0][2]) / (len(found[0]) - 1) * 1000
+
+
+def notes_of(folder: Path) -> list[list[float]]:
+    """What `Note` has written by now."""
+    path = folder / "notes.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
 def measure(case: str, rounds: int, turn_s: float) -> list[dict[str, Any]]:
     """A row for each side."""
-    overrides, names = CASES[case]
-    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    overrides, half = CASES[case]
+    sides = {name: [f"{overrides} {name}"] for name in ("processes=1", "processes=2", "threads=2")}
+    sides["two runs of half the size"] = [f"{overrides} {half}"] * 2
+    turns: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     with tempfile.TemporaryDirectory(prefix="speed-") as place:
         for number in range(rounds):
-            for name in names:
-                turns[name].append(turn(f"{overrides} {name}", turn_s, Path(place)))
+            for name, runs in sides.items():
+                turns[name].append(turn(runs, turn_s, Path(place)))
             said = "  ".join(f"{name} {those[-1][0]:.0f}" for name, those in turns.items())
             print(f"  {case}, round {number + 1}: {said}", flush=True)
     rows = []
     for name, those in turns.items():
-        ratios = [mine / first for (mine, _), (first, _) in zip(those, turns[names[0]], strict=True)]
+        ratios = [mine / first for (mine, _), (first, _) in zip(those, turns["processes=1"], strict=True)]
         rows.append(
             {
                 "case": case,

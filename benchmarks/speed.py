@@ -4,7 +4,8 @@ The sides of a case are processes that are all alive, and take turns of a few se
 on (SIGCONT) while all others stand still (SIGSTOP). A machine that is shared drifts by a factor of two within
 a minute, so ratios are taken round by round, and their median is given: of frames per second, and of frames
 per second of the process's own CPU time, which other processes disturb less. One thread each, unless the
-case's name says otherwise; without evaluation and checkpoints.
+case's name says otherwise; without evaluation and checkpoints. The last side is the floor: what the training
+cannot do without, and nothing else (`sides/floor.py`).
 
 With `against=DIR` the other side is Encore as it is in DIR, another checkout of it. Without a case, all are
 measured.
@@ -40,7 +41,7 @@ class Case:
     overrides: str
     peer: dict[str, Any] = field(default_factory=dict)  # of Stable-Baselines3; empty: there is none
     sbx: bool = True  # whether sbx has the algorithm
-    more: dict[str, dict[str, Any]] = field(default_factory=dict)  # further sides: arguments of peer.py
+    floor: dict[str, Any] = field(default_factory=dict)  # arguments of floor.py
     variants: dict[str, str] = field(default_factory=dict)  # further sides of ours: overrides
     threads: int = 1
 
@@ -59,7 +60,7 @@ _OUR_SAC = (
     "algo=sac env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256 algo.network.hidden=[256,256]"
     " algo.lr=3e-4 algo.learning_starts=100"
 )
-_PRODUCTS = {"its matrix products alone": {"library": "products"}}
+_SAC_FLOOR = {"program": "sac", "batch_size": 256, "capacity": 100_000, "hidden": [256, 256]}
 _PLAIN_PPO = (
     "algo=ppo algo.network.hidden=[64,64] algo.lr=3e-4 algo.network.activation=tanh"
     " algo.normalize_obs=false algo.normalize_reward=false"
@@ -72,6 +73,8 @@ CASES = {
         " algo.minibatch_size=256",
         {"algorithm": "PPO", "env_id": "CartPole-v1", "num_envs": 8}
         | {"n_steps": 128, "n_epochs": 4, "batch_size": 256, **_64},
+        floor={"program": "on_policy", "env_id": "CartPole-v1", "num_envs": 8, "n_steps": 128}
+        | {"n_epochs": 4, "batch_size": 256, "hidden": [64, 64]},
     ),
     # 8 envs x 5 steps, separate 64-64 tanh, RMSprop
     "a2c_cartpole": Case(
@@ -79,6 +82,8 @@ CASES = {
         " algo.network.activation=tanh",
         {"algorithm": "A2C", "env_id": "CartPole-v1", "num_envs": 8, "n_steps": 5, **_64},
         sbx=False,
+        floor={"program": "on_policy", "env_id": "CartPole-v1", "num_envs": 8, "n_steps": 5}
+        | {"n_epochs": 1, "batch_size": 40, "hidden": [64, 64]},
     ),
     # 1 env, batches of 128, an update every 10 steps, 10k transitions, 120-84 relu
     "dqn_cartpole": Case(
@@ -89,14 +94,25 @@ CASES = {
         | {"batch_size": 128, "buffer_size": 10_000, "learning_starts": 1000, "learning_rate": 2.5e-4}
         | {"target_update_interval": 500, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05}
         | {"policy_kwargs": {"net_arch": [120, 84]}},
+        floor={"program": "dqn", "env_id": "CartPole-v1", "batch_size": 128, "capacity": 10_000}
+        | {"train_freq": 10, "hidden": [120, 84]},
     ),
     # 1 env, an update a frame, batches of 256, 256-256 relu
-    "sac_pendulum": Case(f"{_OUR_SAC} env=pendulum", {**_SAC, "env_id": "Pendulum-v1"}, more=_PRODUCTS),
+    "sac_pendulum": Case(
+        f"{_OUR_SAC} env=pendulum",
+        {**_SAC, "env_id": "Pendulum-v1"},
+        floor={**_SAC_FLOOR, "env_id": "Pendulum-v1"},
+    ),
     "sac_pendulum_2_threads": Case(
-        f"{_OUR_SAC} env=pendulum", {**_SAC, "env_id": "Pendulum-v1"}, more=_PRODUCTS, threads=2
+        f"{_OUR_SAC} env=pendulum",
+        {**_SAC, "env_id": "Pendulum-v1"},
+        floor={**_SAC_FLOOR, "env_id": "Pendulum-v1"},
+        threads=2,
     ),
     "sac_halfcheetah": Case(
-        f"{_OUR_SAC} env=halfcheetah", {**_SAC, "env_id": "HalfCheetah-v5"}, more=_PRODUCTS
+        f"{_OUR_SAC} env=halfcheetah",
+        {**_SAC, "env_id": "HalfCheetah-v5"},
+        floor={**_SAC_FLOOR, "env_id": "HalfCheetah-v5"},
     ),
     # 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh
     "ppo_halfcheetah": Case(
@@ -104,6 +120,8 @@ CASES = {
         " algo.minibatch_size=64",
         {"algorithm": "PPO", "env_id": "HalfCheetah-v5", "num_envs": 1}
         | {"n_steps": 2048, "n_epochs": 10, "batch_size": 64, **_64},
+        floor={"program": "on_policy", "env_id": "HalfCheetah-v5", "num_envs": 1, "n_steps": 2048}
+        | {"n_epochs": 10, "batch_size": 64, "hidden": [64, 64]},
     ),
     # 8 envs x 128 steps, 4 epochs of 4 minibatches, the network and rules of Mnih et al. 2015. What differs:
     # our games are ale-py's vector env on one thread; theirs are gymnasium's, made small by OpenCV.
@@ -112,6 +130,7 @@ CASES = {
         {"algorithm": "PPO", "env_id": "ale_py:ALE/Pong-v5", "num_envs": 8, "n_steps": 128, "n_epochs": 4}
         | {"batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01},
         sbx=False,
+        floor={"program": "pong", "num_envs": 8, "n_steps": 128, "n_epochs": 4, "batch_size": 256},
         variants={"Encore, env.vectorization=sync": "env.vectorization=sync"},
     ),
 }
@@ -192,13 +211,14 @@ def encore(overrides: str, folder: Path) -> list[str]:
     return [sys.executable, "train.py", *overrides.split(), *quiet, *turns]
 
 
-def peer(threads: int, arguments: dict[str, Any]) -> list[str]:
-    """The command of another library's side."""
-    return [sys.executable, str(SIDES / "peer.py"), json.dumps({"threads": threads, **arguments})]
+def other(threads: int, arguments: dict[str, Any]) -> list[str]:
+    """The command of another library's side, or of the floor's."""
+    file = "floor.py" if "program" in arguments else "peer.py"
+    return [sys.executable, str(SIDES / file), json.dumps({"threads": threads, **arguments})]
 
 
 def sides_of(case: Case, against: Path | None) -> Iterator[tuple[str, str | dict[str, Any], Path]]:
-    """Each side's name, our overrides or the arguments of peer.py, and the checkout."""
+    """Each side's name, our overrides or the other program's arguments, and the checkout."""
     compiled = f"{case.overrides} compile=true"
     if against:
         sha = subprocess.run(
@@ -216,8 +236,8 @@ def sides_of(case: Case, against: Path | None) -> Iterator[tuple[str, str | dict
     yield "Encore, compile=true", compiled, ROOT
     for name, more in case.variants.items():
         yield name, f"{case.overrides} {more}", ROOT
-    for name, arguments in case.more.items():
-        yield name, arguments, ROOT
+    if case.floor:
+        yield "its floor", case.floor, ROOT
 
 
 def measure(case: Case, rounds: int, turn_s: float, against: Path | None) -> dict[str, list[Turn]]:
@@ -228,7 +248,7 @@ def measure(case: Case, rounds: int, turn_s: float, against: Path | None) -> dic
             folder = Path(place) / str(number)
             threads = f"threads={case.threads}"
             command = (
-                encore(f"{what} {threads}", folder) if isinstance(what, str) else peer(case.threads, what)
+                encore(f"{what} {threads}", folder) if isinstance(what, str) else other(case.threads, what)
             )
             side = Side(command, root, case.threads, Path(place) / f"{number}.log")
             alive.callback(side.close)

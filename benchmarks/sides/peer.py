@@ -1,6 +1,6 @@
 """The same training by another library, in a process of its own: `python peer.py '<JSON>'`.
 
-The JSON names the library (`stable_baselines3`, `sbx` or `products`), the algorithm, the env, the number of
+The JSON names the library (`stable_baselines3` or `sbx`), the algorithm, the env, the number of
 envs, the threads, and the keyword arguments of the algorithm.
 """
 
@@ -42,27 +42,6 @@ def train(library: str, algorithm: str, env_id: str, num_envs: int, threads: int
     model.learn(10**9, callback=TakeTurns())
 
 
-def products(threads: int) -> None:
-    """The products of 256 x 256 x 256 that an update of SAC cannot do without: 16 of them, 12 in pairs."""
-    import torch
-
-    torch.set_num_threads(threads)
-    one, two = torch.randn(256, 256), torch.randn(2, 256, 256)
-    turns, frames = Turns(), 0
-    while True:
-        turns(frames)
-        # the actor: forward in obs and in next_obs, backward to its weights and to its first layer
-        for _ in range(4):
-            torch.mm(one, one)
-        # the critics: forward three times, backward to their weights once and to their inputs twice
-        for _ in range(6):
-            torch.bmm(two, two)
-        frames += 1
-
-
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
-    if options["library"] == "products":
-        products(options["threads"])
-    else:
-        train(**options)
+    train(**options)

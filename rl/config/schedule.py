@@ -63,11 +63,12 @@ class Schedule:
     def _set_knots(self, knots: list[tuple[int, Fraction]]) -> None:
         self.frames = [frame for frame, _ in knots]
         self.heights = [height for _, height in knots]
+        self._last = float(self.heights[-1])  # fractions are slow, and one per action adds up
 
     def __call__(self, frames: int) -> float:
         """The value once `frames` frames have been seen."""
         if self.curve is None:
-            return float(self.exact(frames))
+            return self._last if frames >= self.frames[-1] else float(self.exact(frames))
         kind, start, end, length = self.curve
         if frames >= length:
             return end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 import types
 import warnings
@@ -43,11 +44,29 @@ def make_factory(
             _let_robotics_take_mujoco_4()
         env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
         warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # once is enough
-        for wrapper in wrappers:
-            env = wrapper(env)
-        return env
+        return functools.reduce(lambda env, wrapper: wrapper(env), wrappers, _quickened(env))
 
     return make
+
+
+def _quickened(env: gym.Env) -> gym.Env:
+    """The same env with less done at each step: a CartPole's takes two thirds of the time.
+
+    `OrderEnforcing` goes: it would find that an env was not reset before its first step.
+    """
+    space: Any = env.unwrapped.action_space
+    if type(env.unwrapped.action_space) is gym.spaces.Discrete and space.dtype == np.int64:
+        space.contains = functools.partial(_contains, int(space.start), int(space.start + space.n))
+    if isinstance(env, TimeLimit) and type(env.env) is OrderEnforcing:
+        env.env = env.env.env
+    return env
+
+
+def _contains(low: int, high: int, x: Any) -> bool:
+    """Whether x is in the Discrete of `low` ... `high` - 1; many envs ask at each step."""
+    if type(x) is np.int64:
+        return bool(low <= x < high)
+    return gym.spaces.Discrete(high - low, start=low).contains(x)
 
 
 def _quiet_mujoco() -> None:

@@ -93,8 +93,8 @@ class GradientStep:
             return self._gradients(*inputs)
 
         if self.group.size == 1 and not any(isinstance(one, TorchOptimizer) for one in self.optimizers):
-            return compile_graph(whole)
-        compiled = compile_graph(gradients)
+            return compile_graph(whole, self.flats[0].device)
+        compiled = compile_graph(gradients, self.flats[0].device)
         return lambda *inputs: self._apply(*self.group.average(*compiled(*inputs)))
 
     @property

@@ -30,7 +30,7 @@ from rl.runs.plan import Plan
 from rl.training.launch import LOST_THE_OTHERS, PLACE, Board
 from rl.training.run import Run
 from rl.training.shared_collector import SharedCollector
-from rl.training.shared_sums import SharedSums, shared_places
+from rl.training.shared_sums import SharedSums, shared_sums
 
 log = logging.getLogger("encore")
 _SAY_S = 2.0  # for a process that has lost others to say so
@@ -62,9 +62,9 @@ class ProcessGroup(Group):
                     f" {torch.cuda.device_count()} here for {here}"
                 )
             torch.cuda.set_device(local)
-        patience_s = config.processes_limit_s + (_PATIENCE_S if board else 0)
+        self.patience_s = config.processes_limit_s + (_PATIENCE_S if board else 0)
         options: dict[str, Any] = {"store": store, "rank": rank, "world_size": size}
-        options["timeout"] = datetime.timedelta(seconds=patience_s)
+        options["timeout"] = datetime.timedelta(seconds=self.patience_s)
         backend = "gloo" if self.device == "cpu" else "cpu:gloo,cuda:nccl"
         self._talk(lambda: dist.init_process_group(backend, **options))
 
@@ -135,27 +135,28 @@ class ProcessGroup(Group):
     ) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
         """Gradients and reported values, averaged over all processes in one exchange."""
         tensors = [*grads, *report.values()]
-        flat = torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
-        self._sum(flat)
-        flat /= self.size
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        total = self._sum([tensor.detach().reshape(-1).float() for tensor in tensors])
+        total /= self.size
+        parts = total.split([tensor.numel() for tensor in tensors])
         means = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
         count = len(grads)
         return means[:count], dict(zip(report, means[count:], strict=True))
 
-    def _sum(self, flat: Tensor) -> None:
-        """Replace a tensor [n] by its sum over all processes."""
-        count = len(flat)
+    def _sum(self, vectors: Sequence[Tensor]) -> Tensor:
+        """The sum [n] of what all processes give: each its vectors, one after the other."""
+        count = sum(map(len, vectors))
         if count not in self._sums:
-            places = shared_places(self, count) if self.device == "cpu" else None
-            self._sums[count] = None if places is None else SharedSums(self.rank, places, self._meet)
-        if shared := self._sums[count]:
-            shared(flat)
-        else:
-            self._talk(lambda: dist.all_reduce(flat))
+            self._sums[count] = shared_sums(self, count) if self.device == "cpu" else None
+        shared = self._sums[count]
+        if shared is not None:
+            return self._talk(lambda: shared(vectors))  # type: ignore[no-any-return]
+        flat = torch.cat(list(vectors))
+        self._talk(lambda: dist.all_reduce(flat))
+        return flat
 
-    def _meet(self) -> None:
-        self._talk(lambda: dist.all_reduce(torch.zeros(1)))
+    def meet(self) -> None:
+        """Return once all processes have called this."""
+        dist.all_reduce(torch.zeros(1))
 
     def gather_arrays(self, arrays: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
         """The arrays of each process, in order; shapes and types are the same in all."""

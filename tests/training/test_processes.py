@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from rl.training.launch import PLACE, check_processes
 from rl.training.processes import ProcessGroup, join
 from rl.training.run import Run
 from rl.training.session import perform
+from rl.training.shared_sums import Meeting
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 ITERATIONS, LOST = 4, 1
@@ -436,15 +436,16 @@ def gradient(rank: int, number: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng([rank, number]).standard_normal(1000).astype(np.float32)
 
 
-@pytest.mark.parametrize("way", ["shared memory", "no room", "another machine"])
+@pytest.mark.parametrize("way", ["shared memory", "another processor", "no room", "another machine"])
 def test_sums_have_the_same_bits_whichever_way_they_go(way: str, tmp_path: Path) -> None:
     """Of ten gradients one after the other, of which each process is late for some."""
 
     def child(rank: int) -> None:
         if way == "no room":
             shared_sums._reserve = lambda size: None
+        shared_sums._STORES_IN_ORDER = way != "another processor"
         if way == "another machine" and rank == 1:
-            shared_sums.os = types.SimpleNamespace(path=types.SimpleNamespace(exists=lambda path: False))
+            shared_sums._lives = lambda pid: False
         group = in_group(rank, tmp_path)
         means = []
         for number in range(10):
@@ -454,7 +455,7 @@ def test_sums_have_the_same_bits_whichever_way_they_go(way: str, tmp_path: Path)
             )
             means.append(mean.clone().numpy())
             assert report["loss"] == 0.5
-        assert (group._sums[1001] is not None) == (way == "shared memory")
+        assert (group._sums[1001] is None) == (way in ("no room", "another machine"))
         np.save(tmp_path / str(rank), means)
 
     before = set(Path("/dev/shm").glob("encore-sums-*"))
@@ -478,6 +479,19 @@ def test_processes_that_do_not_meet_add_up_something_else(tmp_path: Path) -> Non
 
     assert together(child, tmp_path) == [0, 0]
     assert not np.array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "1.npy"))
+
+
+def test_who_waits_for_a_process_that_has_ended_or_does_not_come_is_told() -> None:
+    def here(calls: list[int], pids: list[int], patience_s: float) -> Meeting:
+        return Meeting(0, np.array(calls), [os.getpid(), *pids], patience_s)
+
+    here([0, 1], [os.getppid()], 60.0)()  # the other one has come
+    with pytest.raises(RuntimeError, match="waited 0.05 s"):
+        here([0, 0], [os.getppid()], 0.05)()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(RuntimeError, match="has ended"):
+        here([0, 0], [ended.pid], 60.0)()
 
 
 def test_one_process_has_no_group() -> None:
