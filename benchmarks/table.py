@@ -197,11 +197,16 @@ def hours() -> list[list[str]]:
 
 def speed() -> list[list[str]]:
     """Each case's sides, and their ratio to the first, by the clock and by CPU time."""
-    table = [["case", "side", "frames per second", "ratio to the first", "the same by CPU time"]]
-    for row in rows_of("speed_*.csv"):
+    head = ["case", "side", "frames per second", "ratio to the first", "the same by CPU time"]
+    table = [[*head, "the floor's speed, over its own"]]
+    rows = list(rows_of("speed_*.csv"))
+    floors = {row["case"]: float(row["ratio_to_first"]) for row in rows if row["side"] == "its floor"}
+    for row in rows:
         ratios = [row.get(name) for name in ("ratio_to_first", "cpu_ratio_to_first")]
         said = [f"{float(ratio):.3g}" if ratio else "" for ratio in ratios]
-        table.append([row["case"], row["side"], f"{float(row['median']):,.0f}", *said])
+        floor = floors.get(row["case"])
+        over = "" if floor is None else f"{floor / float(row['ratio_to_first']):.2f}"
+        table.append([row["case"], row["side"], f"{float(row['median']):,.0f}", *said, over])
     return table
 
 
