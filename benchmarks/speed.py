@@ -184,6 +184,11 @@ class Side:
         os.close(answers)
         self._reader = os.fdopen(self._answers)
 
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
     def turn(self, seconds: float) -> Turn:
         """Let the side train for at least these seconds, to the end of an iteration."""
         os.killpg(self._process.pid, signal.SIGCONT)

@@ -38,7 +38,7 @@ class ActionForm:
 
     def clip(self, action: Any) -> Any:
         """An agent's action, or [..., *shape], within the bounds."""
-        return action if self.bounds is None else np.clip(action, *self.bounds)
+        return action if self.bounds is None else action.clip(*self.bounds)  # half of np.clip's time
 
     def __call__(self, action: Any) -> Any:
         """An agent's action, or [..., D]; what has a Dict's or Tuple's own form already stays as it is."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,42 @@ def test_actions_are_clipped_to_the_bounds_of_their_box() -> None:
     for e in (env, twin):
         e.reset()
     assert env.step(np.array([100.0]))[0].tolist() == twin.step(np.array([2.0]))[0].tolist()
+
+
+class Chooses(gym.Env):
+    """Is told its action space, and refuses what is not in it."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, space: gym.Space, render_mode: str | None = None) -> None:
+        self.action_space = space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("space", [gym.spaces.Discrete(3, start=-1), gym.spaces.Discrete(3, dtype=np.int32)])
+def test_quick_membership_is_that_of_the_space(space: gym.spaces.Discrete) -> None:
+    gym.register("Chooses-v0", Chooses, max_episode_steps=10)
+    try:
+        env = make_factory("Chooses-v0", {"space": copy.deepcopy(space)}, [])()
+    finally:
+        del gym.registry["Chooses-v0"]
+    quick: Any = pickle.loads(pickle.dumps(env.action_space))
+    numbers = range(-3, 5)
+    others = [1.0, "1", None, np.array([1]), np.array(1), np.float32(1), True, np.int32(1), np.uint8(1)]
+    for x in [*numbers, *map(np.int64, numbers), *others]:
+        assert quick.contains(x) == env.action_space.contains(x) == space.contains(x), (x, type(x))
+    env.reset()
+    for step in range(10):
+        assert env.step(np.asarray([1], space.dtype)[0])[3] == (step == 9)
+    with pytest.raises(AssertionError):
+        env.step(np.int64(3))
 
 
 def test_a_wrapper_without_state_dict_is_refused_by_name() -> None:
