@@ -210,6 +210,23 @@ def speed() -> list[list[str]]:
     return table
 
 
+def iteration() -> list[list[str]]:
+    """Where the time of an iteration goes."""
+    table = [["case", "part", "CPU ms an iteration", "share", "compiled: ms", "share"]]
+    for row in rows_of("iteration.csv"):
+        shares = [f"{row[name]} %" for name in ("percent", "compiled_percent")]
+        table.append([row["case"], row["part"], row["ms"], shares[0], row["compiled_ms"], shares[1]])
+    return table
+
+
+def memory() -> list[list[str]]:
+    """The peak of a training's memory."""
+    table = [["training", "frames", "side", "peak, MiB"]]
+    for row in rows_of("memory.csv"):
+        table.append([row["training"], f"{int(row['frames']):,}", row["side"], row["peak_mib"]])
+    return table
+
+
 def costs() -> list[list[str]]:
     """What parts of a training cost, each beside the first of its case."""
     table = [["case", "side", "median", "ratio to the first"]]
@@ -419,6 +436,8 @@ TABLES: dict[str, Callable[[], list[list[str]]]] = {
     "masks": masks,
     "hours": hours,
     "speed": speed,
+    "iteration": iteration,
+    "memory": memory,
     "costs": costs,
     "starts": starts,
     "imports": imports,
