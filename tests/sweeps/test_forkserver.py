@@ -83,7 +83,7 @@ def start(server: Forkserver, run: Path, *words: str) -> Forked:
 def first_session(run: Path) -> dict[str, Any]:
     """Its line of history but for the time and the folder."""
     session = json.loads((run / "history.jsonl").read_text().split("\n")[0])
-    del session["time"]
+    del session["time"], session["line_sha256"]
     session["command"] = session["command"].replace(run.name, "")
     found: dict[str, Any] = session
     return found
