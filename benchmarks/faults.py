@@ -861,7 +861,7 @@ def other_version(run: Hurt) -> str:
     """The session before ran with another torch: that is said."""
     path = run.folder / "history.jsonl"
     *lines, last, unfinished = path.read_text().split("\n")
-    event = json.loads(last)
+    event = files.parse_line(last)
     event["world"]["torch"] = "0.4.1"
     path.write_text("\n".join([*lines, files.to_line(event) + unfinished]))
     run.expected.append(f"torch was {_plain('0.4.1')} and is")

@@ -13,14 +13,13 @@ import csv
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import RESULTS, ROOT, record
+from benchmarks.record import RESULTS, record, started
 from rl.training.run import Run
 
 _CHEETAH = (
@@ -49,16 +48,12 @@ def turn(runs: list[str], turn_s: float, place: Path) -> tuple[float, float]:
     folders = [Path(tempfile.mkdtemp(dir=place)) / "run" for _ in runs]
     off = "frames=1_000M eval.every=null ckpt.every=null ckpt.minutes=null progress=false log_every=1M"
     callback = "callbacks=[{_target_: benchmarks.process_speed.Note}]"
-    processes = []
-    for overrides, folder in zip(runs, folders, strict=True):
-        words = [*f"{overrides} {off}".split(), callback, f"hydra.run.dir={folder}"]
-        command = [sys.executable, "train.py", *words]
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-        processes.append(process)
-    found: list[list[list[float]]] = []
-    while (
-        not found or min(map(len, found)) < 3 or min(those[-1][1] - those[0][1] for those in found) < turn_s
-    ):
+    processes = [
+        started(*f"{overrides} {off}".split(), callback, f"hydra.run.dir={folder}")
+        for overrides, folder in zip(runs, folders, strict=True)
+    ]
+    found: list[list[list[float]]] = [[]]
+    while not all(len(those) > 2 and those[-1][1] - those[0][1] >= turn_s for those in found):
         time.sleep(0.2)
         assert all(process.poll() is None for process in processes)
         found = [notes_of(folder)[1:] for folder in folders]

@@ -1,4 +1,4 @@
-"""Processes that a process of ours starts."""
+"""Processes: those that ours start, and whether one lives."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ def start_beside(module: str, *arguments: str) -> subprocess.Popen[str]:
         env=environment(),
         start_new_session=True,
     )
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process here; one that has ended counts until its parent has heard of it."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:  # but for ESRCH it is there: another user's
+        return not isinstance(error, ProcessLookupError)
+    return True
 
 
 def read_errors(file: IO[bytes] | None) -> str:

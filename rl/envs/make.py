@@ -44,7 +44,10 @@ def make_factory(
             _let_robotics_take_mujoco_4()
         env = gym.make(env_id, disable_env_checker=True, **rendering, **kwargs)
         warnings.filterwarnings("ignore", ".*Using the latest versioned environment")  # once is enough
-        return functools.reduce(lambda env, wrapper: wrapper(env), wrappers, _quickened(env))
+        env = _quickened(env)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
 
     return make
 

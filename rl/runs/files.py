@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +56,19 @@ def append(path: Path, data: bytes) -> None:
         _write_all(descriptor, data)
 
 
-def to_line(values: Mapping[str, Any]) -> str:
+def to_line(values: dict[str, Any]) -> str:
     """A line of JSON with a hash of itself, by which `parse_line` sees a changed bit."""
-    text = json.dumps({name: value for name, value in values.items() if name != _HASH})
-    return _with_hash(text.removesuffix("}")) + "\n"
+    return _with_hash(json.dumps(values).removesuffix("}")) + "\n"
 
 
 def parse_line(line: str) -> Any:
-    """What a line of JSON holds; one without a hash is taken as it is. ValueError if it is damaged."""
+    """What `to_line` was given; a line without a hash is taken as it is. ValueError if it is damaged."""
     text, hashed, _ = line.rpartition(f', "{_HASH}"')
-    if hashed and line != _with_hash(text):
+    if not hashed:
+        return json.loads(line)
+    if line != _with_hash(text):
         raise ValueError("a line is not what was written")
-    return json.loads(line)
+    return json.loads(text + "}")
 
 
 def cut(path: Path, size: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rl.children import is_alive
 from rl.config import RunConfig
 from rl.config.invocation import command
 from rl.runs import files
@@ -54,13 +55,7 @@ class Beat:
 
     @property
     def _died_here(self) -> bool:
-        if not self.processes or self.processes != our_processes():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except OSError as error:
-            return isinstance(error, ProcessLookupError)
-        return False
+        return bool(self.processes) and self.processes == our_processes() and not is_alive(self.pid)
 
     @property
     def machine(self) -> str:

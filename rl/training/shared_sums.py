@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rl.children import is_alive
+
 _IN_MEMORY = Path("/dev/shm")
 _STORES_IN_ORDER = platform.machine() in ("x86_64", "AMD64")  # others see them in the order they were made
 _SPIN_S, _NAP_S = 0.005, 0.0002
@@ -65,7 +67,7 @@ class Meeting:
                 os.sched_yield()
             elif waited_s > self.patience_s:
                 raise RuntimeError(f"waited {self.patience_s:g} s")
-            elif all(map(_lives, self.pids)):
+            elif all(map(is_alive, self.pids)):
                 time.sleep(_NAP_S)
             else:
                 raise RuntimeError("a process has ended")
@@ -80,7 +82,7 @@ def shared_sums(group: Any, count: int) -> SharedSums | None:
     path = group.from_first(_reserve(head + 4 * numbers) if group.rank == 0 else None)
     memory, pids = None, group.gather(os.getpid())
     with contextlib.suppress(OSError, RuntimeError):  # another machine's file
-        if path is not None and os.path.exists(path) and all(map(_lives, pids)):
+        if path is not None and os.path.exists(path) and all(map(is_alive, pids)):
             memory = torch.from_file(path, shared=True, size=head + 4 * numbers, dtype=torch.uint8)
     everywhere = all(group.gather(memory is not None))
     if group.rank == 0 and path is not None:
@@ -91,16 +93,6 @@ def shared_sums(group: Any, count: int) -> SharedSums | None:
     meet = Meeting(group.rank, calls, pids, group.patience_s) if _STORES_IN_ORDER else group.meet
     places = memory[head:].view(torch.float32).view(2, group.size, count)
     return SharedSums(group.rank, places, meet)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def _reserve(size: int) -> str | None:

@@ -25,7 +25,7 @@ from rl.report.__main__ import main, report
 from rl.report.curves import draw, over_seeds
 from rl.report.group import group
 from rl.report.runs import BASELINES, find_runs, read_run
-from rl.runs import files
+from rl.runs import files, history
 from rl.runs.__main__ import main as list_runs
 from rl.runs.lock import RunLock
 from rl.runs.outcome import Refused
@@ -88,13 +88,12 @@ def cells(text: str, heading: str) -> list[list[str]]:
 
 def edit(run: Path, **changed: object) -> None:
     """Change a run's configuration."""
-    *before, last = (run / "history.jsonl").read_text().splitlines()
-    session = json.loads(last)
-    values = session["config"]
+    sessions = history.read(run)
+    values = sessions[-1]["config"]
     for key, value in changed.items():
         section, _, name = key.rpartition("__")
         (values[section] if section else values)[name] = value
-    (run / "history.jsonl").write_text("\n".join([*before, files.to_line(session)]))
+    (run / "history.jsonl").write_text("".join(map(files.to_line, sessions)))
 
 
 def test_a_sweep_becomes_a_page_and_charts(sweep: Path) -> None:
@@ -295,7 +294,7 @@ def test_tags_and_what_is_solved_are_shown(sweep: Path) -> None:
 @pytest.mark.usefixtures("without_charts")
 def test_edits_of_keys_and_code_are_listed_with_their_frames(sweep: Path) -> None:
     run = sweep / "algo.lr=0.01,seed=1"
-    start = json.loads((run / "history.jsonl").read_text())
+    (start,) = history.read(run)
     start |= {"fork": {"run": "outputs/<old>", "weights": "best"}, "time": "t0"}
     sessions = [start]
     for frames, keys, edited in ((128, [], ["mine.py"]), (256, [("algo.lr", 0.01, 0.1)], []), (384, [], [])):

@@ -84,7 +84,7 @@ def made_before(run: Path) -> None:
         content = json.loads(path.read_text())
         del content["sha256"], content["config"]
         path.write_text(json.dumps(content | {"sha256": _hash_json(content)}))
-    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    lines = history.read(run)
     for line in lines:
         del line["config"]
     (run / "history.jsonl").write_text("".join(map(files.to_line, lines)))
@@ -198,7 +198,7 @@ def test_folder_files_are_not_believed_over_the_checkpoint(run: Path) -> None:
     (run / ".hydra" / "overrides.yaml").write_text("- algo.lr=0.5\n")
     (run / ".hydra" / "config.yaml").write_text("algo: {lr: 0.5}\n")
     assert [change.key for change in plan(run, "frames=192").changes] == ["frames"]
-    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    lines = history.read(run)
     lines[-1]["config"]["algo"]["lr"] = 0.5
     (run / "history.jsonl").write_text("".join(map(files.to_line, lines)))
     (run / "config.yaml").write_text(to_yaml(lines[-1]["config"]))

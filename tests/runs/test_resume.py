@@ -259,7 +259,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 path.unlink()
             else:
                 path.write_bytes(Manifest(**{**vars(manifest), "saved_at": saved_at}).to_bytes())
-        event = json.loads((folder / "history.jsonl").read_text())
+        (event,) = history.read(folder)
         event["choices"] |= choices
         (folder / "history.jsonl").write_text(files.to_line(event))
         return folder
@@ -316,7 +316,7 @@ def test_latest_names_a_newer_run_without_a_whole_checkpoint(make_run: Any) -> N
 
 def test_another_machine_or_version_is_said(make_run: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = make_run("reinforce_cartpole/a", 100.0)
-    event = json.loads((run / "history.jsonl").read_text())
+    (event,) = history.read(run)
     event["world"]["torch"] = "1.0"
     (run / "history.jsonl").write_text(files.to_line(event))
     with caplog.at_level(logging.WARNING):
@@ -334,7 +334,7 @@ def test_what_a_kill_left_of_the_history_is_dropped() -> None:
 
 def test_latest_names_newer_runs_by_their_start(make_run: Any) -> None:
     def started(folder: Path, day: str) -> Path:
-        event = json.loads((folder / "history.jsonl").read_text())
+        (event,) = history.read(folder)
         (folder / "history.jsonl").write_text(files.to_line(event | {"time": f"{day}T12:00:00+0000"}))
         return folder
 

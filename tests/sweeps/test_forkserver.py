@@ -20,6 +20,7 @@ from short_runs import TINY, differences, environment, record
 
 import rl.clock
 from benchmarks.sweep_kills import alive, children
+from rl.runs import history
 from rl.sweeps.forkserver import Forked, Forkserver, Unusable
 from rl.sweeps.launchers import Processes
 from rl.training.run import Run
@@ -82,11 +83,10 @@ def start(server: Forkserver, run: Path, *words: str) -> Forked:
 
 def first_session(run: Path) -> dict[str, Any]:
     """Its line of history but for the time and the folder."""
-    session = json.loads((run / "history.jsonl").read_text().split("\n")[0])
-    del session["time"], session["line_sha256"]
+    session = history.read(run)[0]
+    del session["time"]
     session["command"] = session["command"].replace(run.name, "")
-    found: dict[str, Any] = session
-    return found
+    return session
 
 
 @pytest.mark.parametrize("words", [["seed=1"], ["seed=2", "threads=2", "algo=sac", "env=pendulum"]])
