@@ -75,6 +75,10 @@ class GradientStep:
         self.compiled, self._evaluate = compile, _Evaluate(networks)
         self._run: Callable[..., Outcome] = self._compile() if compile else self._eager
         self._constants: Constants | None = None  # known once everything is built
+        # Subnormal numbers count as zero in a step: the moments of weights that get no gradient (behind dead
+        # units) shrink to them, and they take a hundred times as long. The setting belongs to a thread; with
+        # several, those that torch keeps have none.
+        self._flush_subnormals = torch.get_num_threads() == 1
         self._start_report()
 
     def _start_report(self) -> None:
@@ -118,7 +122,11 @@ class GradientStep:
             inputs = tuple(self._constants.inputs(inputs))
         for optimizer in self.optimizers:
             optimizer.advance()
-        scalars, others, self._names = self._run(*inputs)
+        torch.set_flush_denormal(self._flush_subnormals)
+        try:
+            scalars, others, self._names = self._run(*inputs)
+        finally:
+            torch.set_flush_denormal(False)
         if self._steps:
             self._total += scalars
         else:

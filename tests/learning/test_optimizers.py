@@ -111,3 +111,27 @@ def test_no_decay_is_bit_equal_to_torchs_fused_adam() -> None:
     theirs = stepped(Small(), lambda p, lr: torch.optim.Adam(p, lr, fused=True), compile=False)
     assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
     assert Adam([nn.Parameter(torch.ones(3))], 0.1).decay is None  # so it costs nothing
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_of_one_thread_takes_subnormal_numbers_for_zero(threads: int, compile: bool) -> None:
+    """Moments of weights without a gradient end as subnormal numbers, which are slow; outside they stay."""
+    module, least = Small(), float.fromhex("0x1p-149")
+
+    def loss(networks: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        return networks.layer.weight.sum() * 0.0, {}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        step = GradientStep(module, [module], loss, optimizer=Adam, max_grad_norm=None, compile=compile)
+        adam = step.optimizers[0]
+        adam.mean.fill_(8 * least)
+        adam.mean_square.fill_(8 * least)
+        step()
+    finally:
+        torch.set_num_threads(before)
+    expected = 0.0 if threads == 1 else pytest.approx(8 * least, abs=2 * least)
+    assert adam.mean.tolist() == [expected] * 4
+    assert (torch.full((), 8 * least) * 0.5).item() == 4 * least
