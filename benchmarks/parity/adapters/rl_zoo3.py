@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.parity.adapter import Job, Report, main, optimizer_steps, tensorboard_rows
 from benchmarks.parity.adapters import sb3
@@ -75,7 +76,8 @@ def report(run: Path, name: str) -> Report:
     """What a finished run's files hold."""
     from stable_baselines3.common.save_util import load_from_pkl, load_from_zip_file
 
-    data, parameters, _ = load_from_zip_file(run / f"{name}.zip", device="cpu")
+    loaded: Any = load_from_zip_file(run / f"{name}.zip", device="cpu")  # typed as tensors there
+    data, parameters, _ = loaded
     optimizer = parameters.get("policy.optimizer") or parameters["actor.optimizer"]
     memory = run / "replay_buffer.pkl"
     return Report(
