@@ -41,6 +41,7 @@ class Case:
     overrides: str
     peer: dict[str, Any] = field(default_factory=dict)  # of Stable-Baselines3; empty: there is none
     sbx: bool = True  # whether sbx has the algorithm
+    cleanrl: dict[str, Any] = field(default_factory=dict)  # arguments of cleanrl_file.py
     floor: dict[str, Any] = field(default_factory=dict)  # arguments of floor.py
     variants: dict[str, str] = field(default_factory=dict)  # further sides of ours: overrides
     threads: int = 1
@@ -61,6 +62,7 @@ _OUR_SAC = (
     " algo.lr=3e-4 algo.learning_starts=100"
 )
 _SAC_FLOOR = {"program": "sac", "batch_size": 256, "capacity": 100_000, "hidden": [256, 256]}
+_SAC_CLEANRL = {"cleanrl": "sac_continuous_action", "learning-starts": 100, "buffer-size": 100_000}
 _PLAIN_PPO = (
     "algo=ppo algo.network.hidden=[64,64] algo.lr=3e-4 algo.network.activation=tanh"
     " algo.normalize_obs=false algo.normalize_reward=false"
@@ -73,6 +75,7 @@ CASES = {
         " algo.minibatch_size=256",
         {"algorithm": "PPO", "env_id": "CartPole-v1", "num_envs": 8}
         | {"n_steps": 128, "n_epochs": 4, "batch_size": 256, **_64},
+        cleanrl={"cleanrl": "ppo", "env-id": "CartPole-v1", "num-envs": 8, "num-steps": 128},
         floor={"program": "on_policy", "env_id": "CartPole-v1", "num_envs": 8, "n_steps": 128}
         | {"n_epochs": 4, "batch_size": 256, "hidden": [64, 64]},
     ),
@@ -94,6 +97,8 @@ CASES = {
         | {"batch_size": 128, "buffer_size": 10_000, "learning_starts": 1000, "learning_rate": 2.5e-4}
         | {"target_update_interval": 500, "exploration_initial_eps": 0.05, "exploration_final_eps": 0.05}
         | {"policy_kwargs": {"net_arch": [120, 84]}},
+        cleanrl={"cleanrl": "dqn", "env-id": "CartPole-v1", "train-frequency": 10, "batch-size": 128}
+        | {"buffer-size": 10_000, "learning-starts": 1000, "exploration-fraction": 1e-6},
         floor={"program": "dqn", "env_id": "CartPole-v1", "batch_size": 128, "capacity": 10_000}
         | {"train_freq": 10, "hidden": [120, 84]},
     ),
@@ -101,6 +106,7 @@ CASES = {
     "sac_pendulum": Case(
         f"{_OUR_SAC} env=pendulum",
         {**_SAC, "env_id": "Pendulum-v1"},
+        cleanrl={**_SAC_CLEANRL, "env-id": "Pendulum-v1"},
         floor={**_SAC_FLOOR, "env_id": "Pendulum-v1"},
     ),
     "sac_pendulum_2_threads": Case(
@@ -112,6 +118,7 @@ CASES = {
     "sac_halfcheetah": Case(
         f"{_OUR_SAC} env=halfcheetah",
         {**_SAC, "env_id": "HalfCheetah-v5"},
+        cleanrl={**_SAC_CLEANRL, "env-id": "HalfCheetah-v5"},
         floor={**_SAC_FLOOR, "env_id": "HalfCheetah-v5"},
     ),
     # 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh
@@ -120,6 +127,8 @@ CASES = {
         " algo.minibatch_size=64",
         {"algorithm": "PPO", "env_id": "HalfCheetah-v5", "num_envs": 1}
         | {"n_steps": 2048, "n_epochs": 10, "batch_size": 64, **_64},
+        cleanrl={"cleanrl": "ppo_continuous_action", "env-id": "HalfCheetah-v5", "num-steps": 2048}
+        | {"num-minibatches": 32, "update-epochs": 10},
         floor={"program": "on_policy", "env_id": "HalfCheetah-v5", "num_envs": 1, "n_steps": 2048}
         | {"n_epochs": 10, "batch_size": 64, "hidden": [64, 64]},
     ),
@@ -129,6 +138,7 @@ CASES = {
         "experiment=ppo_pong env.deepmind=true algo.lr=2.5e-4",
         {"algorithm": "PPO", "env_id": "ale_py:ALE/Pong-v5", "num_envs": 8, "n_steps": 128, "n_epochs": 4}
         | {"batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01},
+        cleanrl={"cleanrl": "ppo_atari", "env-id": "PongNoFrameskip-v4", "num-envs": 8} | {"num-steps": 128},
         sbx=False,
         floor={"program": "pong", "num_envs": 8, "n_steps": 128, "n_epochs": 4, "batch_size": 256},
         variants={"Encore, env.vectorization=sync": "env.vectorization=sync"},
@@ -219,6 +229,7 @@ def encore(overrides: str, folder: Path) -> list[str]:
 def other(threads: int, arguments: dict[str, Any]) -> list[str]:
     """The command of another library's side, or of the floor's."""
     file = "floor.py" if "program" in arguments else "peer.py"
+    file = "cleanrl_file.py" if "cleanrl" in arguments else file
     return [sys.executable, str(SIDES / file), json.dumps({"threads": threads, **arguments})]
 
 
@@ -237,6 +248,8 @@ def sides_of(case: Case, against: Path | None) -> Iterator[tuple[str, str | dict
     yield "Stable-Baselines3", {"library": "stable_baselines3", **case.peer}, ROOT
     if case.sbx and find_spec("sbx"):
         yield "sbx (JAX)", {"library": "sbx", **case.peer}, ROOT
+    if case.cleanrl and find_spec("cleanrl"):
+        yield f"CleanRL's {case.cleanrl['cleanrl']}.py", case.cleanrl, ROOT
     yield "Encore", case.overrides, ROOT
     yield "Encore, compile=true", compiled, ROOT
     for name, more in case.variants.items():
