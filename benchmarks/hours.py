@@ -27,14 +27,13 @@ _SIMBA = (
     " algo.critic_network._target_=rl.networks.SimBa algo.critic_network.hidden=[512,512]"
 )
 OTHERS = {  # trainings that no experiment is for
-    "sac_ant": "algo=sac env=ant frames=100k",
     "crossq_ant": "algo=crossq env=ant frames=100k",
     "crossq_ant, 2048 wide": "algo=crossq env=ant frames=100k algo.critic_network.hidden=[2048,2048]",
     "tqc_ant": "algo=tqc env=ant frames=100k",
     "tqc_ant, SimBa": f"{_SIMBA} env=ant",
     "tqc_halfcheetah": "algo=tqc env=halfcheetah frames=100k",
     "tqc_bipedal_walker": "algo=tqc env=bipedal_walker frames=500k",
-    "ppo_bipedal_walker": "algo=ppo env=bipedal_walker frames=1M env.num_envs=8",
+    "ppo_pong, 3M frames": "experiment=ppo_pong frames=3M",
 }
 
 
