@@ -26,7 +26,7 @@ _SIMBA = (
     " algo.network._target_=rl.networks.SimBa algo.network.hidden=[128]"
     " algo.critic_network._target_=rl.networks.SimBa algo.critic_network.hidden=[512,512]"
 )
-OTHERS = {  # trainings that no experiment is for
+OTHERS = {  # trainings that no experiment is for, or not in so many frames
     "crossq_ant": "algo=crossq env=ant frames=100k",
     "crossq_ant, 2048 wide": "algo=crossq env=ant frames=100k algo.critic_network.hidden=[2048,2048]",
     "tqc_ant": "algo=tqc env=ant frames=100k",

@@ -121,7 +121,8 @@ CASES = {
         cleanrl={**_SAC_CLEANRL, "env-id": "HalfCheetah-v5"},
         floor={**_SAC_FLOOR, "env_id": "HalfCheetah-v5"},
     ),
-    # 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh
+    # 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh; CleanRL's file normalises
+    # observations and rewards too
     "ppo_halfcheetah": Case(
         f"{_PLAIN_PPO} env=halfcheetah env.num_envs=1 algo.rollout_length=2048 algo.epochs=10"
         " algo.minibatch_size=64",
@@ -138,7 +139,8 @@ CASES = {
         "experiment=ppo_pong env.deepmind=true algo.lr=2.5e-4",
         {"algorithm": "PPO", "env_id": "ale_py:ALE/Pong-v5", "num_envs": 8, "n_steps": 128, "n_epochs": 4}
         | {"batch_size": 256, "learning_rate": 2.5e-4, "clip_range": 0.1, "ent_coef": 0.01},
-        cleanrl={"cleanrl": "ppo_atari", "env-id": "PongNoFrameskip-v4", "num-envs": 8} | {"num-steps": 128},
+        cleanrl={"cleanrl": "ppo_atari", "env-id": "ale_py:PongNoFrameskip-v4", "num-envs": 8}
+        | {"num-steps": 128},
         sbx=False,
         floor={"program": "pong", "num_envs": 8, "n_steps": 128, "n_epochs": 4, "batch_size": 256},
         variants={"Encore, env.vectorization=sync": "env.vectorization=sync"},
@@ -227,9 +229,9 @@ def encore(overrides: str, folder: Path) -> list[str]:
 
 
 def other(threads: int, arguments: dict[str, Any]) -> list[str]:
-    """The command of another library's side, or of the floor's."""
-    file = "floor.py" if "program" in arguments else "peer.py"
-    file = "cleanrl_file.py" if "cleanrl" in arguments else file
+    """The command of another library or of the floor: its file by the argument that it alone has."""
+    files = {"library": "peer.py", "cleanrl": "cleanrl_file.py", "program": "floor.py"}
+    (file,) = (files[name] for name in arguments if name in files)
     return [sys.executable, str(SIDES / file), json.dumps({"threads": threads, **arguments})]
 
 

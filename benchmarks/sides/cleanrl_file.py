@@ -10,15 +10,11 @@ import json
 import os
 import runpy
 import sys
-import sysconfig
 import tempfile
 import types
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 import torch
 from gymnasium import vector, wrappers
 from turns import Turns
@@ -69,26 +65,14 @@ class GymEnvs(Envs):
 
 def gym() -> Any:
     """What the files take from a module of that name."""
-    if find_spec("ale_py"):
-        import ale_py
-
-        gymnasium.register_envs(ale_py)
-    module: Any = types.ModuleType("gym")
-    module.make, module.spaces = gymnasium.make, gymnasium.spaces
-    module.vector = types.SimpleNamespace(SyncVectorEnv=GymEnvs)
-    gymnasium.Wrapper.seed = lambda self, seed: None  # type: ignore[attr-defined]
+    old: Any = wrappers
     transform = wrappers.TransformObservation
-    wrappers.TransformObservation = lambda env, f: transform(env, f, env.observation_space)  # type: ignore[misc, assignment]
-    names = ("FlattenObservation", "RecordEpisodeStatistics", "ClipAction", "NormalizeObservation")
-    module.wrappers = types.SimpleNamespace(
-        **{name: getattr(wrappers, name) for name in names},
-        NormalizeReward=wrappers.NormalizeReward,
-        ResizeObservation=wrappers.ResizeObservation,
-        GrayScaleObservation=wrappers.GrayscaleObservation,
-        FrameStack=wrappers.FrameStackObservation,
-        TransformObservation=wrappers.TransformObservation,
-        TransformReward=wrappers.TransformReward,
-    )
+    old.TransformObservation = lambda env, f: transform(env, f, env.observation_space)
+    old.GrayScaleObservation, old.FrameStack = wrappers.GrayscaleObservation, wrappers.FrameStackObservation
+    gymnasium.Wrapper.seed = lambda self, seed: None  # type: ignore[attr-defined]
+    module: Any = types.ModuleType("gym")
+    module.make, module.spaces, module.wrappers = gymnasium.make, gymnasium.spaces, old
+    module.vector = types.SimpleNamespace(SyncVectorEnv=GymEnvs)
     return module
 
 
@@ -96,17 +80,15 @@ def main() -> None:
     """Run the file."""
     options = json.loads(sys.argv[1])
     torch.set_num_threads(options.pop("threads"))
-    folder = Path(sysconfig.get_path("purelib")) / "cleanrl"
-    file = folder / f"{options.pop('cleanrl')}.py"
+    name = options.pop("cleanrl")
     Envs.num_steps = options.get("num-steps", 1)
     arguments = {"total-timesteps": 1_000_000_000, "cuda": False, **options}
-    sys.argv = [str(file), *(f"--{name}={value}" for name, value in arguments.items())]
+    sys.argv[1:] = [f"--{name}={value}" for name, value in arguments.items()]
     sys.modules["gym"] = gym()
     gymnasium.vector.SyncVectorEnv = Envs  # type: ignore[misc, assignment]
-    np.bool8 = np.bool_  # type: ignore[attr-defined]  # as their NumPy had it
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)  # they write events of TensorBoard
-        runpy.run_path(str(file), run_name="__main__")
+        runpy.run_module(f"cleanrl.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
