@@ -304,7 +304,7 @@ def _torch_state_kept() -> Iterator[None]:
     generators, variables, threads = GlobalRandom().state_dict(), dict(os.environ), torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
     try:
         yield
     finally:
@@ -314,5 +314,6 @@ def _torch_state_kept() -> Iterator[None]:
         if torch.are_deterministic_algorithms_enabled() != deterministic:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]

@@ -50,6 +50,7 @@ TRAIN = {
     "seed=-1": "seed=-1: expected a whole number from 0",
     "device=gpu": "device=gpu: expected one of cpu, cuda; did you mean device=cpu?",
     "compile=maybe": "compile=maybe: expected true or false",
+    "matmul_precision=low": "matmul_precision=low: expected one of highest, medium",
     "stop_at=yes": "stop_at=yes: expected a number",
     "env.num_envs=0": "env.num_envs=0: expected a whole number from 1 to 100_000",
     "eval.episodes=0": "eval.episodes=0: expected a whole number from 1 to 1_000_000",

@@ -178,7 +178,7 @@ def _judge(key: str, was: Leaf | None, now: Leaf | None, frames: int, at_default
         note = "the run was made without this key" if was is None else "this key is gone today"
         note += "; it is at its default" if at_default else "; it defines the run"
     elif policy == NUMERICS:
-        refused, note = False, "results may differ in the last bits from here on"
+        refused, note = False, "results may differ by rounding from here on"
     elif policy == HORIZON:
         refused = now.meaning < frames
         note = (

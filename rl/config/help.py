@@ -79,7 +79,7 @@ Needs for format=onnx: pip install -c constraints.txt -e ".[onnx]"
 
 POLICIES = {
     FREE: "may change: it does not touch what is learned",
-    NUMERICS: "may change: results may differ in the last bits from there on, and the log says so",
+    NUMERICS: "may change: results may differ by rounding from there on, and the log says so",
     HORIZON: "may change, but not to fewer frames than the run has seen",
     SCHEDULE: "may change in the future: on the frames that the run has seen, old and new must be equal",
     ONE_WAY: "may change from an earlier of its choices to a later one, not back",
@@ -92,7 +92,15 @@ _SECTIONS = {
     "the run": ("frames", "stop_at", "seed", "tags", "outputs"),
     "go on with a run, or start from one": ("resume", "base", "fork", "mirror_takeover"),
     "scores, checkpoints and logs": ("eval.", "ckpt.", "mirror", "log_every", "progress", "logger"),
-    "the machine": ("device", "threads", "processes", "processes_limit_s", "compile", "deterministic"),
+    "the machine": (
+        "device",
+        "threads",
+        "processes",
+        "processes_limit_s",
+        "compile",
+        "deterministic",
+        "matmul_precision",
+    ),
     "the environment": ("env.",),
     "the algorithm": ("algo.",),
     "sweeps": ("launcher",),

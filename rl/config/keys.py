@@ -11,7 +11,7 @@ from typing import Annotated, Any, NewType
 
 # What a resumed run may do to a key (design: "The config of a resumed run").
 FREE = "free"  # cannot change what is learned
-NUMERICS = "numerics"  # may change the last bits
+NUMERICS = "numerics"  # changes how results are rounded
 HORIZON = "horizon"  # how long to train: not below the clock
 SCHEDULE = "schedule"  # a function of the clock: its past must stay
 ONE_WAY = "one way"  # from an earlier of its choices to a later, not back

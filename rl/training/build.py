@@ -35,7 +35,7 @@ from rl.trackers import follow as trackers
 from rl.training.collector import Collector
 from rl.training.launch import check_processes
 from rl.training.shared_collector import SharedCollector, SharedRandom
-from rl.training.torch_setup import keep_freed_memory, set_up_torch
+from rl.training.torch_setup import check_matmul_precision, keep_freed_memory, set_up_torch
 
 
 @dataclass
@@ -80,6 +80,7 @@ def build(config: RunConfig, group: Group = ALONE) -> Parts:
 
     ConfigError says which of the configuration's wishes cannot be met.
     """
+    check_matmul_precision(config)
     set_up_torch(config)
     keep_freed_memory()
     clock, streams, global_random = Clock(), Streams(config.seed), GlobalRandom()

@@ -19,8 +19,10 @@ from test_state import rewrite
 
 from rl.config import ConfigError, RunConfig
 from rl.config.compose import compose
+from rl.training import torch_setup
 from rl.training.build import Parts, build
 from rl.training.evaluate import play
+from rl.training.torch_setup import multiplies_bfloat16
 
 ALGOS = ("sac", "sac_discrete", "td3", "ddpg", "crossq", "tqc")
 HIDDEN = ("algo.network.hidden=[8]",)
@@ -568,3 +570,31 @@ def test_compiled_updates_agree_with_eager_ones_and_resume_exactly(algo: str, tm
         for run in (resumed, runs[1])
     ]
     assert differences(*(leaves(state, "") for state in optimizers)) == []
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this CPU has no instructions for bfloat16")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_rounded_products_resume_exactly(compiled: bool, tmp_path: Path) -> None:
+    line = line_for("sac", "algo.network.hidden=[64,64]", "algo.batch_size=64", f"compile={compiled}")
+    medium = [*line, "matmul_precision=medium"]
+    highest, whole, half = (
+        begun(tmp_path / name, *words) for name, words in (("1", line), ("2", medium), ("3", medium))
+    )
+    assert torch.get_float32_matmul_precision() == "medium"
+    iterate(whole, 6)
+    iterate(half, 4)
+    half.save()
+    resumed = begun(tmp_path / "3", *medium)
+    iterate(resumed, 2)
+    assert torch.equal(weights(resumed.agent.parts), weights(whole.agent.parts))
+    torch.set_float32_matmul_precision("highest")  # what the first run had set
+    iterate(highest, 6)
+    assert not torch.equal(weights(highest.agent.parts), weights(whole.agent.parts))
+
+
+def test_rounded_products_are_refused_where_the_cpu_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_setup, "multiplies_bfloat16", lambda: False)
+    with pytest.raises(ConfigError, match=r"no instructions for bfloat16; type matmul_precision=highest"):
+        begun(tmp_path / "run", *line_for("sac"), "matmul_precision=medium")

@@ -43,6 +43,7 @@ def look_around(run: Run) -> None:
         "session": os.getsid(0) == os.getpid(),
         "files": sorted(set(os.listdir("/proc/self/fd")) & {"0", "1", "2"}),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "float": np.geterr() | {"torch": str(torch.get_default_dtype())},
         "ours": sorted(name for name in sys.modules if name.startswith("rl.")),
     }

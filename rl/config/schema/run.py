@@ -108,6 +108,15 @@ class RunConfig:
     ]
     compile: Annotated[bool, Key("compile the update with torch.compile; pays on long runs", NUMERICS)]
     deterministic: Annotated[bool, Key("only deterministic kernels: exact resume on GPU too", NUMERICS)]
+    matmul_precision: Annotated[
+        str,
+        Key(
+            "of float32 matrix products: highest, or medium, which rounds the factors to bfloat16 on a CPU"
+            " and to TF32 on a GPU: faster for networks 256 units wide and more",
+            NUMERICS,
+            choices=("highest", "medium"),
+        ),
+    ]
     log_every: Annotated[Count, Key("frames between rows of metrics.csv", FREE, low=1)]
     eval: EvalConfig
     ckpt: CkptConfig
