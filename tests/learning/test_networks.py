@@ -419,7 +419,7 @@ def test_batch_renorm_by_hand() -> None:
 
     def renormed(running_mean: float, running_var: float, r_max: float, d_max: float) -> list[float]:
         numbers = (torch.tensor([[float(number)]]) for number in (running_mean, running_var, r_max, d_max))
-        y, mean, var = batch_renorm(x, *numbers, eps=0.0)
+        y, mean, var = batch_renorm(x, *numbers, torch.tensor(1.0), torch.tensor(0.0), eps=0.0)
         assert (float(mean), float(var)) == (4.0, 5.0)
         return y.flatten().tolist()
 
@@ -438,9 +438,13 @@ def test_r_and_d_are_constants_to_the_gradient() -> None:
     weight = torch.randn(6, 1, dtype=torch.float64)
     running = [torch.tensor([[n]], dtype=torch.float64) for n in (0.3, 2.0)]
     wide, none = (torch.tensor(bounds, dtype=torch.float64) for bounds in ((9.0, 9.0), (1.0, 0.0)))
-    (renormed,) = torch.autograd.grad((batch_renorm(x, *running, *wide, eps=0.0)[0] * weight).sum(), x)
-    (normed,) = torch.autograd.grad((batch_renorm(x, *running, *none, eps=0.0)[0] * weight).sum(), x)
-    torch.testing.assert_close(renormed, normed * x.detach().std(correction=0) / 2**0.5)
+    affine = torch.tensor(3.0), torch.tensor(1.0)
+    renormed, _, _ = batch_renorm(x, *running, *wide, *affine, eps=0.0)
+    normed, _, _ = batch_renorm(x, *running, *none, *affine, eps=0.0)
+    gradients = [torch.autograd.grad((y * weight).sum(), x)[0] for y in (renormed, normed)]
+    torch.testing.assert_close(gradients[0], gradients[1] * x.detach().std(correction=0) / 2**0.5)
+    std = x.detach().std(correction=0)
+    torch.testing.assert_close(normed, 3 * (x - x.mean()) / std + 1)
 
 
 def make_renormed(members: int = 2, warm_up: int = 2) -> BatchRenormMLP:

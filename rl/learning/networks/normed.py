@@ -87,7 +87,8 @@ class BatchRenormMLP(nn.Module):
         """[B, *obs_shape] -> [E, B, num_outputs], by the running moments."""
         x = obs.flatten(1).float().expand(len(self.weights[0]), -1, -1)
         for layer, (mean, var) in enumerate(zip(*self._split(self.moments), strict=True)):
-            x = self._layer(layer, (x - mean) * (var + self.eps).rsqrt())
+            factor = self.scales[layer] * (var + self.eps).rsqrt()
+            x = self._linear(layer, x * factor + (self.shifts[layer] - mean * factor))
         return x
 
     def by_batch(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,20 +97,19 @@ class BatchRenormMLP(nn.Module):
         warm = self.batches >= self.warm_up
         r_max, d_max = torch.where(warm, self.r_max, 1.0), torch.where(warm, self.d_max, 0.0)
         means, variances = [], []
-        for layer, (running_mean, running_var) in enumerate(zip(*self._split(self.moments), strict=True)):
-            x, mean, var = batch_renorm(x, running_mean, running_var, r_max, d_max, self.eps)
+        for layer, running in enumerate(zip(*self._split(self.moments), strict=True)):
+            affine = self.scales[layer], self.shifts[layer]
+            x, mean, var = batch_renorm(x, *running, r_max, d_max, *affine, self.eps)
             means.append(mean)
             variances.append(var)
-            x = self._layer(layer, x)
+            x = self._linear(layer, x)
         return x, torch.stack([torch.cat(means, -1), torch.cat(variances, -1)]).detach().flatten()
 
     def _split(self, moments: Tensor) -> list[tuple[Tensor, ...]]:
         return [part.split(self.sizes, -1) for part in moments]
 
-    def _layer(self, layer: int, x: Tensor) -> Tensor:
-        x = torch.baddbmm(
-            self.biases[layer], x * self.scales[layer] + self.shifts[layer], self.weights[layer]
-        )
+    def _linear(self, layer: int, x: Tensor) -> Tensor:
+        x = torch.baddbmm(self.biases[layer], x, self.weights[layer])
         return self.activate(x) if layer < len(self.sizes) - 1 else x
 
     @torch.no_grad()
@@ -139,15 +139,24 @@ class BatchRenormMLP(nn.Module):
 
 
 def batch_renorm(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, r_max: Tensor, d_max: Tensor, eps: float
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    r_max: Tensor,
+    d_max: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch renormalisation of [..., B, F] over B (Ioffe 2017, algorithm 1, without scale and shift).
+    """Batch renormalisation of [..., B, F] over B (Ioffe 2017, algorithm 1).
 
-    (x - mean) / std * r + d, where r = std / running std within [1 / r_max, r_max] and d = (mean - running
-    mean) / running std within +-d_max are constants to the gradient. Returns it, the mean and the variance.
+    ((x - mean) / std * r + d) * scale + shift, where r = std / running std within [1 / r_max, r_max] and
+    d = (mean - running mean) / running std within +-d_max are constants to the gradient. Returns it, the mean
+    and the variance. It is computed as x times one number for each feature, plus another.
     """
     mean, var = x.mean(-2, keepdim=True), x.var(-2, correction=0, keepdim=True)
     std, running_std = (var + eps).sqrt(), (running_var + eps).sqrt()
     r = torch.minimum(torch.maximum(std.detach() / running_std, 1 / r_max), r_max)
     d = torch.minimum(torch.maximum((mean.detach() - running_mean) / running_std, -d_max), d_max)
-    return (x - mean) / std * r + d, mean, var
+    factor = scale * (r / std)
+    return x * factor + (d * scale + shift - mean * factor), mean, var
