@@ -61,6 +61,7 @@ _OUR_SAC = (
     "algo=sac env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256 algo.network.hidden=[256,256]"
     " algo.lr=3e-4 algo.learning_starts=100"
 )
+_ROUNDED = {"Encore, compile=true, rounded products": "compile=true matmul_precision=medium"}
 _SAC_FLOOR = {"program": "sac", "batch_size": 256, "capacity": 100_000, "hidden": [256, 256]}
 _SAC_CLEANRL = {"cleanrl": "sac_continuous_action", "learning-starts": 100, "buffer-size": 100_000}
 _PLAIN_PPO = (
@@ -108,6 +109,7 @@ CASES = {
         {**_SAC, "env_id": "Pendulum-v1"},
         cleanrl={**_SAC_CLEANRL, "env-id": "Pendulum-v1"},
         floor={**_SAC_FLOOR, "env_id": "Pendulum-v1"},
+        variants=_ROUNDED,
     ),
     "sac_pendulum_2_threads": Case(
         f"{_OUR_SAC} env=pendulum",
@@ -120,6 +122,7 @@ CASES = {
         {**_SAC, "env_id": "HalfCheetah-v5"},
         cleanrl={**_SAC_CLEANRL, "env-id": "HalfCheetah-v5"},
         floor={**_SAC_FLOOR, "env_id": "HalfCheetah-v5"},
+        variants=_ROUNDED,
     ),
     # 1 env x 2048 steps, 10 epochs, minibatches of 64, separate 64-64 tanh; CleanRL's file normalises
     # observations and rewards too
