@@ -149,9 +149,13 @@ def world(config: RunConfig) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The machine's type and the versions of what computes."""
+    """The machine's type, its CPU's vector instructions, and the versions of what computes."""
+    import numpy as np  # here, for to list runs must be fast
+
+    instructions = np.show_config(mode="dicts")["SIMD Extensions"]
     return {
         "machine": platform.machine(),
+        "cpu": " ".join([*instructions.get("baseline", ()), *instructions.get("found", ())]),
         "python": platform.python_version(),
         **{name: version(name) for name in _PACKAGES},
     }
@@ -164,11 +168,8 @@ def other_processes(config: dict[str, Any] | str | None, now: int) -> list[str]:
 
 
 def other_world(history: list[dict[str, Any]]) -> list[str]:
-    """A warning if machine type or versions are not what they were in the session before."""
+    """A warning if the machine's type or versions are not what they were in the session before."""
     before, now = history[-1]["world"] if history else {}, versions()
-    what = ", ".join(
-        f"{name} was {before[name]} and is {now[name]}"
-        for name in now
-        if before.get(name, now[name]) != now[name]
-    )
+    changed = [name for name in now if before.get(name, now[name]) != now[name]]
+    what = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in changed)
     return [f"{what}: results may differ in the last bits from here on"] if what else []

@@ -416,3 +416,14 @@ def test_a_checkpoint_reads_only_new_rows(tmp_path: Path) -> None:
         run.save()
         assert run.checkpoints.kept[0].hashes["metrics.csv"] == describe(whole)["sha256"]
         assert run.checkpoints.kept[0].offsets["metrics.csv"] == len(whole)
+
+
+def test_another_cpu_or_version_is_told() -> None:
+    now = history.versions()
+    assert now["cpu"]
+    assert history.other_world([{"world": now}]) == []
+    assert history.other_world([{"world": {n: v for n, v in now.items() if n != "cpu"}}]) == []  # made before
+    (warning,) = history.other_world([{"world": now | {"cpu": "X86_V2", "torch": "1.0"}}])
+    assert warning.startswith(
+        f"cpu was X86_V2 and is {now['cpu']}, torch was 1.0 and is {now['torch']}: results may"
+    )

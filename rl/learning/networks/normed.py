@@ -97,9 +97,9 @@ class BatchRenormMLP(nn.Module):
         warm = self.batches >= self.warm_up
         r_max, d_max = torch.where(warm, self.r_max, 1.0), torch.where(warm, self.d_max, 0.0)
         means, variances = [], []
-        for layer, running in enumerate(zip(*self._split(self.moments), strict=True)):
+        for layer, (running_mean, running_var) in enumerate(zip(*self._split(self.moments), strict=True)):
             affine = self.scales[layer], self.shifts[layer]
-            x, mean, var = batch_renorm(x, *running, r_max, d_max, *affine, self.eps)
+            x, mean, var = batch_renorm(x, running_mean, running_var, r_max, d_max, *affine, self.eps)
             means.append(mean)
             variances.append(var)
             x = self._linear(layer, x)
