@@ -112,7 +112,7 @@ class RunConfig:
         str,
         Key(
             "of float32 matrix products: highest, or medium, which rounds the factors to bfloat16 on a CPU"
-            " and to TF32 on a GPU: faster for networks 256 units wide and more",
+            " and to TF32 on a GPU; where these have units for it, wide networks learn faster",
             NUMERICS,
             choices=("highest", "medium"),
         ),
