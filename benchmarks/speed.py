@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT, record
+from rl.training.torch_setup import multiplies_bfloat16
 
 SIDES = Path(__file__).parent / "sides"
 WARM_UP_S = 8.0  # long enough for the first updates, where compiled graphs are made
@@ -61,7 +62,11 @@ _OUR_SAC = (
     "algo=sac env.num_envs=1 algo.updates_per_frame=1 algo.batch_size=256 algo.network.hidden=[256,256]"
     " algo.lr=3e-4 algo.learning_starts=100"
 )
-_ROUNDED = {"Encore, compile=true, rounded products": "compile=true matmul_precision=medium"}
+_ROUNDED = (
+    {"Encore, compile=true, rounded products": "compile=true matmul_precision=medium"}
+    if multiplies_bfloat16()
+    else {}
+)
 _SAC_FLOOR = {"program": "sac", "batch_size": 256, "capacity": 100_000, "hidden": [256, 256]}
 _SAC_CLEANRL = {"cleanrl": "sac_continuous_action", "learning-starts": 100, "buffer-size": 100_000}
 _PLAIN_PPO = (
