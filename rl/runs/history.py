@@ -172,4 +172,4 @@ def other_world(history: list[dict[str, Any]]) -> list[str]:
     before, now = history[-1]["world"] if history else {}, versions()
     changed = [name for name in now if before.get(name, now[name]) != now[name]]
     what = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in changed)
-    return [f"{what}: results may differ in the last bits from here on"] if what else []
+    return [f"{what}: results may differ by rounding from here on"] if what else []
