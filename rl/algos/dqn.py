@@ -7,7 +7,7 @@ networks, the prioritised memory and n-step returns are parts and values: conf/a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -45,15 +45,14 @@ class DQN(Agent):
         self.clock, self.streams, self.device = context.clock, context.streams, context.device
         self.first_action, self.action_shape, self.action_dtype = int(space.start), (), np.int64
 
-        obs_shape, loss = context.obs_shape, self._quantile_loss if cfg.quantiles else self._loss
+        obs_shape = context.obs_shape
         options = {"quantiles": cfg.quantiles} if cfg.quantiles else {}
         self.q_network, self.target_network = (
             per_action(cfg.network, obs_shape, int(space.n), **options).to(self.device) for _ in range(2)
         )
-        self.step = context.gradient_step(self.q_network, loss, cfg.optimizer, cfg.max_grad_norm)
+        self.step = context.gradient_step(self.q_network, self._loss, cfg.optimizer, cfg.max_grad_norm)
         self.target_weights = TargetWeights(self.step.flats[0], self.target_network)
-        # [B, A] or [B, A, quantiles]; values [B, A]
-        outputs, self.target_values = numpy_forward(self.q_network), numpy_forward(self.target_network)
+        outputs = numpy_forward(self.q_network)  # [B, A] or [B, A, quantiles]; values [B, A]
         self.values = outputs if cfg.quantiles is None else lambda *inputs: outputs(*inputs).mean(-1)
         self.noise = noise_for(self.q_network)
         self.obs_normalizer = context.obs_normalizer(cfg.normalize_obs)
@@ -93,42 +92,37 @@ class DQN(Agent):
         self.obs_normalizer.update(rollout.obs[:-1])
         return self.step.report() | {"lr": lr, "explore": self.exploration(frames)}
 
-    def _loss(
-        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of the TD errors (algorithm 1)."""
-        q = q_network(obs, *noise).gather(-1, action)
-        loss = (weight * self.td_loss(q, target, reduction="none")).mean()
-        q = q.detach()
-        return loss, {"q_mean": q.mean(), "td_error": self.step.whole((target - q).squeeze(-1))}
+    def _loss(self, q_network: Any, batch: Batch, *noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted loss of the TD errors (algorithm 1); that of quantiles counts as TD error itself."""
+        q, target = self._chosen(q_network, batch, noise)
+        if self.cfg.quantiles:
+            loss = error = quantile_loss(q, target, self.td_loss)
+        else:
+            loss, error = self.td_loss(q, target, reduction="none"), target - q.detach()
+        report = {"q_mean": q.detach().mean(), "td_error": self.step.whole(error.detach().flatten())}
+        return (batch.weight.view_as(loss) * loss).mean(), report
 
-    def _quantile_loss(
-        self, q_network: Any, obs: Tensor, action: Tensor, target: Tensor, weight: Tensor, *noise: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same for quantiles; what counts as TD error is the loss."""
-        quantiles = q_network(obs, *noise).take_along_dim(action.unsqueeze(-1), 1).squeeze(1)
-        loss = quantile_loss(quantiles, target, self.td_loss)
-        report = {"q_mean": quantiles.detach().mean(), "td_error": self.step.whole(loss.detach())}
-        return (weight.squeeze(-1) * loss).mean(), report
-
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """Observations; columns [B, 1]: actions, targets (of quantiles [B, quantiles]), weights; then noise.
+    def _chosen(self, q_network: Any, batch: Batch, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The quantiles of the actions taken, and those of their targets, both [B, quantiles]; or [B, 1].
 
         Every evaluation of a noisy network has noise of its own (Fortunato et al. 2018, section 3.1).
         """
-        batch = self.step.share(batch)
+        with torch.no_grad():
+            outputs = self.target_network(batch.next_obs, *noise[:1])
+            value = q_network(batch.next_obs, *noise[1:2]) if self.cfg.double else outputs
+            best = (value.mean(-1) if self.cfg.quantiles else value).argmax(-1)
+            target = batch.reward[:, None] + batch.discount[:, None] * _of_action(outputs, best)
+        return _of_action(q_network(batch.obs, *noise[-1:]), batch.action), target
+
+    def _inputs(self, batch: Batch) -> list[Any]:
+        """The batch for the loss, and the noise of each evaluation of a noisy network."""
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
-        noise = functools.partial(self.noise, 1, self.streams.minibatch)
-        outputs = self.target_values(next_obs, *noise())
-        if self.cfg.double:
-            value = self.values(next_obs, *noise())
-        else:
-            value = outputs if outputs.ndim == 2 else outputs.mean(-1)
-        next_value = outputs[np.arange(len(next_obs)), value.argmax(-1)].reshape(len(next_obs), -1)
-        columns = batch.action - self.first_action, batch.reward, batch.discount, batch.weight
-        action, reward, discount, weight = (array[:, np.newaxis] for array in columns)
-        inputs = obs, action, reward + discount * next_value, weight, *noise()
-        return [torch.as_tensor(array, device=self.device) for array in inputs]
+        batch = batch._replace(obs=obs, action=batch.action - self.first_action, next_obs=next_obs)
+        inputs = [self.step.share(batch.to(self.device))]
+        for _ in range(3 if self.cfg.double else 2):
+            noise = self.noise(1, self.streams.minibatch)
+            inputs += [torch.as_tensor(array, device=self.device) for array in noise]
+        return inputs
 
     def _target_is_due(self, update: int) -> bool:
         """Whether `target_every` frames are full since the frame that earned the update before."""
@@ -137,6 +131,13 @@ class DQN(Agent):
         updates, frames = self.updates_per_frame.as_integer_ratio()
         earned_at, before = (-(-number * frames // updates) for number in (update, update - 1))
         return earned_at // target_every != before // target_every
+
+
+def _of_action(outputs: Tensor, action: Tensor) -> Tensor:
+    """[B, quantiles] from [B, A, quantiles] by actions [B]; or [B, 1] from [B, A]."""
+    if outputs.ndim == 2:
+        return outputs.gather(1, action[:, None])
+    return outputs.take_along_dim(action[:, None, None], 1).squeeze(1)
 
 
 def quantile_loss(quantiles: Tensor, target: Tensor, loss: Callable[..., Tensor]) -> Tensor:

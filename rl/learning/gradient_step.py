@@ -20,6 +20,7 @@ from rl.learning.optimizers import Adam, TorchOptimizer, layer_weights, skip_com
 Loss = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 # the reported scalars [K], the others, the scalars' names
 Outcome = tuple[Tensor, dict[str, Tensor], tuple[str, ...]]
+_NOTHING = torch.zeros(0)
 
 
 class _Evaluate(nn.Module):
@@ -82,7 +83,7 @@ class GradientStep:
         self._start_report()
 
     def _start_report(self) -> None:
-        self._total, self._steps = torch.zeros(0), 0  # the sum of the reported scalars, and of how many steps
+        self._total, self._steps = _NOTHING, 0  # the sum of the reported scalars, and of how many steps
         self._names: tuple[str, ...] = ()
 
     def _compile(self) -> Callable[..., Outcome]:

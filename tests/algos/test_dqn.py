@@ -134,19 +134,29 @@ def dqn(*overrides: str) -> DQN:
     return agent
 
 
-def batch_of(next_obs: Any) -> Batch:
-    size = len(next_obs)
-    numbers = (np.arange(size), np.zeros((size, 4), np.float32), np.zeros(size, np.int64))
-    reward, discount = np.full(size, 2.0, np.float32), np.array([0.5] * (size - 1) + [0.0], np.float32)
-    return Batch(*numbers, reward, discount, next_obs, np.ones(size, np.float32))
+def batch_of(size: int, **given: Any) -> Batch:
+    """Tensors; of each field what is given, else zeros. The last transition terminated."""
+    fields: dict[str, Any] = {
+        "number": torch.arange(size),
+        "obs": torch.zeros(size, 4),
+        "action": torch.zeros(size, dtype=torch.int64),
+        "reward": torch.full((size,), 2.0),
+        "discount": torch.tensor([0.5] * (size - 1) + [0.0]),
+        "next_obs": torch.ones(size, 4),
+        "weight": torch.ones(size),
+    }
+    return Batch(**fields | given)
+
+
+VALUES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
 
 
 @pytest.mark.parametrize("double", [False, True])
 def test_the_target_is_of_the_target_networks_values_of_the_best_action(double: bool) -> None:
-    agent = dqn(f"algo.double={double}")
-    agent.values = lambda obs: np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
-    agent.target_values = lambda obs: np.array([[3.0, 5.0], [3.0, 5.0], [7.0, 9.0]], np.float32)
-    target = agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[2]
+    agent: Any = dqn(f"algo.double={double}")
+    agent.q_network.forward = lambda obs: VALUES
+    agent.target_network.forward = lambda obs: torch.tensor([[3.0, 5.0], [3.0, 5.0], [7.0, 9.0]])
+    _, target = agent._chosen(agent.q_network, batch_of(3), ())
     # the last one terminated
     assert target.tolist() == [[2 + 0.5 * (3 if double else 5)], [2 + 0.5 * 5], [2.0]]
 
@@ -157,12 +167,9 @@ def test_the_target_is_of_the_target_networks_values_of_the_best_action(double: 
 def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float) -> None:
     agent = dqn(f"algo.loss={loss}")
     network = lambda obs: torch.tensor([[1.0, 0.0], [0.0, 3.0]])  # noqa: E731
-    action, target, weight = (
-        torch.tensor([[0], [1]]),
-        torch.tensor([[0.5], [6.0]]),
-        torch.tensor([[1.0], [2.0]]),
-    )
-    value, report = agent._loss(network, torch.zeros(2, 4), action, target, weight)
+    given = {"action": torch.tensor([0, 1]), "weight": torch.tensor([1.0, 2.0])}
+    given |= {"reward": torch.tensor([0.5, 6.0]), "discount": torch.zeros(2)}
+    value, report = agent._loss(network, batch_of(2, **given))
     q_mean, td_error = report["q_mean"], report["td_error"]
     assert value.item() == pytest.approx(expected)
     assert (q_mean.item(), td_error.tolist()) == (2.0, [-0.5, 3.0])
@@ -170,12 +177,22 @@ def test_the_loss_is_the_weighted_mean_over_the_batch(loss: str, expected: float
 
 @pytest.mark.parametrize("double", [False, True])
 def test_the_target_of_quantiles_is_of_all_those_of_the_action_whose_mean_is_best(double: bool) -> None:
-    agent = dqn(f"algo.double={double}", "algo.quantiles=3")
-    agent.values = lambda obs: np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], np.float32)
-    agent.target_values = lambda obs: np.array([[[3, 4, 5], [0, 6, 9]]] * 3, np.float32)
-    target = agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[2]
+    agent: Any = dqn(f"algo.double={double}", "algo.quantiles=3")
+    agent.q_network.forward = lambda obs: VALUES.unsqueeze(-1) + torch.tensor([-9.0, 0.0, 9.0])
+    agent.target_network.forward = lambda obs: torch.tensor([[[3.0, 4.0, 5.0], [0.0, 6.0, 9.0]]] * 3)
+    _, target = agent._chosen(agent.q_network, batch_of(3), ())
     first, second = [2 + 1.5, 2 + 2, 2 + 2.5], [2 + 0, 2 + 3, 2 + 4.5]
     assert target.tolist() == [first if double else second, second, [2.0] * 3]  # the last one terminated
+
+
+def test_no_gradient_goes_through_the_target() -> None:
+    agent = dqn("algo.double=true")
+    with torch.no_grad():
+        for parameter in agent.q_network.parameters():
+            parameter.normal_()
+    taken, target = agent._chosen(agent.q_network, batch_of(3), ())
+    assert taken.requires_grad
+    assert not target.requires_grad
 
 
 def by_loops(quantiles: list[float], target: list[float], kappa: float) -> float:
@@ -196,8 +213,9 @@ def test_the_quantile_loss_is_that_of_the_paper(kappa: float) -> None:
     quantiles, target = 2 * torch.randn(2, 2, 3), 2 * torch.randn(2, 3)  # [B, A, N], [B, N]
     expected = [by_loops(quantiles[b, a].tolist(), target[b].tolist(), kappa) for b, a in ((0, 1), (1, 0))]
     agent = dqn("algo.quantiles=3", f"algo.kappa={kappa}")
-    inputs = torch.zeros(2, 4), torch.tensor([[1], [0]]), target, torch.tensor([[1.0], [3.0]])
-    loss, report = agent._quantile_loss(lambda obs: quantiles, *inputs)
+    agent._chosen = lambda q_network, batch, noise: (quantiles[[0, 1], batch.action], target)  # type: ignore[method-assign]
+    given = {"action": torch.tensor([1, 0]), "weight": torch.tensor([1.0, 3.0])}
+    loss, report = agent._loss(agent.q_network, batch_of(2, **given))
     q_mean, priority = report["q_mean"], report["td_error"]
     assert priority.tolist() == pytest.approx(expected)
     assert loss.item() == pytest.approx((expected[0] + 3 * expected[1]) / 2)
@@ -231,12 +249,14 @@ def test_noise_explores_and_greedy_actions_are_without() -> None:
 
 def test_every_evaluation_of_a_noisy_network_has_noise_of_its_own() -> None:
     agent = dqn("algo.network._target_=rl.networks.NoisyMLP", "algo.double=true")
-    drawn: list[Any] = []
-    agent.values = lambda obs, noise: drawn.append(noise) or np.zeros((3, 2), np.float32)  # type: ignore[func-returns-value]
-    agent.target_values = agent.values
-    drawn.append(agent._inputs(batch_of(np.zeros((3, 4), np.float32)))[-1].numpy())
+    transitions = Batch(*(tensor.numpy() for tensor in batch_of(3)))
+    _, *drawn = agent._inputs(transitions)
     assert {noise.shape for noise in drawn} == {(1, agent.q_network.noise_size)}
-    assert len({noise.tobytes() for noise in drawn}) == 3
+    given: list[Any] = []
+    for network in (agent.q_network, agent.target_network):
+        network.forward = lambda obs, noise: given.append(noise) or torch.zeros(3, 2)  # type: ignore[func-returns-value,method-assign]
+    agent._chosen(agent.q_network, batch_of(3), drawn)
+    assert len({noise.numpy().tobytes() for noise in given}) == 3
 
 
 def test_the_target_network_is_copied_by_frames_and_follows_by_tau(tmp_path: Path) -> None:
