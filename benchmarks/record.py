@@ -28,7 +28,9 @@ def record(name: str, rows: Sequence[Mapping[str, Any]], folder: Path = RESULTS)
     """Write <name>.csv in benchmarks/results/ or another folder; every row says how it was produced. Rows
     that say it already, since they are kept from an earlier file, keep their words.
     """
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("place=")]
+    given = (argument for argument in sys.argv[1:] if not argument.startswith("place="))
+    # the folder of another checkout means nothing elsewhere: its rows name its commit
+    arguments = ["against=DIR" if argument.startswith("against=") else argument for argument in given]
     origin = {"command": " ".join([f"python -m {module_name()}", *arguments]), **surroundings()}
     path = folder / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
