@@ -127,7 +127,7 @@ def test_targets_take_the_best_allowed_action_of_the_successor(tmp_path: Path) -
     iterate(run, 3)
     agent: Any = run.agent
     batch = agent.replay.sample(64, np.random.default_rng(0), run.clock.frames)
-    target = agent._inputs(batch)[2][:, 0].numpy()
+    target = agent._chosen(agent.q_network, *agent._inputs(batch), ())[1][:, 0].numpy()
     free = agent.target_network.network(torch.from_numpy(batch.next_obs["obs"].copy())).detach().numpy()
     allowed = batch.next_obs[MASK] == 1
     best = np.array([row[mask].max() for row, mask in zip(free, allowed, strict=True)])
