@@ -187,9 +187,6 @@ def test_the_target_of_quantiles_is_of_all_those_of_the_action_whose_mean_is_bes
 
 def test_no_gradient_goes_through_the_target() -> None:
     agent = dqn("algo.double=true")
-    with torch.no_grad():
-        for parameter in agent.q_network.parameters():
-            parameter.normal_()
     taken, target = agent._chosen(agent.q_network, batch_of(3), ())
     assert taken.requires_grad
     assert not target.requires_grad
