@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +23,7 @@ def compile_graph(function: Any, device: torch.device) -> Callable[..., Any]:
     options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe}
     if device.type == "cpu":  # on a GPU it would need CUDA's own headers
         options["cpp_wrapper"] = True  # the kernels are the same, and called from C++: up to 7 % of a step
+        options["pattern_matcher"] = False  # it would join a layer's bias to its product (see layers.linear)
         # what is the same for a whole batch is computed once, not for each element: 20 % of CrossQ's step
         options["realize_reads_threshold"] = 2
     compiler: Any = torch.compile(function, dynamic=False, fullgraph=True, options=options)
@@ -29,10 +32,23 @@ def compile_graph(function: Any, device: torch.device) -> Callable[..., Any]:
     def call(*inputs: Any) -> Any:
         kind = _kind(inputs)
         if (graph := graphs.get(kind)) is None:
-            graph = graphs[kind] = compiler.aot_compile((inputs, {})).fn
+            with _uncollected():
+                graph = graphs[kind] = compiler.aot_compile((inputs, {})).fn
         return graph(*inputs)
 
     return call
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collections: they would take a tenth of a start, and most of what is made stays."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _kind(value: Any) -> Any:

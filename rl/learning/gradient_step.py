@@ -144,8 +144,8 @@ class GradientStep:
 
         With `loss` and `grad_norm`, the gradient's norm before clipping.
         """
-        means = (self._total / max(self._steps, 1)).tolist()
-        report = dict(zip(self._names, means, strict=True))
+        means = self._total / self._steps if self._steps > 1 else self._total
+        report = dict(zip(self._names, means.tolist(), strict=True))
         self._start_report()
         return report
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from rl.learning.networks.layers import ACTIVATIONS, FLOAT32
+from rl.learning.networks.layers import ACTIVATIONS, FLOAT32, linear
 from rl.learning.networks.numpy_forward import Array, NumpyFunction, linear_memory, numpy_forward
 
 
@@ -44,9 +43,9 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(self._linears)
         if init == "orthogonal":
             *_, last = self._linears
-            for linear in self._linears:
-                nn.init.orthogonal_(linear.weight, 1.0 if linear is last else math.sqrt(2))
-                nn.init.zeros_(linear.bias)
+            for layer in self._linears:
+                nn.init.orthogonal_(layer.weight, 1.0 if layer is last else math.sqrt(2))
+                nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 last.weight.mul_(torch.tensor(out_gain).view(-1, 1))
         self._add_modules()
@@ -57,9 +56,9 @@ class MLP(nn.Module):
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         """[B, *obs_shape] -> [B, num_outputs] or [B, num_outputs, quantiles]; `noise` is a NoisyMLP's."""
         x, activate = obs.flatten(1).float(), ACTIVATIONS[self.activation][0]
-        for number, linear in enumerate(self._linears):
+        for number, layer in enumerate(self._linears):
             x = activate(x) if number else x
-            x = self._change(number, functional.linear(x, linear.weight, linear.bias), x, *noise)
+            x = self._change(number, linear(x, layer), x, *noise)
         return x if self.quantiles is None else x.unflatten(-1, (-1, self.quantiles))
 
     def _change(self, number: int, y: Tensor, x: Tensor, *noise: Tensor) -> Tensor:
@@ -71,8 +70,8 @@ class MLP(nn.Module):
         quantiles, activate = self.quantiles, ACTIVATIONS[self.activation][1]
         dot, add = np.dot, np.add  # dot has less to decide than @; to look up np.dot takes 30 ns
         layers = [
-            (*linear_memory(linear), self._change_by_numpy(number), linear is not self._linears[-1])
-            for number, linear in enumerate(self._linears)
+            (*linear_memory(layer), self._change_by_numpy(number), layer is not self._linears[-1])
+            for number, layer in enumerate(self._linears)
         ]
 
         def forward(obs: Array, noise: Array | None) -> Array:
@@ -111,10 +110,10 @@ class MLPEnsemble(nn.Module):
         self.activate, _ = ACTIVATIONS[members[0].activation]
         columns = list(zip(*(member.layers for member in members), strict=True))
         self.weights = nn.ParameterList(
-            torch.stack([linear.weight.detach().T for linear in column]) for column in columns
+            torch.stack([layer.weight.detach().T for layer in column]) for column in columns
         )  # [E, in, out]
         self.biases = nn.ParameterList(
-            torch.stack([linear.bias.detach().unsqueeze(0) for linear in column]) for column in columns
+            torch.stack([layer.bias.detach().unsqueeze(0) for layer in column]) for column in columns
         )  # [E, 1, out]
 
     def forward(self, obs: Tensor, first: int | None = None) -> Tensor:

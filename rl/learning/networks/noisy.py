@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn import functional
 
+from rl.learning.networks.layers import linear
 from rl.learning.networks.mlp import MLP, DuelingMLP
 from rl.learning.networks.numpy_forward import Array, linear_memory
 
@@ -39,7 +39,7 @@ class NoisyMLP(MLP):
         if not noise:
             return y
         (e,), sigma, (inputs, outputs) = noise, self._sigmas[number], self._columns[number]
-        return y + functional.linear(x * e[:, inputs], sigma.weight, sigma.bias) * e[:, outputs]
+        return y + linear(x * e[:, inputs], sigma) * e[:, outputs]
 
     def _change_by_numpy(self, number: int) -> Callable[[Array, Array, Array | None], None]:
         (weight, bias), (inputs, outputs) = linear_memory(self._sigmas[number]), self._columns[number]

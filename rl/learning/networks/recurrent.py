@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.learning.distributions import Distribution
+from rl.learning.networks.layers import linear
 from rl.learning.networks.masked import hide, hide_in_numpy
 from rl.learning.networks.mlp import MLP
 from rl.learning.networks.numpy_forward import (
@@ -75,7 +76,7 @@ class GRU(Memory):
 
     def _step(self, x: Tensor, state: Tensor) -> Tensor:
         x_rz, x_n = x.tensor_split((2 * self.size,), -1)
-        h_rz, h_n = self.recurrent(state).tensor_split((2 * self.size,), -1)
+        h_rz, h_n = linear(state, self.recurrent).tensor_split((2 * self.size,), -1)
         r, z = torch.sigmoid(x_rz + h_rz).chunk(2, -1)
         return torch.lerp(torch.tanh(torch.addcmul(x_n, r, h_n)), state, z)
 
@@ -110,7 +111,7 @@ class LSTM(Memory):
 
     def _step(self, x: Tensor, state: Tensor) -> Tensor:
         h, c = state.tensor_split(2, -1)
-        ifo, g = (x + self.recurrent(h)).tensor_split((3 * self.size,), -1)
+        ifo, g = (x + linear(h, self.recurrent)).tensor_split((3 * self.size,), -1)
         i, f, o = torch.sigmoid(ifo).chunk(3, -1)
         c = torch.addcmul(f * c, i, torch.tanh(g))
         return torch.cat([o * torch.tanh(c), c], -1)

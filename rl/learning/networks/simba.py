@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import layer_norm
 
-from rl.learning.networks.layers import ACTIVATIONS
+from rl.learning.networks.layers import ACTIVATIONS, linear
 from rl.learning.networks.mlp import MLP, MLPEnsemble
 from rl.learning.networks.normed import norm_by_numpy
 from rl.learning.networks.numpy_forward import Array, NumpyFunction, linear_memory, numpy_forward
@@ -61,10 +61,10 @@ class SimBa(MLP):
         activate, _ = ACTIVATIONS[self.activation]
         first, *inner, last = self._linears
         *norms, norm = self._norms
-        x = linear(obs.flatten(1).float(), first.weight, first.bias)
+        x = linear(obs.flatten(1).float(), first)
         for before, one, two in zip(norms, inner[::2], inner[1::2], strict=True):
-            x = x + two(activate(one(before(x))))
-        x = last(norm(x))
+            x = x + linear(activate(linear(before(x), one)), two)
+        x = linear(norm(x), last)
         return x if self.quantiles is None else x.unflatten(-1, (-1, self.quantiles))
 
     def by_numpy(self) -> NumpyFunction:
