@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
     def to(self, device: str) -> Batch:
         """The same as tensors."""
-        return Batch(*(torch.as_tensor(array, device=device) for array in self))
+        return Batch(*(torch.from_numpy(array).to(device) for array in self))
 
 
 @dataclass(frozen=True)

@@ -91,4 +91,4 @@ class Rollout:
 
 def flat_tensors(device: str, *steps: NDArray[Any]) -> list[Tensor]:
     """Arrays [T, N, ...] as tensors [T * N, ...]."""
-    return [torch.as_tensor(a.reshape(-1, *a.shape[2:]), device=device) for a in steps]
+    return [torch.from_numpy(a.reshape(-1, *a.shape[2:])).to(device) for a in steps]
