@@ -40,7 +40,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Array, Array]
 def linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """x W^T + b, as functional.linear has it.
 
-    In a graph the bias and the activation are added by one loop; the kernel of functional.linear would first
+    In a graph one loop adds the bias and applies the activation; the kernel of functional.linear would first
     copy the bias to every row of the result: 5 % of a step of small networks.
     """
     if torch.compiler.is_compiling():
