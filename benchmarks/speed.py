@@ -5,7 +5,8 @@ on (SIGCONT) while all others stand still (SIGSTOP). A machine that is shared dr
 a minute, so ratios are taken round by round, and their median is given: of frames per second, and of frames
 per second of the process's own CPU time, which other processes disturb less. One thread each, unless the
 case's name says otherwise; without evaluation and checkpoints. The last side is the floor: what the training
-cannot do without, and nothing else (`sides/floor.py`).
+cannot do without, and nothing else (`sides/floor.py`); those before it have Encore's own gradient steps in it
+(`sides/steps.py`).
 
 With `against=DIR` the other side is Encore as it is in DIR, another checkout of it. Without a case, all are
 measured.
@@ -237,9 +238,9 @@ def encore(overrides: str, folder: Path) -> list[str]:
 
 
 def other(threads: int, arguments: dict[str, Any]) -> list[str]:
-    """The command of another library or of the floor: its file by the argument that it alone has."""
-    files = {"library": "peer.py", "cleanrl": "cleanrl_file.py", "program": "floor.py"}
-    (file,) = (files[name] for name in arguments if name in files)
+    """The command of another library or of a floor: its file by an argument that no file before it has."""
+    files = {"library": "peer.py", "cleanrl": "cleanrl_file.py", "overrides": "steps.py"}
+    file = next((file for name, file in files.items() if name in arguments), "floor.py")
     return [sys.executable, str(SIDES / file), json.dumps({"threads": threads, **arguments})]
 
 
@@ -264,6 +265,11 @@ def sides_of(case: Case, against: Path | None) -> Iterator[tuple[str, str | dict
     yield "Encore, compile=true", compiled, ROOT
     for name, more in case.variants.items():
         yield name, f"{case.overrides} {more}", ROOT
+    if "hidden" in case.floor:
+        acting = {name: case.floor[name] for name in ("program", "env_id", "hidden")}
+        for more in ("", ", compile=true"):
+            overrides = f"{case.overrides} threads={case.threads}{more.replace(',', '')}"
+            yield f"its floor with Encore's steps{more}", {"overrides": overrides, **acting}, ROOT
     if case.floor:
         yield "its floor", case.floor, ROOT
 

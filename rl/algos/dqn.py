@@ -117,11 +117,11 @@ class DQN(Agent):
     def _inputs(self, batch: Batch) -> list[Any]:
         """The batch for the loss, and the noise of each evaluation of a noisy network."""
         obs, next_obs = self.obs_normalizer(batch.obs), self.obs_normalizer(batch.next_obs)
-        batch = batch._replace(obs=obs, action=batch.action - self.first_action, next_obs=next_obs)
+        action = batch.action - self.first_action if self.first_action else batch.action
+        batch = batch._replace(obs=obs, action=action, next_obs=next_obs)
         inputs = [self.step.share(batch.to(self.device))]
         for _ in range(3 if self.cfg.double else 2):
-            noise = self.noise(1, self.streams.minibatch)
-            inputs += [torch.as_tensor(array, device=self.device) for array in noise]
+            inputs += [torch.as_tensor(x, device=self.device) for x in self.noise(1, self.streams.minibatch)]
         return inputs
 
     def _target_is_due(self, update: int) -> bool:

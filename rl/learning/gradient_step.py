@@ -112,7 +112,7 @@ class GradientStep:
     def set_lr(self, *lrs: float) -> None:
         """The learning rate of each group from now on."""
         for optimizer, lr in zip(self.optimizers, lrs, strict=True):
-            optimizer.lr.fill_(lr)
+            optimizer.lr.set(lr)
 
     def __call__(self, *inputs: Any) -> dict[str, Tensor]:
         """One step. The scalars that the loss reports are added up for `report`; the others come back."""

@@ -34,6 +34,18 @@ def _is_layer_weight(name: str, parameter: nn.Parameter) -> bool:
     return named and parameter.ndim >= 2 and "sigmas" not in path
 
 
+class Number:
+    """A number that kernels read: `value`, a tensor [1]. On a CPU NumPy sets it: torch would take 1 us."""
+
+    def __init__(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> None:
+        self.value = torch.zeros(1, device=device, dtype=dtype)
+        self._memory: Any = self.value.numpy() if self.value.is_cpu else self.value
+
+    def set(self, number: float) -> None:
+        """Let it be `number`."""
+        self._memory[0] = number
+
+
 class Adam:
     """Adam (Kingma & Ba 2015, algorithm 1); with `weight_decay` AdamW (Loshchilov & Hutter 2019, algorithm
     2).
@@ -51,15 +63,15 @@ class Adam:
         weight_decay: float = 0.0,
     ) -> None:
         (self.flat,) = params
-        self.lr = torch.full((1,), lr, device=self.flat.device)
+        # the learning rate; how many steps there were, for the kernel; 1 - beta^steps
+        self.lr, self.count, self.unbias, self.unbias_square = (Number(self.flat.device) for _ in range(4))
+        self.lr.set(lr)
         self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
         self.decay: Tensor | None = None  # [P]: weight_decay, or 0 where there is none; None: not at all
         if weight_decay:
             self.decay = torch.full_like(self.flat.detach(), weight_decay)
         self.mean, self.mean_square = (torch.zeros_like(self.flat.detach()) for _ in range(2))
-        self.steps, self.count = 0, torch.zeros_like(self.lr)  # the same twice: the kernel wants a tensor
-        # 1 - beta^steps
-        self.unbias, self.unbias_square = torch.zeros_like(self.lr), torch.zeros_like(self.lr)
+        self.steps = 0
 
     def limit_decay(self, to: Tensor) -> None:
         """Decay only the elements where `to` [P] is True."""
@@ -72,9 +84,9 @@ class Adam:
 
     def _set_steps(self, steps: int) -> None:
         self.steps = steps
-        self.count.fill_(steps)
-        self.unbias.fill_(1 - self.betas[0] ** steps)
-        self.unbias_square.fill_(1 - self.betas[1] ** steps)
+        self.count.set(steps)
+        self.unbias.set(1 - self.betas[0] ** steps)
+        self.unbias_square.set(1 - self.betas[1] ** steps)
 
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]: by plain operations in a graph, where they are fused; else by a kernel.
@@ -86,15 +98,15 @@ class Adam:
     @torch.no_grad()
     def _update_by_kernel(self, grad: Tensor) -> None:
         if self.decay is not None:
-            self.flat.mul_(1 - self.lr * self.decay)
+            self.flat.mul_(1 - self.lr.value * self.decay)
         torch._fused_adamw_(
             [self.flat],
             [grad],
             [self.mean],
             [self.mean_square],
             [],
-            [self.count],
-            lr=self.lr,
+            [self.count.value],
+            lr=self.lr.value,
             beta1=self.betas[0],
             beta2=self.betas[1],
             weight_decay=0.0,
@@ -109,9 +121,9 @@ class Adam:
         self.mean.lerp_(grad, 1 - beta1)
         self.mean_square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if self.decay is not None:
-            self.flat.mul_(1 - self.lr * self.decay)
-        denominator = (self.mean_square / self.unbias_square).sqrt_().add_(self.eps)
-        self.flat.sub_(self.mean / denominator * (self.lr / self.unbias))
+            self.flat.mul_(1 - self.lr.value * self.decay)
+        denominator = (self.mean_square / self.unbias_square.value).sqrt_().add_(self.eps)
+        self.flat.sub_(self.mean / denominator * (self.lr.value / self.unbias.value))
 
     def state_dict(self) -> dict[str, Any]:
         """Both moments and the number of steps."""
@@ -134,7 +146,8 @@ class RMSprop:
         self, params: Sequence[nn.Parameter], lr: float, *, alpha: float = 0.99, eps: float = 1e-8
     ) -> None:
         (self.flat,) = params
-        self.lr = torch.full((1,), lr, device=self.flat.device)
+        self.lr = Number(self.flat.device)
+        self.lr.set(lr)
         self.alpha, self.eps = alpha, eps
         self.mean_square = torch.zeros_like(self.flat.detach())
 
@@ -145,7 +158,7 @@ class RMSprop:
     def update(self, grad: Tensor) -> None:
         """One step along `grad` [P]."""
         self.mean_square.mul_(self.alpha).addcmul_(grad, grad, value=1 - self.alpha)
-        self.flat.sub_(grad / self.mean_square.sqrt().add_(self.eps) * self.lr)
+        self.flat.sub_(grad / self.mean_square.sqrt().add_(self.eps) * self.lr.value)
 
     def state_dict(self) -> dict[str, Any]:
         """The mean square of the gradient."""
@@ -161,7 +174,7 @@ class TorchOptimizer:
 
     def __init__(self, optimizer: torch.optim.Optimizer, flat: nn.Parameter) -> None:
         self.optimizer, self.flat = optimizer, flat
-        self.lr = torch.zeros(1, dtype=torch.float64)
+        self.lr = Number("cpu", torch.float64)
         self._plain_step = _plain_step(optimizer)
 
     def advance(self) -> None:
@@ -171,7 +184,7 @@ class TorchOptimizer:
         """One step along `grad` [P]."""
         assert self.flat.grad is not None
         self.flat.grad.copy_(grad)  # in place: the networks' gradients are views of it
-        self.optimizer.param_groups[0]["lr"] = float(self.lr)
+        self.optimizer.param_groups[0]["lr"] = float(self.lr.value)
         if self._plain_step is None or self._has_hooks:
             self.optimizer.step()
         else:

@@ -42,7 +42,8 @@ class Batch(NamedTuple):
 
     def to(self, device: str) -> Batch:
         """The same as tensors."""
-        return Batch(*(torch.from_numpy(array).to(device) for array in self))
+        tensors = map(torch.from_numpy, self)
+        return Batch(*tensors) if device == "cpu" else Batch(*(tensor.to(device) for tensor in tensors))
 
 
 @dataclass(frozen=True)
