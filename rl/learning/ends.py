@@ -48,9 +48,9 @@ class Ends:
     def find(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Array]:
         """Which of these numbers [M] are there, and the observations of those."""
         position = self._position(numbers)
-        found = position < self.stop
-        found[found] = self.numbers[position[found]] == numbers[found]
-        return found, self.obs[position[found]]
+        found = self.numbers.take(position, mode="clip") == numbers
+        found &= position < self.stop
+        return found, self.obs.take(position[found], 0)
 
     def between(self, begin: int, end: int) -> tuple[NDArray[np.int64], Array]:
         """Those numbered `begin` ... `end` - 1."""

@@ -147,13 +147,17 @@ class UniformReplay:
     def add(self, rollout: Rollout) -> None:
         """Take in a rollout, and forget what is beyond the capacity."""
         steps, number = len(rollout.reward), self.end * self.num_envs
-        row = np.arange(self.end, self.end + steps + 1) % self.rows
+        first = self.end % self.rows
+        row: Any = slice(first, first + steps)
+        and_next: Any = slice(first, first + steps + 1)
+        if and_next.stop > self.rows:  # the ring begins again
+            and_next = np.arange(self.end, self.end + steps + 1) % self.rows
+            row = and_next[:-1]
         self._cut(rollout.begun)
         done = rollout.terminated | rollout.truncated
         rings = self._rings
         # the last belongs to the row that comes next
-        rings["frames"][row] = self.stacks.newest(rollout.obs, 2)
-        row = row[:-1]
+        rings["frames"][and_next] = self.stacks.newest(rollout.obs, 2)
         rings["action"][row] = rollout.action
         rings["reward"][row] = rollout.reward
         rings["terminated"][row] = rollout.terminated
@@ -195,9 +199,8 @@ class UniformReplay:
         """
         since_start = (self.end - self.begin) * self.num_envs - self.learning_starts
         first = frames - max(0, min(added, since_start))
-        # Fractions are slow
-        before, now = (per_frame.numerator * number // per_frame.denominator for number in (first, frames))
-        return range(before + 1, now + 1)
+        updates, each = per_frame.numerator, per_frame.denominator  # arithmetic of Fractions is slow
+        return range(updates * first // each + 1, updates * frames // each + 1)
 
     def sample(self, size: int, rng: np.random.Generator, frames: int) -> Batch:
         """`size` transitions, with replacement, at a clock of `frames`."""
@@ -225,7 +228,7 @@ class UniformReplay:
             self._obs(slot),
             flat["action"].take(slot, 0),
             reward,
-            np.where(flat["terminated"].take(last_slot), np.float32(0), discount),
+            ~flat["terminated"].take(last_slot) * discount,
             self._successors(last, last_slot),
             weight,
         )
@@ -241,7 +244,7 @@ class UniformReplay:
     def _successors(self, number: NDArray[np.int64], slot: NDArray[np.int64]) -> Array:
         """What came after transitions: [B, *obs_shape]."""
         result = self._obs((slot + self.num_envs) % (self.rows * self.num_envs))
-        ended = np.flatnonzero(self._flat["done"].take(slot))
+        (ended,) = self._flat["done"].take(slot).nonzero()
         if len(ended):
             found, finals = self.ends.find(number[ended])
             ended = ended[found]  # the others lost a life: what followed is in the next row

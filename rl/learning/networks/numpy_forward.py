@@ -26,8 +26,8 @@ def memory(tensor: Tensor) -> Array:
 
 
 def linear_memory(linear: nn.Linear) -> tuple[Array, Array]:
-    """The transposed weight [in, out] and the bias [out]."""
-    return memory(linear.weight).T, memory(linear.bias)
+    """The transposed weight [in, out] and the bias [1, out]: added to one row, faster than [out]."""
+    return memory(linear.weight).T, memory(linear.bias)[None]
 
 
 def by_numpy(network: nn.Module) -> NumpyFunction:
