@@ -21,18 +21,9 @@ from rl.config import RunConfig
 from rl.config.compose import compose
 
 SECONDS, WARM_UP = 4.0, 20  # of CPU time; updates before it
-_SIMBA = (
-    "algo=tqc algo.normalize_obs=true frames=100k"
-    " algo.network._target_=rl.networks.SimBa algo.network.hidden=[128]"
-    " algo.critic_network._target_=rl.networks.SimBa algo.critic_network.hidden=[512,512]"
-)
 OTHERS = {  # trainings that no experiment is for, or not in so many frames
-    "crossq_ant": "algo=crossq env=ant frames=100k",
-    "crossq_ant, 2048 wide": "algo=crossq env=ant frames=100k algo.critic_network.hidden=[2048,2048]",
-    "tqc_ant": "algo=tqc env=ant frames=100k",
-    "tqc_ant, SimBa": f"{_SIMBA} env=ant",
-    "tqc_halfcheetah": "algo=tqc env=halfcheetah frames=100k",
-    "tqc_bipedal_walker": "algo=tqc env=bipedal_walker frames=500k",
+    "crossq_ant_100k, 2048 wide": "experiment=crossq_ant_100k algo.critic_network.hidden=[2048,2048]",
+    "tqc_ant_100k": "algo=tqc env=ant frames=100k",
     "ppo_pong, 3M frames": "experiment=ppo_pong frames=3M",
 }
 
