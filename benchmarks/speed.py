@@ -267,9 +267,8 @@ def sides_of(case: Case, against: Path | None) -> Iterator[tuple[str, str | dict
         yield name, f"{case.overrides} {more}", ROOT
     if "hidden" in case.floor:
         acting = {name: case.floor[name] for name in ("program", "env_id", "hidden")}
-        for more in ("", ", compile=true"):
-            overrides = f"{case.overrides} threads={case.threads}{more.replace(',', '')}"
-            yield f"its floor with Encore's steps{more}", {"overrides": overrides, **acting}, ROOT
+        yield "its floor with Encore's steps", {"overrides": case.overrides, **acting}, ROOT
+        yield "its floor with Encore's steps, compile=true", {"overrides": compiled, **acting}, ROOT
     if case.floor:
         yield "its floor", case.floor, ROOT
 

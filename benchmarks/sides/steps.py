@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from floor import Envs, Products, act
 from turns import Turns
 
@@ -37,9 +36,9 @@ def inputs_of_an_iteration(parts: Any) -> list[tuple[Any, ...]]:
     return given
 
 
-def main(overrides: str, program: str, env_id: str, hidden: Sequence[int]) -> None:
+def main(threads: int, overrides: str, program: str, env_id: str, hidden: Sequence[int]) -> None:
     """`program`: which networks act, by the floor's names."""
-    parts = make_parts(*overrides.split())
+    parts = make_parts(*overrides.split(), f"threads={threads}")
     envs = Envs(env_id, parts.config.env.num_envs)
     outputs = {"on_policy": (envs.actions, 1), "dqn": (envs.actions,), "sac": (2 * envs.actions,)}[program]
     networks = [Products([envs.obs.shape[1], *hidden, n], 1) for n in outputs]
@@ -57,6 +56,4 @@ def main(overrides: str, program: str, env_id: str, hidden: Sequence[int]) -> No
 
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    torch.set_num_threads(options.pop("threads"))
-    main(**options)
+    main(**json.loads(sys.argv[1]))

@@ -128,8 +128,8 @@ class DQN(Agent):
         """Whether `target_every` frames are full since the frame that earned the update before."""
         if (target_every := self.cfg.target_every) is None:
             return True
-        updates, frames = self.updates_per_frame.numerator, self.updates_per_frame.denominator
-        earned_at, before = -(-update * frames // updates), -((1 - update) * frames // updates)
+        updates, frames = self.updates_per_frame.as_integer_ratio()
+        earned_at, before = (-(-number * frames // updates) for number in (update, update - 1))
         return earned_at // target_every != before // target_every
 
 

@@ -19,11 +19,11 @@ def epsilon_greedy(value: Array, epsilon: float, rng: np.random.Generator) -> Ar
 
     One whose value is MASKED is never chosen.
     """
-    action, draws = value.argmax(-1), rng.random(len(value))
+    action, random = value.argmax(-1), rng.random(len(value)) < epsilon
     shared: Any = rng if type(rng) is SharedDraws else None  # what is drawn is for other processes' envs too
-    if min(draws.tolist()) >= epsilon and not (shared and (shared.last < epsilon).any()):
-        return action  # a list of few numbers is compared faster than an array
-    random, masked = draws < epsilon, bool(value.min() < LOWEST)
+    if not np.count_nonzero(random) and not (shared and (shared.last < epsilon).any()):
+        return action
+    masked = bool(value.min() < LOWEST)
     if shared.anywhere(masked) if shared else masked:
         return np.where(random, random_allowed(value > LOWEST, rng), action)
     return np.where(random, rng.integers(value.shape[-1], size=len(value)), action)
